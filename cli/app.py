@@ -1,0 +1,107 @@
+"""The command line: which commands there are, and how every one of them ends.
+
+No torch is imported before a command needs it: `compress --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from compress.cli import look, work
+from compress.cli.output import print_json
+from compress.cli.signals import Interrupted, interruptible
+from compress.formats.errors import CompressError
+
+app = typer.Typer(
+    name="compress",
+    help="One YAML recipe in, compressed language models that engines load out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # rich's help costs 0.3 s
+    pretty_exceptions_enable=False,
+)
+app.command("run")(work.run)
+app.command("plan")(work.plan)
+app.command("inspect")(look.inspect)
+app.command("export")(work.export)
+app.command("eval")(work.evaluate)
+app.command("generate")(work.generate)
+app.command("passes")(look.passes)
+app.command("dialects")(look.dialects)
+app.command("schema")(look.schema)
+app.command("init")(look.init)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"compress {version('compress-llm')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """One YAML recipe in, compressed language models that engines load out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code, as DESIGN §6 lists them."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    _quiet_libraries()
+    with interruptible():
+        try:
+            code = typer.main.get_command(app)(list(arguments), prog_name="compress", standalone_mode=False)
+            return code if isinstance(code, int) else 0
+        except Interrupted as stop:
+            again = "; the same command goes on where it stopped" if arguments[:1] == ["run"] else ""
+            return _fail(arguments, f"interrupted{again}", "", stop.exit_code)
+        except CompressError as error:
+            return _fail(arguments, str(error), error.hint, error.exit_code)
+        except BrokenPipeError:
+            # Whoever read standard output has gone; Python must not complain when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        except Exception as error:  # noqa: BLE001 - the last resort: a bug is told in one line
+            return _unexpected(arguments, error)
+
+
+def _quiet_libraries() -> None:
+    """Libraries tell nothing of their own on standard error, unless the user asked for it."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("RUST_BACKTRACE", "0")
+    if not sys.warnoptions and not os.environ.get("COMPRESS_DEBUG"):
+        warnings.simplefilter("ignore")
+
+
+def _unexpected(arguments: Sequence[str], error: Exception) -> int:
+    # Typer's own errors have no public class that all its versions share.
+    if hasattr(error, "format_message") and hasattr(error, "show"):
+        error.show()
+        return _fail(arguments, "", "", error.exit_code, error.format_message())
+    if os.environ.get("COMPRESS_DEBUG"):
+        traceback.print_exc()
+    reason = " ".join(f"{type(error).__name__}: {error}".split())
+    hint = "this is a bug: please report it, with the traceback that COMPRESS_DEBUG=1 shows"
+    return _fail(arguments, reason, hint, 1)
+
+
+def _fail(arguments: Sequence[str], message: str, hint: str, code: int, told: str = "") -> int:
+    """Say why on standard error; with --json also as the one object on standard output."""
+    if message:
+        typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True)
+    if hint:
+        typer.echo(f"  {hint}", err=True)
+    if "--json" in arguments:
+        print_json({"error": {"message": message or told, "hint": hint, "exit_code": code}})
+    return code

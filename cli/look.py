@@ -1,0 +1,90 @@
+"""The commands that only look something up: inspect, passes, dialects, schema, init."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.cli.output import Json, emit, print_json
+from compress.formats.errors import StorageError, UsageError
+
+
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, or a model as recipes name it.")],
+    json: Json = False,
+) -> None:
+    """What is in a checkpoint: tensors, number formats, bits per weight, dialect. Reads headers only."""
+    from compress.cli import view
+    from compress.formats.source import resolve
+    from compress.recipes.inspect import inspect as inspect_path
+
+    found = inspect_path(resolve(path))
+    emit(found.model_dump(mode="json"), json, lambda: view.inspection(found))
+
+
+def passes(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this pass's options.")] = None,
+    json: Json = False,
+) -> None:
+    """The passes that there are, or the options of one."""
+    from compress import passes as registry
+    from compress.cli import view
+
+    if name is not None:
+        schema = registry.get(name).model_json_schema()
+        emit(schema, json, lambda: view.options(schema))
+        return
+    kinds = {key: _first_line(registry.get(key)) for key in registry.names()}
+    emit(kinds, json, lambda: view.names(kinds.items()))
+
+
+def dialects(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this dialect's options.")] = None,
+    json: Json = False,
+) -> None:
+    """The containers that artifacts can be written in, or the options of one."""
+    from compress.cli import view
+    from compress.formats import dialects as registry
+
+    kinds = registry()
+    if name is None:
+        lines = {key: _first_line(kind) for key, kind in kinds.items()}
+        emit(lines, json, lambda: view.names(lines.items()))
+        return
+    if name not in kinds:
+        raise UsageError(f"there is no dialect {name!r}", f"there are {', '.join(sorted(kinds))}")
+    schema = kinds[name].model_json_schema()
+    emit(schema, json, lambda: view.options(schema))
+
+
+def schema() -> None:
+    """The JSON Schema of recipes, for editors."""
+    from compress.recipes.recipe import schema as recipe_schema
+
+    print_json(recipe_schema())
+
+
+def init(
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="Where to write it; - for stdout.")] = "recipe.yaml",
+) -> None:
+    """Write a commented recipe to start from."""
+    from importlib import resources
+
+    text = (resources.files("compress.recipes") / "starter.yaml").read_text(encoding="utf-8")
+    if file == "-":
+        typer.echo(text, nl=False)
+        return
+    try:
+        with open(Path(file), "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise UsageError(f"{file} exists already", "give another name: compress init FILE") from None
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error.strerror}") from None
+    typer.echo(f"wrote {file}; next: compress plan {file}, then compress run {file}", err=True)
+
+
+def _first_line(kind: type) -> str:
+    return (kind.__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,51 @@
+"""Quantities as people read and write them."""
+
+from __future__ import annotations
+
+import re
+
+from compress.formats.errors import UsageError
+
+_SIZE = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<prefix>[kmgt]?)(?P<binary>i?)b?\s*", re.IGNORECASE)
+_PREFIXES = ("", "k", "m", "g", "t")
+
+
+def parse_bytes(text: str) -> int:
+    """`8GiB`, `8G` (binary), `500MB` (decimal) or plain bytes. Raises UsageError."""
+    match = _SIZE.fullmatch(text)
+    if match is None or float(match["number"]) <= 0:
+        raise UsageError(f"{text!r} is not a size", "write it as 8GiB or 500MB")
+    decimal = not match["binary"] and text.strip().lower().endswith("b")
+    base = 1000 if decimal else 1024
+    return int(float(match["number"]) * base ** _PREFIXES.index(match["prefix"].lower()))
+
+
+def file_size(nbytes: float) -> str:
+    """Bytes on disk, in decimal units: `98.4 MB`."""
+    return _scaled(nbytes, 1000, ("B", "kB", "MB", "GB", "TB"))
+
+
+def memory_size(nbytes: float) -> str:
+    """Bytes in memory, in binary units: `1.2 GiB`."""
+    return _scaled(nbytes, 1024, ("B", "KiB", "MiB", "GiB", "TiB"))
+
+
+def duration(seconds: float) -> str:
+    """`8.2 s`, `3 min 05 s` or `2 h 10 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
+    for unit in units:
+        if value < base or unit == units[-1]:
+            break
+        value /= base
+    digits = 0 if unit == units[0] or value >= 100 else 1 if value >= 10 else 2
+    return f"{value:.{digits}f} {unit}"

@@ -1,0 +1,219 @@
+"""Results as people read them: tables on standard output."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from compress.cli.units import duration, file_size, memory_size
+
+if TYPE_CHECKING:
+    from compress.recipes.evaluate import EvalResult
+    from compress.recipes.inspect import Inspection, TensorLine
+    from compress.recipes.memory import Cache, Memory
+    from compress.recipes.plan import Plan
+    from compress.recipes.run import ArtifactReport, Metrics, RunReport
+
+_WIDE = 200
+"""Columns where nobody looks at a terminal: a file or a pipe must not be wrapped."""
+
+
+def show(*parts: RenderableType) -> None:
+    """Print tables, and strings as they are: a line to copy is never wrapped."""
+    width = None if sys.stdout.isatty() else _WIDE
+    console = Console(width=width, highlight=False, markup=False, emoji=False)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+
+
+def run_report(report: RunReport) -> list[RenderableType]:
+    """What a finished run has to tell."""
+    table = _table("", "size", "of the original", "bits per weight", "files", right=(1, 2, 3))
+    table.add_row("original", file_size(report.source_bytes), "100 %", "", report.model)
+    for artifact in report.artifacts:
+        share = f"{100 * artifact.bytes / max(report.source_bytes, 1):.0f} %"
+        bits = f"{artifact.bits_per_weight:.2f}"
+        table.add_row(artifact.dialect, file_size(artifact.bytes), share, bits, artifact.path)
+    seconds = " · ".join(f"{step.name} {duration(step.seconds)}" for step in report.passes)
+    memory = f"peak memory {memory_size(report.peak_ram_bytes)}"
+    if report.peak_vram_bytes:
+        memory += f", on the GPU {memory_size(report.peak_vram_bytes)}"
+    parts: list[RenderableType] = [table, *_quality(report.metrics)]
+    parts += [f"Time      {duration(report.seconds)} ({seconds}), {memory}", ""]
+    for artifact in report.artifacts:
+        parts += _loads(artifact)
+    return parts
+
+
+def artifact_report(artifact: ArtifactReport) -> list[RenderableType]:
+    """What an export has to tell."""
+    line = f"{artifact.path}: {file_size(artifact.bytes)}, {artifact.bits_per_weight:.2f} bits per weight"
+    return [line, "", *_loads(artifact)]
+
+
+def plan(planned: Plan) -> list[RenderableType]:
+    """Stages, files and the verdict."""
+    stages = _table("stage", "passes", "tensors", "forwards", "memory", "time", right=(2, 3, 4, 5))
+    for number, stage in enumerate(planned.stages, start=1):
+        about = (memory_size(stage.memory_bytes), duration(stage.seconds))
+        stages.add_row(str(number), " + ".join(stage.passes), str(stage.tensors), str(stage.forwards), *about)
+    files = _table("artifact", "file", "bytes", "", "bits per weight", right=(2, 3, 4))
+    for artifact in planned.artifacts:
+        bits = f"{artifact.bits_per_weight:.2f}"
+        for file in artifact.files:
+            files.add_row(artifact.path, file.name, f"{file.bytes:,}", file_size(file.bytes), bits)
+    notes = [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
+    memory = f"about {memory_size(planned.memory_bytes)} of {memory_size(planned.max_ram)}"
+    verdict = f"Verdict: {planned.verdict}; memory {memory}, time about {duration(planned.seconds)}"
+    head = f"{planned.model}: {planned.architecture}, {planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
+    return [head, stages, files, *notes, verdict]
+
+
+def memory(table: Memory) -> list[RenderableType]:
+    """A model's size by precision, and its cache."""
+    head = f"{table.model}: {table.architecture}, {table.parameters:,} parameters, {file_size(table.stored)} stored"
+    sizes = _table("precision", "bits", "weights", "inference (×1.2)", "training (×4)", right=(1, 2, 3, 4))
+    for row in table.precisions:
+        figures = (memory_size(size) for size in (row.weights, row.inference, row.training))
+        sizes.add_row(row.name, str(row.bits), *figures)
+    parts: list[RenderableType] = [head, sizes]
+    if table.cache is not None:
+        parts += _cache(table.cache)
+    return [*parts, *(f"note: {note}" for note in table.notes)]
+
+
+def inspection(found: Inspection) -> list[RenderableType]:
+    """A checkpoint: totals, formats, tensors (layers that are alike on one line)."""
+    head = (
+        f"{found.path}: {found.dialect}, {found.architecture}, {found.parameters:,} parameters, "
+        f"{file_size(found.bytes)}, {found.bits_per_weight:.2f} bits per weight"
+    )
+    formats = _table("format", "tensors", "parameters", "bits per weight", right=(1, 2, 3))
+    for line in found.formats:
+        formats.add_row(line.format, str(line.tensors), f"{line.parameters:,}", f"{line.bits:.2f}")
+    tensors = _table("tensor", "", "shape", "format", "bits", right=(1, 2, 4))
+    for name, members in _alike(found.tensors).items():
+        first = members[0]
+        count = f"×{len(members)}" if len(members) > 1 else ""
+        shape = " × ".join(map(str, first.shape))
+        tensors.add_row(name, count, shape, first.format, f"{first.bits:.2f}")
+    return [head, formats, tensors, f"other files: {', '.join(found.files)}"]
+
+
+def results(rows: Sequence[EvalResult]) -> list[RenderableType]:
+    """Evaluations side by side."""
+    table = _table("model", "size", "perplexity", "KL (nats)", "top-1", "tokens", right=(1, 2, 3, 4, 5))
+    for row in rows:
+        kl = "–" if row.kl_divergence is None else f"{row.kl_divergence:.4f}"
+        top1 = "–" if row.top1_agreement is None else f"{100 * row.top1_agreement:.1f} %"
+        table.add_row(row.path, file_size(row.bytes), f"{row.perplexity:.3f}", kl, top1, f"{row.tokens:,}")
+    return [table]
+
+
+def names(rows: Iterable[tuple[str, str]]) -> list[RenderableType]:
+    """Names, and what each is for."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, text in rows:
+        table.add_row(Text(name, style="bold"), text)
+    return [table]
+
+
+def options(schema: Mapping[str, Any]) -> list[RenderableType]:
+    """The options of a pass or a dialect, from its JSON Schema."""
+    table = _table("option", "type", "default", "")
+    required = schema.get("required", [])
+    for name, option in schema.get("properties", {}).items():
+        default = "required" if name in required else _plain(option.get("default"))
+        table.add_row(name, type_name(option, schema.get("$defs", {})), default, option.get("description", ""))
+    return [schema.get("description", ""), table]
+
+
+def type_name(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    """A JSON Schema's type in a few words: `integer 2…8 or a list of {match, value}`."""
+    if "$ref" in schema:
+        return type_name(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in schema:
+        kinds = [type_name(part, definitions) for part in schema["anyOf"] if part.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if "const" in schema:
+        return str(schema["const"])
+    if schema.get("type") == "array":
+        inner = schema.get("items", {})
+        if "$ref" in inner and "value" in definitions[inner["$ref"].rpartition("/")[2]].get("properties", {}):
+            return "a list of {match, value}"
+        return f"a list of {type_name(inner, definitions)}"
+    low = schema.get("minimum", schema.get("exclusiveMinimum", ""))
+    high = schema.get("maximum", schema.get("exclusiveMaximum", ""))
+    limits = f" {low}…{high}" if (low, high) != ("", "") else ""
+    return f"{schema.get('type', 'any')}{limits}"
+
+
+def _quality(metrics: Metrics) -> list[RenderableType]:
+    """The line on quality; nothing where no pass measured it."""
+    if metrics.perplexity is None:
+        return []
+    text = f"Quality   perplexity {metrics.perplexity:.2f}"
+    if metrics.reference_perplexity is not None:
+        text += f" (original {metrics.reference_perplexity:.2f})"
+    if metrics.kl_divergence is not None:
+        text += f" · KL divergence {metrics.kl_divergence:.4f} nats per token"
+    if metrics.top1_agreement is not None:
+        text += f" · same next token {100 * metrics.top1_agreement:.1f} %"
+    return [text]
+
+
+def _loads(artifact: ArtifactReport) -> list[RenderableType]:
+    """The lines that load an artifact, ready to copy."""
+    width = max((len(engine) for engine in artifact.loads), default=0)
+    return [f"{artifact.dialect}:", *(f"  {engine:<{width}}  {line}" for engine, line in artifact.loads.items())]
+
+
+def _cache(cache: Cache) -> list[RenderableType]:
+    head = f"Key-value cache: {cache.kind}, {cache.heads} heads on {cache.kv_heads} key-value heads of {cache.head_dim}"
+    per_token = ", ".join(f"{name} {memory_size(size)}" for name, size in cache.bytes_per_token.items())
+    ways = _table("sharing", "key-value heads", "per token, FP16", "of MHA", right=(1, 2, 3))
+    for way in cache.sharing:
+        size = memory_size(way.bytes_per_token)
+        ways.add_row(way.name, str(way.kv_heads), size, f"{100 * way.ratio:.0f} %")
+    batches = list(dict.fromkeys(size.batch for size in cache.sizes))
+    grid = _table("context, FP16", *(f"batch {batch}" for batch in batches), right=range(1, len(batches) + 1))
+    for context in dict.fromkeys(size.context for size in cache.sizes):
+        row = [memory_size(size.nbytes) for size in cache.sizes if size.context == context]
+        grid.add_row(f"{context:,} tokens", *row)
+    return [f"{head}; per token {per_token}", ways, grid]
+
+
+def _alike(tensors: Iterable[TensorLine]) -> dict[str, list[TensorLine]]:
+    """Tensors by their name with `*` for the layer's number, and by shape and format."""
+    groups: dict[tuple[str, tuple[int, ...], str], list[TensorLine]] = {}
+    for tensor in tensors:
+        key = (re.sub(r"\.\d+\.", ".*.", tensor.name), tensor.shape, tensor.format)
+        groups.setdefault(key, []).append(tensor)
+    lines: dict[str, list[TensorLine]] = {}
+    for (pattern, _, _), members in groups.items():
+        name = pattern if len(members) > 1 and pattern not in lines else members[0].name
+        lines[name] = members
+    return lines
+
+
+def _table(*headers: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    numbers = set(right)
+    for index, header in enumerate(headers):
+        table.add_column(header, justify="right" if index in numbers else "left", overflow="fold")
+    return table
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "–" if value is None or value == [] else str(value)

@@ -1,0 +1,202 @@
+"""The commands that compute: run, plan, export, eval, generate."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from compress.cli.output import Json, emit
+from compress.cli.progress import reporter_for
+from compress.cli.units import parse_bytes
+from compress.formats.errors import GateError, RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from compress.passes.core.report import Reporter
+
+T = TypeVar("T")
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, gptq.bits=3, passes.1.gptq.bits=3."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+MaxRam = Annotated[
+    str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB; default: all of it.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A file, a bundled name (quickstart), or - for stdin.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: out/ and the recipe's name.")
+    ] = None,
+    overrides: Set = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in DIR did.")] = False,
+    device: Device = "cpu",
+    max_ram: MaxRam = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe. The same command goes on where an interrupted run stopped."""
+    from compress.cli import view
+    from compress.recipes.recipe import load
+    from compress.recipes.run import run as run_recipe
+
+    loaded = load(recipe, overrides or ())
+    target = output or Path("out") / (Path(recipe).stem if recipe != "-" else "recipe")
+    ram = parse_bytes(max_ram) if max_ram else None
+    place = _device(device)
+    report = _work(
+        quiet,
+        lambda reporter: run_recipe(loaded, target, fresh=fresh, device=place, max_ram=ram, reporter=reporter),
+    )
+    emit(report.model_dump(mode="json"), json, lambda: view.run_report(report))
+    if report.missed:
+        for gate in report.missed:
+            typer.echo(f"gate missed: {gate}", err=True)
+        raise typer.Exit(GateError.exit_code)
+
+
+def plan(
+    source: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model as recipes name it.")],
+    overrides: Set = None,
+    max_ram: MaxRam = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What a recipe will do and write, or how large a model is at each precision. Reads headers only."""
+    from compress.cli import view
+    from compress.recipes.recipe import is_recipe, load
+
+    if is_recipe(source):
+        from compress.recipes.plan import plan as plan_recipe
+
+        recipe = load(source, overrides or ())
+        ram = parse_bytes(max_ram) if max_ram else None
+        planned = _work(quiet, lambda reporter: plan_recipe(recipe, max_ram=ram))
+        emit(planned.model_dump(mode="json"), json, lambda: view.plan(planned))
+        return
+    if overrides or max_ram:
+        raise UsageError("--set and --max-ram belong to a recipe, and this is a model")
+    from compress.formats import open_checkpoint
+    from compress.formats.source import resolve
+    from compress.recipes.memory import memory_of
+
+    checkpoint = _work(quiet, lambda reporter: open_checkpoint(resolve(source, progress=reporter.note)))
+    table = memory_of(source, checkpoint.spec, checkpoint.nbytes())
+    emit(table.model_dump(mode="json"), json, lambda: view.memory(table))
+
+
+def export(
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A checkpoint in any dialect.")],
+    dialect: Annotated[str, typer.Option("--dialect", help="The container to write: see `compress dialects`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the artifact's folder goes.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dialect.")
+    ] = None,
+    requantize: Annotated[bool, typer.Option("--requantize", help="Convert what DIALECT cannot hold exactly.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a checkpoint from one dialect to another."""
+    from compress.cli import view
+    from compress.recipes.export import export as export_artifact
+
+    options = _options(settings or ())
+    report = _work(
+        quiet,
+        lambda reporter: export_artifact(
+            artifact, dialect, options, output, requantize=requantize, reporter=reporter
+        ),
+    )
+    emit(report.model_dump(mode="json"), json, lambda: view.artifact_report(report))
+
+
+def evaluate(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or models as recipes name them.")],
+    reference: Annotated[str | None, typer.Option("--reference", help="The model to compare with.")] = None,
+    data: Annotated[str, typer.Option("--data", help="A text file, .jsonl, a dataset's name, or builtin.")] = "builtin",
+    windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of text.")] = 10,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.")] = 1024,
+    device: Device = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Perplexity, KL divergence, top-1 agreement and size, several checkpoints side by side."""
+    from compress.cli import view
+    from compress.recipes.evaluate import evaluate as evaluate_paths
+
+    place = _device(device)
+    rows = _work(
+        quiet,
+        lambda reporter: evaluate_paths(
+            paths, reference=reference, data=data, windows=windows, seq_len=seq_len, device=place, reporter=reporter
+        ),
+    )
+    emit({"results": [row.model_dump(mode="json") for row in rows]}, json, lambda: view.results(rows))
+
+
+def generate(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, or a model as recipes name it.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="What to answer; - reads stdin.")],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens at most.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampling.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on with TEXT as it is, without the chat template.")] = False,
+    device: Device = "cpu",
+) -> None:
+    """Try a checkpoint: stream its answer to standard output."""
+    from compress.recipes.generate import generate as generate_text
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    place = _device(device)
+
+    def write(piece: str) -> None:
+        stdout.write(piece)
+        stdout.flush()
+
+    stdout = sys.stdout
+    with redirect_stdout(sys.stderr):
+        generate_text(
+            path, text, write, max_tokens=max_tokens, temperature=temperature, seed=seed, raw=raw, device=place
+        )
+    write("\n")
+
+
+def _work(quiet: bool, work: Callable[[Reporter], T]) -> T:
+    """Do `work` with progress on standard error, and with nothing of any library's on standard output."""
+    with reporter_for(quiet) as reporter, redirect_stdout(sys.stderr):
+        return work(reporter)
+
+
+def _options(settings: Sequence[str]) -> dict[str, Any]:
+    from compress.recipes import yaml
+
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {setting}: not OPTION=VALUE", "as `--set type=q8_0`")
+        options[key] = yaml.parse(text, f"--set {key}").data
+    return options
+
+
+def _device(name: str) -> str:
+    """`name` as it is, if this machine has it."""
+    if name == "cpu":
+        return name
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise UsageError(f"--device {name}: there are cpu, cuda and cuda:N")
+    import torch
+
+    count = torch.cuda.device_count()
+    if int(name.partition(":")[2] or 0) >= count:
+        raise RefusedError(f"--device {name}: torch sees {count} CUDA devices here", "use --device cpu")
+    return name

@@ -1,0 +1,43 @@
+"""How models are stored. Every module here that defines a Dialect is found; there is no list to keep.
+
+This module imports nothing heavy: the dialects are loaded when they are first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.formats.errors import InputError
+
+if TYPE_CHECKING:
+    from compress.formats.base import Checkpoint, Dialect
+
+__all__ = ["dialects", "open_checkpoint"]
+
+
+def dialects() -> dict[str, type[Dialect]]:
+    """Every container convention, by name: the Dialect subclasses of this package's modules."""
+    from compress.formats.base import Dialect
+
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
+    return {
+        dialect.name: dialect for dialect in sorted(Dialect.__subclasses__(), key=lambda found: found.name)
+    }
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint of any dialect lazily. Raises InputError saying what is there instead of one."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory", "give a model directory or a .gguf file")
+    found = [dialect for dialect in dialects().values() if dialect.recognizes(path)]
+    if len(found) == 1:
+        return found[0].open(path)
+    if found:
+        raise InputError(f"{path} could be any of: {', '.join(dialect.name for dialect in found)}")
+    from compress.formats.unrecognized import unrecognized
+
+    raise unrecognized(path, sorted(dialects()))

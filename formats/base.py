@@ -1,0 +1,139 @@
+"""What a checkpoint is to the rest of the program: named tensors behind a lazy reader."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from compress.kernels.qtensor import NumberFormat, QTensor
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a header says of one tensor; nothing of it needs the data.
+
+    `dtype` is a torch dtype name (`float32`, `bfloat16`, …): of the elements if the tensor is dense, of the
+    values it decodes to if `format` names a number format.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    format: NumberFormat | None = None
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        count = 1
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's headers: its `config.json` and the specs of its tensors, by Hugging Face name.
+
+    `files` are the checkpoint's non-weight files: the size of a container that holds a tokenizer needs them.
+    """
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorSpec]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+class Checkpoint(ABC):
+    """Named tensors on disk. Opening reads headers only; `read` reads one tensor.
+
+    Whatever the container, names are those of Hugging Face's safetensors (`model.layers.0.mlp.up_proj.weight`)
+    and a quantized weight is one `QTensor` under the name of the weight it stands for.
+    """
+
+    path: Path
+    dialect: str
+    spec: ModelSpec
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor | QTensor:
+        """One tensor. Raises InputError if the file was truncated or holds NaN or Inf."""
+
+    @abstractmethod
+    def files(self) -> Mapping[str, bytes]:
+        """Every non-weight file that an artifact must carry, by name: config, tokenizer, templates, licence."""
+
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the weight files on disk."""
+
+
+@dataclass(frozen=True)
+class FilePlan:
+    """One file that an export will write, exact to the byte."""
+
+    name: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What an export will write: known from headers alone, before any weight is read."""
+
+    files: tuple[FilePlan, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def nbytes(self) -> int:
+        return sum(file.nbytes for file in self.files)
+
+
+class Dialect(BaseModel):
+    """One container convention: a subclass in its own file of `formats/`. Its fields are its export options.
+
+    The subclass's docstring is what `compress dialects` shows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
+    loads: ClassVar[Mapping[str, str]]
+    """Engine → the one line that loads an artifact there; `{path}` stands for its directory."""
+
+    @classmethod
+    @abstractmethod
+    def recognizes(cls, path: Path) -> bool:
+        """Whether `path` (a file or a directory) is a checkpoint of this dialect; looks at headers only."""
+
+    @classmethod
+    @abstractmethod
+    def open(cls, path: Path) -> Checkpoint:
+        """Open `path` lazily. Raises InputError naming the file and what is wrong with it."""
+
+    @classmethod
+    @abstractmethod
+    def witness(cls, path: Path) -> Callable[[str], Tensor]:
+        """Tensors by name, fp32, as the format's own library and documents read the artifact at `path`.
+
+        An independent judge of what `write` wrote: it shares no decoding code with `open`. Use it on our own
+        files only, never on untrusted ones.
+        """
+
+    @abstractmethod
+    def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
+        """Why this container cannot hold that tensor exactly, and what could; None if it can."""
+
+    @abstractmethod
+    def layout(self, model: ModelSpec) -> Layout:
+        """The exact files of an export (weight files only). Raises RefusedError for what cannot be held."""
+
+    @abstractmethod
+    def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
+        """Write `model` into the existing empty `directory`, tensor by tensor, other files included.
+
+        Calls `progress(tensor name)` as it goes. Raises StorageError when the disk fails.
+        """

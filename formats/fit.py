@@ -1,0 +1,55 @@
+"""Fitting a model to a container: what it cannot hold exactly is refused, or decoded if the user says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from compress.formats.base import Checkpoint, Dialect, ModelSpec
+from compress.formats.errors import RefusedError
+from compress.kernels.qtensor import QTensor
+
+
+def fit_spec(model: ModelSpec, dialect: Dialect, requantize: bool) -> ModelSpec:
+    """The headers of `model` as `dialect` can hold them.
+
+    Quantized tensors that it cannot hold exactly raise RefusedError, naming the first and what would work;
+    with `requantize` they become dense and the dialect's own choice for dense tensors applies.
+    """
+    misfits = {
+        name: reason
+        for name, spec in model.tensors.items()
+        if spec.format is not None and (reason := dialect.misfit(name, spec, model))
+    }
+    if misfits and not requantize:
+        name, reason = next(iter(misfits.items()))
+        more = f" ({len(misfits) - 1} more like it)" if len(misfits) > 1 else ""
+        raise RefusedError(
+            f"{dialect.name} cannot hold {name} exactly{more}: {reason}",
+            "or say `requantize: true` to decode such tensors and convert them, at a loss",
+        )
+    dense = {name: replace(model.tensors[name], format=None) for name in misfits}
+    return replace(model, tensors={**model.tensors, **dense})
+
+
+class Fitted(Checkpoint):
+    """A checkpoint whose tensors have the formats of `spec`: what is dense there is decoded on reading."""
+
+    def __init__(self, model: Checkpoint, dialect: Dialect, requantize: bool) -> None:
+        self._model = model
+        self.path, self.dialect = model.path, model.dialect
+        self.spec = fit_spec(model.spec, dialect, requantize)
+
+    def read(self, name: str) -> Tensor | QTensor:
+        tensor = self._model.read(name)
+        if isinstance(tensor, QTensor) and self.spec.tensors[name].format is None:
+            return tensor.dequantize()
+        return tensor
+
+    def files(self) -> Mapping[str, bytes]:
+        return self._model.files()
+
+    def nbytes(self) -> int:
+        return self._model.nbytes()

@@ -1,0 +1,35 @@
+"""Second moments of a linear layer's inputs; XᵀX is what GPTQ (arXiv 2210.17323) calls the Hessian."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+_BLOCK = 256
+_CHUNK = 8192
+
+
+def add_hessian(total: Tensor, inputs: Tensor) -> None:
+    """Add XᵀX to the upper triangle of `total` [columns, columns] fp32; see `fill_lower`.
+
+    `inputs` X [tokens, columns] is upcast to fp32. Half the triangle is half the work: blocks of columns are
+    multiplied with the columns from their own on. What is left of the diagonal, inside its blocks aside, is
+    not touched.
+    """
+    for chunk in inputs.split(_CHUNK):
+        x = chunk.float()
+        for start in range(0, x.shape[1], _BLOCK):
+            stop = start + _BLOCK
+            total[start:stop, start:].addmm_(x[:, start:stop].T, x[:, start:])
+
+
+def fill_lower(total: Tensor) -> None:
+    """Make `total` [columns, columns] symmetric, in place: its upper triangle is mirrored."""
+    total.triu_()
+    total.add_(total.triu(1).T)
+
+
+def add_cross(total: Tensor, reference: Tensor, inputs: Tensor) -> None:
+    """Add (X − X̂)ᵀX̂ to `total` [columns, columns] fp32; `reference` X and `inputs` X̂ are [tokens, columns]."""
+    for part, chunk in zip(reference.split(_CHUNK), inputs.split(_CHUNK)):
+        x = chunk.float()
+        total.addmm_((part.float() - x).T, x)

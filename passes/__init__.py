@@ -1,0 +1,37 @@
+"""The methods: one file each. The file's name is the recipe key, so `ls passes/` is the list."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from compress.formats.errors import UsageError
+
+if TYPE_CHECKING:
+    from compress.passes.core.base import Pass
+
+
+def names() -> list[str]:
+    """The recipe keys of all passes."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def get(name: str) -> type[Pass]:
+    """The pass of a recipe key. Raises UsageError naming the nearest key if there is none."""
+    from compress.passes.core.base import Pass
+
+    if name not in names():
+        near = get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}"
+        raise UsageError(f"there is no pass {name!r}", hint)
+    module = importlib.import_module(f"{__name__}.{name}")
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Pass) and value.__module__ == module.__name__
+    ]
+    (only,) = found
+    return only

@@ -1,0 +1,99 @@
+"""Which modules a model is made of, found by tracing it on the meta device, never by its name.
+
+A *group* is the linear layers that receive the very same tensor (q/k/v; gate/up): they share their statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a model hands to one decoder layer besides the hidden states: positions, masks."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LayerAnatomy:
+    """A decoder layer: its name (`model.layers.3`) and the full names of its linears, group by group."""
+
+    name: str
+    groups: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A causal language model's layers, and the names of the weight tensors of its two ends.
+
+    `head` is the output projection's own name, whether or not it is `tied` to the embedding.
+    """
+
+    layers: tuple[LayerAnatomy, ...]
+    embedding: str
+    head: str
+    tied: bool
+
+    @property
+    def head_tensor(self) -> str:
+        """The tensor that the head really is: the embedding's if they are tied."""
+        return self.embedding if self.tied else self.head
+
+    @property
+    def ends(self) -> dict[str, tuple[str, ...]]:
+        """Modules outside the decoder layers that a pass may quantize, each with the names it answers to."""
+        embedding, head = (name.removesuffix(".weight") for name in (self.embedding, self.head))
+        return {embedding: (embedding, head)} if self.tied else {embedding: (embedding,), head: (head,)}
+
+    @property
+    def linears(self) -> tuple[str, ...]:
+        """Every linear module of the decoder layers, in the order of the forward."""
+        return tuple(name for layer in self.layers for group in layer.groups for name in group)
+
+
+def find_layers(model: nn.Module) -> str:
+    """The name of the list of decoder layers: the `ModuleList` that holds the most parameters."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    if not lists:
+        raise ValueError("the model has no list of decoder layers")
+    return max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()))
+
+
+def trace_groups(layer: nn.Module, call: Call, hidden: Tensor) -> tuple[tuple[tuple[str, ...], ...], bool]:
+    """Run a weightless `layer` on meta tensors and note which linears receive the same tensor.
+
+    `hidden` is [batch, tokens, width]. Returns the groups, named within the layer and in the order of the
+    forward, and whether the layer returns a tuple.
+    """
+    arrivals: list[tuple[Tensor, list[str]]] = []
+
+    def note(name: str, x: Tensor) -> None:
+        for seen, names in arrivals:
+            if seen is x:
+                names.append(name)
+                return
+        arrivals.append((x, [name]))
+
+    layer = layer.to(device="meta")
+    hooks = [
+        module.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    args, kwargs = tree_map(_to_meta, (call.args, call.kwargs))
+    with torch.no_grad():
+        output = layer(hidden.to("meta"), *args, **kwargs)
+    for hook in hooks:
+        hook.remove()
+    return tuple(tuple(names) for _, names in arrivals), isinstance(output, tuple)
+
+
+def _to_meta(value: Any) -> Any:
+    return value.to("meta") if isinstance(value, Tensor) else value

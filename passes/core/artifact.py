@@ -1,0 +1,69 @@
+"""From a model in memory to a directory that engines load, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compress.formats.base import Checkpoint, Dialect
+from compress.formats.errors import CompressError, RefusedError, StorageError
+from compress.formats.storage import PARTIAL, require_space, sha256_file, sync_directory, write_bytes, write_json
+from compress.passes.core.card import model_card
+from compress.passes.core.run import Run
+from compress.passes.core.verify import verify
+
+
+def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) -> dict[str, Any]:
+    """Write, reopen, compare, then rename into place. Returns the artifact's line of the report.
+
+    Raises RefusedError if `target` exists, StorageError if the disk fails, CompressError if what was written
+    is not what was meant; in every case nothing new stands under the final name.
+    """
+    refuse_existing(target)
+    layout = dialect.layout(model.spec)
+    require_space(target.parent, layout.nbytes)
+    partial = target.with_name(target.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        run.reporter.start(f"export {dialect.name}", len(model.spec.tensors), "tensor")
+        dialect.write(model, partial, run.reporter.advance)
+        run.reporter.finish()
+        written = sum((partial / file.name).stat().st_size for file in layout.files)
+        if written != layout.nbytes:
+            raise CompressError(f"{target}: {written:,} bytes written, {layout.nbytes:,} planned", "please report this")
+        verified = verify(model, type(dialect), partial, run.skeleton, run.work)
+        record = {
+            "dialect": dialect.name,
+            "path": target.name,
+            "bytes": written,
+            "bits_per_weight": written * 8 / sum(spec.size for spec in model.spec.tensors.values()),
+            "verification": verified,
+        }
+        _describe(partial, record, run)
+        os.rename(partial, target)
+        sync_directory(target.parent)
+    except OSError as error:
+        raise StorageError(f"cannot write {target}: {error.strerror}", "free space and run again: it resumes") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return record
+
+
+def refuse_existing(target: Path) -> None:
+    """Raise RefusedError if something stands where an artifact should go."""
+    if target.exists() or target.is_symlink():
+        raise RefusedError(f"{target} exists already", "choose another output directory with -o, or move it away")
+
+
+def _describe(directory: Path, record: dict[str, Any], run: Run) -> None:
+    """The manifest and the model card. Neither holds a time or a path: the same run gives the same bytes."""
+    tensors = {name: report for unit in run.journal.of(kind="unit") for name, report in unit["tensors"].items()}
+    files = {path.name: sha256_file(path) for path in sorted(directory.iterdir())}
+    scores = asdict(run.scores) if run.scores else None
+    manifest = {**run.manifest, "artifact": record, "scores": scores, "tensors": tensors, "files": files}
+    write_json(directory / "compress.json", manifest)
+    write_bytes(directory / "README.md", model_card(manifest).encode())

@@ -1,0 +1,147 @@
+"""What a pass is: one step of a recipe. One file in `passes/`; the file's name is the recipe key."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from compress.formats.base import ModelSpec
+from compress.formats.errors import RefusedError, UsageError
+from compress.kernels.qtensor import NumberFormat, QTensor
+from compress.passes.core.anatomy import Anatomy
+from compress.passes.core.stats import LinearStats, Statistic
+
+if TYPE_CHECKING:
+    from compress.passes.core.run import Run
+
+
+class Pass(BaseModel, ABC):
+    """One step of a recipe. Its fields are its YAML options; it holds no state."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @property
+    def name(self) -> str:
+        """The recipe key: the name of the file that the pass is written in."""
+        return type(self).__module__.rpartition(".")[2]
+
+    def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
+        """What the step makes of the model's headers. Raises RefusedError for what cannot be done."""
+        return model
+
+
+class ModelPass(Pass):
+    """A step on the whole model at once: it is a stage of its own."""
+
+    def prepare(self, run: Run) -> None:
+        """What can fail for want of a file is done here, before any stage computes anything."""
+
+    @abstractmethod
+    def model(self, run: Run) -> None:
+        """Do the step, or what is left of it when `run.journal` shows that it was begun."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A weight as a pass leaves it, and what there is to say about how it got there."""
+
+    weight: QTensor
+    notes: Mapping[str, float | str] = field(default_factory=dict)
+
+
+class LayerPass(Pass):
+    """A step on linear layers. Neighbouring ones share one sweep over the decoder layers."""
+
+    @abstractmethod
+    def targets(self, anatomy: Anatomy) -> frozenset[str]:
+        """The modules (names without `.weight`) that this pass rewrites."""
+
+    def needs(self) -> frozenset[type[Statistic]]:
+        """The statistics it wants of the inputs of its targets."""
+        return frozenset()
+
+    @abstractmethod
+    def group(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
+        """Rewrite the weights ([out, in] fp32, by module name) of linears that share one input."""
+
+
+class LinearPass(LayerPass):
+    """Quantizes one weight at a time. Authors write `number_format` and `linear`.
+
+    Linears that share input and number format are stacked by rows and solved as one matrix: rows are
+    independent of each other, and one large solve is faster than several small ones.
+    """
+
+    include: tuple[str, ...] | None = Field(
+        None,
+        description="patterns of module names; by default all linears of the decoder layers. "
+        "`lm_head` and embeddings are included only by name",
+    )
+    skip: tuple[str, ...] = Field((), description="patterns of module names to leave as they are")
+    stacks: ClassVar[bool] = True
+
+    @abstractmethod
+    def number_format(self, name: str) -> NumberFormat | None:
+        """The number format for a module; None leaves it as it is."""
+
+    @abstractmethod
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+        """Quantize weight [out, in] fp32."""
+
+    def targets(self, anatomy: Anatomy) -> frozenset[str]:
+        known = {name: (name,) for name in anatomy.linears} | anatomy.ends
+        for pattern in (*(self.include or ()), *self.skip):
+            if not any(fnmatchcase(alias, pattern) for names in known.values() for alias in names):
+                raise UsageError(f"no linear layer is named {pattern!r}", f"names look like {anatomy.linears[0]}")
+        chosen = anatomy.linears if self.include is None else tuple(known)
+        return frozenset(name for name in chosen if self._covers(known[name]) and self.number_format(name))
+
+    def _covers(self, names: tuple[str, ...]) -> bool:
+        included = self.include is None or _matches(names, self.include)
+        return included and not _matches(names, self.skip)
+
+    def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
+        tensors = dict(model.tensors)
+        for module in sorted(self.targets(anatomy)):
+            name, number_format = f"{module}.weight", self.number_format(module)
+            assert number_format is not None
+            if misfit := number_format.misfit(tensors[name].shape):
+                raise RefusedError(f"{module}: {misfit}", f"choose another group size, or skip it: skip: [{module}]")
+            tensors[name] = replace(tensors[name], format=number_format)
+        return replace(model, tensors=tensors)
+
+    def group(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
+        stacks: dict[NumberFormat, list[str]] = {}
+        for name in weights:
+            number_format = self.number_format(name)
+            assert number_format is not None
+            stacks.setdefault(number_format, []).append(name)
+        done: dict[str, Rewritten] = {}
+        for number_format, names in stacks.items():
+            for stack in [names] if self.stacks else [[name] for name in names]:
+                whole = self.linear(torch.cat([weights[name] for name in stack]), stats, number_format)
+                done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
+        return done
+
+
+def _matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _split(whole: Rewritten, rows: Mapping[str, int]) -> dict[str, Rewritten]:
+    """Cut a stacked result back into its linears."""
+    parts: dict[str, Rewritten] = {}
+    start = 0
+    for name, count in rows.items():
+        cut = slice(start, start + count)
+        params = {key: value[cut] for key, value in whole.weight.params.items()}
+        parts[name] = replace(whole, weight=QTensor(whole.weight.format, whole.weight.codes[cut], params))
+        start += count
+    return parts

@@ -1,0 +1,63 @@
+"""`config.json` → transformers' configuration, without running or believing what the file says of code.
+
+A configuration may name Python to import (`auto_map`), attention kernels to download (`_attn…`,
+CVE-2026-4372), and sizes that take minutes and gigabytes to build; none of these gets through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+
+from compress.formats.base import Checkpoint
+from compress.formats.errors import InputError
+
+_LIMITS = {
+    "num_hidden_layers": 1 << 10, "n_layer": 1 << 10, "num_layers": 1 << 10,
+    "num_attention_heads": 1 << 12, "num_key_value_heads": 1 << 12, "n_head": 1 << 12,
+    "hidden_size": 1 << 17, "n_embd": 1 << 17, "head_dim": 1 << 17, "intermediate_size": 1 << 20,
+    "vocab_size": 1 << 22, "max_position_embeddings": 1 << 30,
+}  # fmt: skip
+_CODE = {"auto_map", "trust_remote_code", "attn_implementation", "quantization_config"}
+
+
+def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
+    """The configuration of a checkpoint, as transformers' own class for its `model_type`.
+
+    Raises InputError for an unknown architecture or for values that no model has.
+    """
+    data = clean_config(checkpoint.spec.config)
+    kind = data.pop("model_type", None)
+    where = f"{checkpoint.path}: config.json"
+    for key, value in _numbers(data):
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LIMITS[key]:
+            raise InputError(f"{where}: {key} is {value!r}; it must be a whole number up to {_LIMITS[key]:,}")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise InputError(f"{where}: model_type {kind!r} is none that transformers knows", "a newer transformers may")
+    try:
+        return CONFIG_MAPPING[kind].from_dict(data)
+    # What transformers raises over a value of the wrong type depends on where it trips over it.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{where}: {reason}") from error
+
+
+def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` without what would make transformers load code, at any depth, and without private keys."""
+    return {
+        key: clean_config(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key not in _CODE and not key.startswith("_")
+    }
+
+
+def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every value, at any depth, that a limit applies to; null means the architecture's default."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value)
+        elif key in _LIMITS and value is not None:
+            yield key, value

@@ -1,0 +1,54 @@
+"""Forwards that pause: a layer's forward stops at each group of linears and goes on when told.
+
+With every batch of the calibration set in flight, a group's statistics are complete before any batch has
+passed it; its weights can be rewritten and the forward goes on with the new ones. So true-sequential
+quantization costs one forward per layer, where peers run one to gather and one to propagate.
+
+A paused forward is a greenlet (https://greenlet.readthedocs.io): it keeps the Python stack of transformers'
+own code where it stands, on one thread and in a fixed order, so results do not depend on scheduling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from types import TracebackType
+
+import greenlet
+from torch import Tensor, nn
+
+Forward = Callable[[], Tensor]
+
+
+class PausePoints:
+    """Marks modules (the first linear of each group): a flight pauses there and yields the module's input."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._hooks = [module.register_forward_pre_hook(self._pause) for module in modules]
+
+    def __enter__(self) -> PausePoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    @staticmethod
+    def _pause(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        current = greenlet.getcurrent()
+        if isinstance(current, Flight):
+            current.ground.switch(args[0])
+
+
+class Flight(greenlet.greenlet):
+    """One batch's forward. `next()` runs it to its next pause, and in the end to its result."""
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__(forward)
+        self.ground = greenlet.getcurrent()
+
+    def next(self) -> Tensor:
+        """The input [batch, tokens, in] of the next group; after the last group, the forward's result."""
+        result: Tensor = self.switch()
+        return result

@@ -1,0 +1,33 @@
+"""The options that every pass onto an integer grid shares."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from compress.formats.options import PerTensor, resolve
+from compress.kernels.int_format import IntFormat, Zero
+from compress.kernels.qtensor import NumberFormat
+from compress.passes.core.base import LinearPass
+
+Bits = Annotated[int, Field(ge=2, le=8)]
+GroupSize = Annotated[int, Field(ge=-1)]
+
+
+class IntOptions(LinearPass):
+    """Uniform integers with one scale per row and group of columns."""
+
+    bits: PerTensor[Bits] = Field(4, description="bits per weight, 2 to 8")
+    group_size: PerTensor[GroupSize] = Field(128, description="columns that share a scale; -1: the whole row")
+    symmetric: PerTensor[bool] = Field(True, description="no zero point; GPTQ `sym`, GGUF Q4_0")
+    zero: Zero | None = Field(
+        None, description="zero point of asymmetric grids: `integer` (GPTQ, AWQ) or `real` (GGUF Q4_1, Q5_1)"
+    )
+
+    def number_format(self, name: str) -> NumberFormat | None:
+        bits, group_size = resolve(self.bits, name), resolve(self.group_size, name)
+        if bits is None or group_size is None:
+            return None
+        zero: Zero = "middle" if resolve(self.symmetric, name) else (self.zero or "integer")
+        return IntFormat(bits, group_size, zero)

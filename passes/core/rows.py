@@ -1,0 +1,41 @@
+"""Rows of tokens: what calibration and evaluation run through a model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """ids [rows, length] int64; mask [rows, length] bool where rows are padded (True = a real token)."""
+
+    ids: Tensor
+    mask: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        return self.ids.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.ids.shape[1]
+
+    @property
+    def tokens(self) -> int:
+        """How many real tokens there are."""
+        return self.ids.numel() if self.mask is None else int(self.mask.sum())
+
+    def batch(self, start: int, stop: int) -> Rows:
+        """Rows `start` to `stop`."""
+        return Rows(self.ids[start:stop], None if self.mask is None else self.mask[start:stop])
+
+    def sha256(self) -> str:
+        """A digest of the ids and the mask: names the data of a run in its manifest."""
+        digest = hashlib.sha256(self.ids.to(torch.int64).numpy().tobytes())
+        if self.mask is not None:
+            digest.update(self.mask.numpy().tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,54 @@
+"""What a pass may use: the model so far, the rows of tokens, the work folder and its journal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.formats.base import Checkpoint
+from compress.passes.core.hidden import HiddenStates
+from compress.passes.core.journal import Journal
+from compress.passes.core.report import Reporter
+from compress.passes.core.rows import Rows
+from compress.passes.core.scores import Scores
+from compress.passes.core.skeleton import Skeleton
+from compress.passes.core.work import WorkingModel
+
+
+@dataclass
+class Run:
+    """The state of one run: what does not change, then what stages leave for those after them."""
+
+    source: Checkpoint
+    skeleton: Skeleton
+    output: Path
+    work: Path
+    journal: Journal
+    reporter: Reporter
+    max_ram: int
+    seed: int
+    manifest: dict[str, Any]
+
+    model: WorkingModel = field(init=False)
+    stage: int = 0
+    rows: dict[int, Rows] = field(default_factory=dict)
+    calibration: Rows | None = None
+    scores: Scores | None = None
+
+    def __post_init__(self) -> None:
+        self.model = WorkingModel(self.source)
+
+    @property
+    def device(self) -> torch.device:
+        return self.skeleton.device
+
+    def hidden_states(self, name: str, rows: Rows) -> HiddenStates:
+        """A place for the hidden states of `rows`, named so that a resumed run finds it again."""
+        return HiddenStates(self.work / name, rows.length, self.skeleton.width, rows.count)
+
+    def can_hold(self, nbytes: int) -> bool:
+        """Whether activations of `nbytes` fit beside the model. Depends on the budget, never on the moment."""
+        return nbytes <= self.max_ram // 2

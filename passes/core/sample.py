@@ -1,0 +1,39 @@
+"""Calibration text sampled from the model itself, for where no text is at hand (arXiv 2305.17888, LLM-QAT)."""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from compress.passes.core.loading import load_model
+from compress.passes.core.rows import Rows
+from compress.passes.core.run import Run
+
+_BATCH = 16
+
+
+def sample_rows(run: Run, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int) -> Rows:
+    """`samples` rows of `seq_len` tokens that the untouched model makes up, each from a random first token.
+
+    Needs the whole model in memory, which nothing else does. Seeded by the run's seed.
+    """
+    model = load_model(run.source, run.device)
+    special = set(tokenizer.all_special_ids)
+    usual = torch.tensor([i for i in range(model.config.get_text_config().vocab_size) if i not in special])
+    torch.manual_seed(run.seed)
+    first = usual[torch.randint(len(usual), (samples, 1))].to(run.device)
+    run.reporter.start("sample text", -(-samples // _BATCH), "batch")
+    parts = []
+    for batch in first.split(_BATCH):
+        ids = model.generate(
+            batch,
+            attention_mask=torch.ones_like(batch),
+            do_sample=True,
+            min_new_tokens=seq_len - 1,
+            max_new_tokens=seq_len - 1,
+            pad_token_id=tokenizer.eos_token_id or 0,
+        )
+        parts.append(ids.cpu())
+        run.reporter.advance()
+    run.reporter.finish()
+    return Rows(torch.cat(parts))

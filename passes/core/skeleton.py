@@ -1,0 +1,212 @@
+"""transformers' own model without its weights: decoder layers are filled one at a time.
+
+Parameters lie on the meta device; buffers (rotary frequencies) are real. In place of its decoder layers the
+model holds stand-ins that record how each layer is called and pass the hidden states on, so that embedding,
+masks, positions, final norm and head run in the model's own code whatever its architecture.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from compress.formats.base import ModelSpec
+from compress.formats.errors import InputError
+from compress.passes.core.anatomy import Anatomy, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.core.rows import Rows
+
+Weights = Callable[[str], Tensor]
+"""A tensor by its name, dense and in the precision of the computation."""
+
+
+class StandIn(nn.Module):
+    """Takes a decoder layer's place: notes the call, hands the hidden states on (or others in their stead)."""
+
+    def __init__(self, layer: nn.Module, as_tuple: bool = False) -> None:
+        super().__init__()
+        self._layer = [layer]  # in a list, so that it is no submodule
+        self.as_tuple = as_tuple
+        self.call: Call | None = None
+        self.arrived: Tensor | None = None
+        self.replacement: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattribute__("_layer")[0], name)
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+        self.call, self.arrived = Call(args, kwargs), hidden
+        hidden = hidden if self.replacement is None else self.replacement
+        return (hidden,) if self.as_tuple else hidden
+
+
+class Skeleton:
+    """A causal language model of which any part can be filled with weights, used, and dropped.
+
+    Raises InputError if the checkpoint lacks a tensor that the model needs or has it in another shape.
+    """
+
+    def __init__(self, config: PreTrainedConfig, spec: ModelSpec, device: torch.device) -> None:
+        self.device = device
+        self.dtype = torch.float32
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
+        self._model = model.eval().requires_grad_(False)
+        path = find_layers(self._model)
+        self._layers = list(self._model.get_submodule(path))
+        self._layer_names = [f"{path}.{i}" for i in range(len(self._layers))]
+        parent, _, leaf = path.rpartition(".")
+        setattr(self._model.get_submodule(parent), leaf, nn.ModuleList(StandIn(layer) for layer in self._layers))
+        self._move_buffers()
+        self._calls: dict[tuple[int, int], list[Call]] = {}
+        self._embedding_parameter = self._name_of(self._model.get_input_embeddings())
+        self._head_parameter = self._name_of(self._model.get_output_embeddings())
+        self._tied = bool(config.get_text_config().tie_word_embeddings)
+        self._probe = self._hollow_model()
+        self.anatomy = self._trace()
+        self._check(spec)
+
+    @property
+    def width(self) -> int:
+        """The length of a hidden state."""
+        return int(self._model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the embedding knows."""
+        return int(self._model.get_input_embeddings().weight.shape[0])
+
+    def layer(self, index: int, weights: Weights) -> nn.Module:
+        """A copy of decoder layer `index`, filled."""
+        module = copy.deepcopy(self._layers[index])
+        return self._fill(module, f"{self._layer_names[index]}.", weights)
+
+    def run(self, layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+        """hidden [batch, tokens, width] through one filled layer."""
+        output = layer(hidden, *call.args, **call.kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def calls(self, rows: Rows) -> list[Call]:
+        """How each layer is called for these rows; the same for all unpadded rows of one shape."""
+        if rows.mask is not None:
+            return self._record_calls(rows)
+        shape = (rows.count, rows.length)
+        if shape not in self._calls:
+            self._calls = {shape: self._record_calls(rows)}
+        return self._calls[shape]
+
+    def front(self, weights: Weights) -> Callable[[Rows], Tensor]:
+        """The model up to its first layer: rows → hidden [rows, length, width]."""
+        model = self._filled(weights, without={self._head_parameter})
+        first = _stand_ins(model)[0]
+
+        def embed(rows: Rows) -> Tensor:
+            ids, mask = self._inputs(rows)
+            model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            assert first.arrived is not None
+            return first.arrived
+
+        return embed
+
+    def back(self, weights: Weights) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
+        """The model after its last layer: hidden [batch, tokens, width] → logits, and the head module itself."""
+        model = self._filled(weights, without={self._embedding_parameter})
+        last = _stand_ins(model)[-1]
+
+        def project(hidden: Tensor) -> Tensor:
+            last.replacement = hidden
+            logits: Tensor = model(inputs_embeds=hidden, use_cache=False).logits
+            return logits
+
+        return project, model.get_output_embeddings()
+
+    # -- building -----------------------------------------------------------------------------------------
+
+    def _move_buffers(self) -> None:
+        for module in (self._model, *self._layers):
+            for owner in module.modules():
+                for name, buffer in owner.named_buffers(recurse=False):
+                    owner._buffers[name] = buffer.to(self.device)
+
+    def _trace(self) -> Anatomy:
+        rows = Rows(torch.zeros(1, 4, dtype=torch.int64))
+        hidden = torch.zeros(1, 4, self.width)
+        layers = []
+        for index, call in enumerate(self._record_calls(rows)):
+            groups, as_tuple = trace_groups(copy.deepcopy(self._layers[index]), call, hidden)
+            for model in (self._model, self._probe):
+                _stand_ins(model)[index].as_tuple = as_tuple
+            name = self._layer_names[index]
+            full = tuple(tuple(f"{name}.{linear}" for linear in group) for group in groups)
+            layers.append(LayerAnatomy(name, full))
+        return Anatomy(tuple(layers), self._embedding_parameter, self._head_parameter, self._tied)
+
+    def _name_of(self, module: nn.Module) -> str:
+        return next(f"{name}.weight" for name, m in self._model.named_modules() if m is module)
+
+    def _check(self, spec: ModelSpec) -> None:
+        for name, parameter in self._parameters():
+            if name == self._head_parameter and self._tied:
+                continue
+            if name not in spec.tensors:
+                raise InputError(f"the checkpoint has no tensor {name}", "is the download complete?")
+            if spec.tensors[name].shape != tuple(parameter.shape):
+                raise InputError(
+                    f"{name} has shape {list(spec.tensors[name].shape)}, config.json asks for {list(parameter.shape)}",
+                    "config.json and the weights do not belong together",
+                )
+
+    def _parameters(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self._model.named_parameters(remove_duplicate=False)
+        for prefix, layer in zip(self._layer_names, self._layers):
+            for name, parameter in layer.named_parameters():
+                yield f"{prefix}.{name}", parameter
+
+    # -- using --------------------------------------------------------------------------------------------
+
+    def _inputs(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        mask = None if rows.mask is None else rows.mask.to(self.device, torch.int64)
+        return rows.ids.to(self.device), mask
+
+    def _hollow_model(self) -> Any:
+        """What it takes to learn how layers are called: no embedding, no head, zeros elsewhere."""
+        shapes = dict(self._model.named_parameters(remove_duplicate=False))
+        zeros: Weights = lambda name: torch.zeros(shapes[name].shape, dtype=self.dtype)  # noqa: E731
+        return self._filled(zeros, without={self._embedding_parameter, self._head_parameter})
+
+    def _record_calls(self, rows: Rows) -> list[Call]:
+        embeds = torch.zeros(rows.count, rows.length, self.width, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            self._probe.base_model(inputs_embeds=embeds, attention_mask=self._inputs(rows)[1], use_cache=False)
+        return [cast(Call, stand_in.call) for stand_in in _stand_ins(self._probe)]
+
+    def _filled(self, weights: Weights, without: set[str]) -> Any:
+        """A copy of everything but the decoder layers, filled except for the parameters `without`."""
+        model = copy.deepcopy(self._model)
+        for name, _ in list(model.named_parameters(remove_duplicate=False)):
+            if name not in without:
+                stored = self._embedding_parameter if name == self._head_parameter and self._tied else name
+                _assign(model, name, weights(stored).to(self.device, self.dtype))
+        return model
+
+    def _fill(self, module: nn.Module, prefix: str, weights: Weights) -> nn.Module:
+        for name, _ in list(module.named_parameters()):
+            _assign(module, name, weights(prefix + name).to(self.device, self.dtype))
+        return module
+
+
+def _stand_ins(model: nn.Module) -> list[StandIn]:
+    return [module for module in model.modules() if isinstance(module, StandIn)]
+
+
+def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))

@@ -1,0 +1,78 @@
+"""Statistics: what a pass asks for about the input of a group of linears.
+
+A pass names the classes it needs; the sweep gathers each once per group and shares it. A new statistic is a
+new class, nothing else. Padded positions never arrive here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+from compress.kernels.hessian import add_cross, add_hessian
+
+
+class Statistic(ABC):
+    """Something accumulated over the inputs x [tokens, in] of one group."""
+
+    teacher: ClassVar[bool] = False
+    """Whether `add` also wants the same tokens' input in the untouched model."""
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        self.tokens = 0
+
+    @abstractmethod
+    def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
+        """x, teacher_x: [tokens, in] fp32."""
+
+
+class Hessian(Statistic):
+    """H = Σ xᵀx [in, in] fp32, and the count of tokens it sums over."""
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.matrix = torch.zeros(in_features, in_features, device=device)
+
+    def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
+        add_hessian(self.matrix, x)
+
+
+class Drift(Statistic):
+    """Σ (x_teacher − x)ᵀx [in, in] fp32: how far the inputs have moved from the untouched model's."""
+
+    teacher = True
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.matrix = torch.zeros(in_features, in_features, device=device)
+
+    def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
+        assert teacher_x is not None
+        add_cross(self.matrix, teacher_x, x)
+
+
+S = TypeVar("S", bound=Statistic)
+
+
+class LinearStats:
+    """The statistics of one group, by their class."""
+
+    def __init__(self, kinds: frozenset[type[Statistic]], in_features: int, device: torch.device) -> None:
+        self._statistics = {kind: kind(in_features, device) for kind in kinds}
+
+    def __getitem__(self, kind: type[S]) -> S:
+        statistic = self._statistics[kind]
+        assert isinstance(statistic, kind)
+        return statistic
+
+    def __contains__(self, kind: type[Statistic]) -> bool:
+        return kind in self._statistics
+
+    def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
+        """Feed every statistic with x [tokens, in]."""
+        for statistic in self._statistics.values():
+            statistic.tokens += x.shape[0]
+            statistic.add(x, teacher_x)

@@ -1,0 +1,173 @@
+"""One walk over the model for a stage of layer-wise passes: load a layer, gather, rewrite, commit, free."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from compress.formats.base import Checkpoint
+from compress.formats.errors import UsageError
+from compress.formats.native import save_tensors
+from compress.formats.storage import sha256_file
+from compress.kernels.qtensor import QTensor
+from compress.passes.core.base import LayerPass
+from compress.passes.core.run import Run
+from compress.passes.core.stats import LinearStats, Statistic
+from compress.passes.core.tensor_report import tensor_report
+from compress.passes.core.walk import GroupPlan, Stream, Walk
+from compress.passes.core.work import dense
+
+
+@dataclass
+class Commit:
+    """What one unit of the sweep (an end of the model, or a layer) leaves behind."""
+
+    tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
+    reports: dict[str, dict[str, float | str]] = field(default_factory=dict)
+
+
+class Sweep:
+    """A stage: neighbouring layer-wise passes over all their targets, unit by unit, resumable at any unit."""
+
+    def __init__(self, run: Run, stage: int, passes: Sequence[LayerPass]) -> None:
+        self.run, self.stage, self.passes = run, stage, passes
+        self.anatomy = run.skeleton.anatomy
+        self.targets = {step: step.targets(self.anatomy) for step in passes}
+        self.folder = run.work / f"stage-{stage}"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.walk = self._make_walk() if any(step.needs() for step in passes) else None
+        self.hold = self.walk is not None and run.can_hold(self.walk.held_bytes(self._widest()))
+
+    def execute(self) -> None:
+        """Do what is left to do. Every unit is committed: its file, its hidden states, then its journal line."""
+        units = list(self._units())
+        committed = self.run.journal.of(stage=self.stage, kind="unit")
+        for record in committed:
+            self.run.model.overlay(self.run.work / record["file"])
+        title = " + ".join(step.name for step in self.passes)
+        self.run.reporter.start(title, len(units), "layer", done=len(committed))
+        for name, process in units[len(committed) :]:
+            started = time.perf_counter()
+            commit = process()
+            self._commit(name, commit, time.perf_counter() - started)
+            errors = [float(report["relative_error"]) for report in commit.reports.values()]
+            self.run.reporter.advance(name, error=sum(errors) / len(errors) if errors else 0.0)
+        self.run.reporter.finish()
+
+    def _make_walk(self) -> Walk:
+        rows = self.run.calibration
+        if rows is None:
+            names = ", ".join(step.name for step in self.passes if step.needs())
+            raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
+        teacher = any(kind.teacher for step in self.passes for kind in step.needs())
+        models: list[Checkpoint] = [self.run.model, self.run.source] if teacher else [self.run.model]
+        streams = [
+            Stream(dense(model), self.run.hidden_states(f"stage-{self.stage}-{number}", rows))
+            for number, model in enumerate(models)
+        ]
+        return Walk(self.run.skeleton, rows, streams)
+
+    def _widest(self) -> int:
+        shapes = self.run.model.spec.tensors
+        return max(shapes[f"{name}.weight"].shape[1] for name in self.anatomy.linears)
+
+    def _units(self) -> Iterator[tuple[str, partial[Commit]]]:
+        targeted = frozenset[str]().union(*self.targets.values())
+        embedding, head = (name.removesuffix(".weight") for name in (self.anatomy.embedding, self.anatomy.head))
+        if embedding in targeted and not self.anatomy.tied:
+            yield embedding, partial(self._end_unit, embedding)
+        for index, layer in enumerate(self.anatomy.layers):
+            yield layer.name, partial(self._layer_unit, index)
+        last = embedding if self.anatomy.tied else head
+        if last in targeted:
+            yield last, partial(self._end_unit, last, with_statistics=True)
+
+    def _layer_unit(self, index: int) -> Commit:
+        layer = self.anatomy.layers[index]
+        commit = Commit()
+        if self.walk is None:
+            for group in layer.groups:
+                weights = {name: self._weight(name) for name in group if self._wanted(name)}
+                self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), commit, None)
+            return commit
+        if index == 0:
+            self.walk.start()
+        modules = [self.run.skeleton.layer(index, stream.weights) for stream in self.walk.streams]
+        groups = [plan for group in layer.groups if (plan := self._plan_group(modules[0], layer.name, group, commit))]
+        self.walk.layer(index, modules, groups, hold=self.hold)
+        return commit
+
+    def _plan_group(self, module: nn.Module, prefix: str, group: Sequence[str], commit: Commit) -> GroupPlan | None:
+        local = {name: name.removeprefix(f"{prefix}.") for name in group}
+        wanted = {name: module.get_submodule(local[name]) for name in group if self._wanted(name)}
+        if not wanted:
+            return None
+        weights = {name: linear.get_parameter("weight") for name, linear in wanted.items()}
+        return GroupPlan(
+            first=local[group[0]],
+            in_features=next(iter(weights.values())).shape[1],
+            kinds=self._kinds(wanted),
+            rewrite=lambda stats: self._rewrite(weights, stats, commit, weights),
+        )
+
+    def _end_unit(self, name: str, with_statistics: bool = False) -> Commit:
+        commit, weights = Commit(), {name: self._weight(name)}
+        if self.walk is None or not with_statistics:
+            self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), commit, None)
+            return commit
+        project, head = self.run.skeleton.back(self.walk.streams[0].weights)
+        rewrite = partial(self._rewrite, weights, commit=commit, place=None)
+        self.walk.head(GroupPlan("", weights[name].shape[1], self._kinds([name]), rewrite), head, project)
+        return commit
+
+    def _wanted(self, name: str) -> bool:
+        return any(name in targets for targets in self.targets.values())
+
+    def _kinds(self, names: Mapping[str, object] | Sequence[str]) -> frozenset[type[Statistic]]:
+        steps = [step for step, targets in self.targets.items() if targets.intersection(names)]
+        return frozenset[type[Statistic]]().union(*(step.needs() for step in steps))
+
+    def _weight(self, name: str) -> Tensor:
+        return dense(self.run.model)(f"{name}.weight").to(self.run.device)
+
+    def _rewrite(
+        self, weights: Mapping[str, Tensor], stats: LinearStats, commit: Commit, place: Mapping[str, Tensor] | None
+    ) -> None:
+        """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
+        for step, targets in self.targets.items():
+            mine = {name: weight.detach() for name, weight in weights.items() if name in targets}
+            for name, rewritten in step.group(mine, stats).items() if mine else ():
+                values = rewritten.weight.dequantize()
+                commit.tensors[f"{name}.weight"] = rewritten.weight
+                commit.reports[name] = tensor_report(mine[name], values, rewritten, stats)
+                if place is not None:
+                    place[name].copy_(values)
+
+    def _commit(self, name: str, commit: Commit, seconds: float) -> None:
+        number = len(self.run.journal.of(stage=self.stage, kind="unit"))
+        path = self.folder / f"unit-{number:04d}.safetensors"
+        save_tensors(path, commit.tensors)
+        record = {
+            "stage": self.stage,
+            "kind": "unit",
+            "unit": name,
+            "file": str(path.relative_to(self.run.work)),
+            "sha256": sha256_file(path),
+            "tensors": commit.reports,
+            "seconds": seconds,
+        }
+        self.run.journal.append(record)
+        self.run.model.overlay(path)
+        if self.walk and name in {layer.name for layer in self.anatomy.layers}:
+            self.walk.finish(1 + [layer.name for layer in self.anatomy.layers].index(name))
+
+
+def sweep(run: Run, stage: int, passes: Sequence[LayerPass]) -> None:
+    """Execute one stage of layer-wise passes."""
+    with torch.no_grad():
+        Sweep(run, stage, passes).execute()

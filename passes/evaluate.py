@@ -1,0 +1,58 @@
+"""How much the model has lost: perplexity, KL divergence and top-1 agreement against the untouched one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import torch
+from pydantic import Field
+
+from compress.formats.base import Checkpoint
+from compress.passes.core.base import ModelPass
+from compress.passes.core.rows import Rows
+from compress.passes.core.run import Run
+from compress.passes.core.scores import Scores, score
+from compress.passes.core.text import TextOptions, rows_of
+from compress.passes.core.tokenizer import load_tokenizer
+from compress.passes.core.walk import Stream, Walk
+from compress.passes.core.work import dense
+
+
+class Evaluate(TextOptions, ModelPass):
+    """Measure the model as it stands against the untouched one, on text that calibration has not seen."""
+
+    samples: int = Field(10, ge=1, le=1 << 20, description="windows of text, from its beginning")
+    seq_len: int = Field(1024, ge=2, le=1 << 20, description="tokens per window")
+
+    def prepare(self, run: Run) -> None:
+        run.rows[run.stage] = rows_of(self, load_tokenizer(run.source), held_out=True)
+
+    def model(self, run: Run) -> None:
+        rows = run.rows[run.stage]
+        done = run.journal.of(stage=run.stage, kind="scores")
+        if not done:
+            run.journal.append({"stage": run.stage, "kind": "scores", "scores": asdict(self._measure(run, rows))})
+        run.scores = Scores(**run.journal.of(stage=run.stage, kind="scores")[0]["scores"])
+        run.manifest["evaluation"] = {"sha256": rows.sha256(), "tokens": rows.tokens}
+
+    def _measure(self, run: Run, rows: Rows) -> Scores:
+        done = run.journal.of(stage=run.stage, kind="boundary")
+        run.reporter.start("evaluate", 2 * len(run.skeleton.anatomy.layers), "layer", done=len(done))
+        with torch.no_grad():
+            reference = self._carry(run, rows, "reference", run.source)
+            candidate = self._carry(run, rows, "candidate", run.model)
+            scores = score(candidate, reference)
+        run.reporter.finish()
+        return scores
+
+    def _carry(self, run: Run, rows: Rows, name: str, model: Checkpoint) -> Walk:
+        hidden = run.hidden_states(f"stage-{run.stage}-{name}", rows)
+        walk = Walk(run.skeleton, rows, [Stream(dense(model), hidden)])
+        done = len(run.journal.of(stage=run.stage, kind="boundary", walk=name))
+
+        def commit(boundary: int) -> None:
+            run.journal.append({"stage": run.stage, "kind": "boundary", "walk": name, "boundary": boundary})
+            run.reporter.advance(name)
+
+        walk.carry(done, commit)
+        return walk

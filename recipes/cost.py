@@ -1,0 +1,58 @@
+"""What a walk over the layers takes, counted from shapes: floating-point operations and peak memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from compress.formats.base import ModelSpec
+from compress.passes.core.skeleton import Skeleton
+from compress.passes.core.walk import BATCH_TOKENS
+
+_RUNTIME = 450 << 20
+"""Python, torch and transformers themselves."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations, bytes, and forwards of the rows through each layer."""
+
+    flops: float
+    memory: int
+    forwards: int
+
+
+def sweep_cost(
+    skeleton: Skeleton,
+    model: ModelSpec,
+    rows: tuple[int, int],
+    streams: int,
+    *,
+    statistics: bool,
+    max_ram: int,
+) -> Cost:
+    """One walk of `rows` (count, length) through every layer, with a Hessian per group if `statistics`."""
+    tokens = rows[0] * rows[1]
+    shapes = {name.removesuffix(".weight"): spec.shape for name, spec in model.tensors.items()}
+    layers = [[shapes[name] for group in layer.groups for name in group] for layer in skeleton.anatomy.layers]
+    groups = [[shapes[group[0]][1] for group in layer.groups] for layer in skeleton.anatomy.layers]
+    widest = max((width for layer in groups for width in layer), default=skeleton.width)
+    held = tokens * 4 * streams * (2 * skeleton.width + widest)
+    hold = held <= max_ram // 2
+    forwards = (1 if hold or not statistics else 2) if tokens else 0
+    forward = 2 * tokens * _elements(shape for layer in layers for shape in layer)
+    hessian = sum(2 * tokens * width**2 for layer in groups for width in layer)
+    solve = sum(2 * rows_ * width**2 for layer in layers for rows_, width in layer)
+    largest = max((_elements(layer) for layer in layers), default=0) * 4
+    ends = skeleton.vocabulary * skeleton.width * 4
+    batch = min(tokens, BATCH_TOKENS) * 4 * 6 * widest
+    working = (held if hold and statistics else batch) + 2 * widest**2 * 4 if tokens else 0
+    return Cost(
+        flops=forward * forwards * streams + (hessian * streams + solve if statistics else 0),
+        memory=_RUNTIME + max(ends, largest * (1 + streams) + working + batch),
+        forwards=forwards,
+    )
+
+
+def _elements(shapes: Iterable[tuple[int, ...]]) -> int:
+    return sum(rows * columns for rows, columns in shapes)

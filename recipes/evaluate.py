@@ -1,0 +1,92 @@
+"""`compress eval`: several checkpoints side by side on the same tokens, whatever container each is in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from pydantic import BaseModel
+
+from compress.formats import open_checkpoint
+from compress.formats.base import Checkpoint
+from compress.formats.errors import InputError
+from compress.formats.source import resolve
+from compress.passes.core.config import load_config
+from compress.passes.core.hidden import HiddenStates
+from compress.passes.core.report import Reporter
+from compress.passes.core.rows import Rows
+from compress.passes.core.scores import score
+from compress.passes.core.skeleton import Skeleton
+from compress.passes.core.text import rows_of
+from compress.passes.core.tokenizer import load_tokenizer
+from compress.passes.core.walk import Stream, Walk
+from compress.passes.core.work import dense
+from compress.passes.evaluate import Evaluate
+
+
+class EvalResult(BaseModel):
+    """One checkpoint's scores; KL divergence and agreement are None without a reference."""
+
+    path: str
+    perplexity: float
+    kl_divergence: float | None
+    top1_agreement: float | None
+    bytes: int
+    tokens: int
+
+
+def evaluate(
+    paths: Sequence[str],
+    *,
+    reference: str | None = None,
+    data: str = "builtin",
+    windows: int = 10,
+    seq_len: int = 1024,
+    device: str = "cpu",
+    reporter: Reporter | None = None,
+) -> list[EvalResult]:
+    """Scores of each checkpoint, over the tokens of the reference's tokenizer (or of the first path's).
+
+    Raises InputError for a file that cannot be read or a vocabulary that is not the reference's.
+    """
+    reporter = reporter or Reporter()
+    names = [*([reference] if reference else []), *paths]
+    checkpoints = [open_checkpoint(resolve(name)) for name in names]
+    options = Evaluate(data=data, samples=windows, seq_len=seq_len)
+    rows = rows_of(options, load_tokenizer(checkpoints[0]), held_out=True)
+    results = []
+    with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
+        walks = []
+        for number, (name, checkpoint) in enumerate(zip(names, checkpoints)):
+            walk = _walk(name, checkpoint, rows, Path(folder) / str(number), torch.device(device), reporter)
+            if walk.skeleton.vocabulary < int(rows.ids.max()) + 1:
+                raise InputError(f"{name} has another vocabulary than {names[0]}", "compare models of one family")
+            walks.append(walk)
+        first = walks[0] if reference else None
+        for name, checkpoint, walk in list(zip(names, checkpoints, walks))[1 if reference else 0 :]:
+            scores = score(walk, first)
+            results.append(
+                EvalResult(
+                    path=name,
+                    perplexity=scores.perplexity,
+                    kl_divergence=scores.kl_divergence,
+                    top1_agreement=scores.top1_agreement,
+                    bytes=checkpoint.nbytes(),
+                    tokens=scores.tokens,
+                )
+            )
+    return results
+
+
+def _walk(
+    name: str, checkpoint: Checkpoint, rows: Rows, folder: Path, device: torch.device, reporter: Reporter
+) -> Walk:
+    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, device)
+    hidden = HiddenStates(folder, rows.length, skeleton.width, rows.count)
+    walk = Walk(skeleton, rows, [Stream(dense(checkpoint), hidden)])
+    reporter.start(f"evaluate {name}", len(skeleton.anatomy.layers), "layer")
+    walk.carry(0, lambda boundary: reporter.advance())
+    reporter.finish()
+    return walk

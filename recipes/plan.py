@@ -1,0 +1,193 @@
+"""Recipe + file headers → stages, bytes, memory, time, refusals. No weight is read."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from pydantic import BaseModel
+
+from compress.formats import open_checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.errors import RefusedError, UsageError
+from compress.formats.source import resolve
+from compress.passes.calibrate import Calibrate
+from compress.passes.core.base import LayerPass, Pass
+from compress.passes.core.config import load_config
+from compress.passes.core.skeleton import Skeleton
+from compress.passes.evaluate import Evaluate
+from compress.passes.export import Export
+from compress.recipes.cost import Cost, sweep_cost
+from compress.recipes.recipe import Recipe
+from compress.recipes.stages import stages
+
+
+class StagePlan(BaseModel):
+    """One stage: its passes, how often it forwards the calibration rows through each layer, what it takes."""
+
+    passes: list[str]
+    tensors: int
+    forwards: int
+    seconds: float
+    memory_bytes: int
+
+
+class FileSize(BaseModel):
+    """A weight file that will be written."""
+
+    name: str
+    bytes: int
+
+
+class ArtifactPlan(BaseModel):
+    """An artifact that will be written: exact to the byte."""
+
+    dialect: str
+    path: str
+    files: list[FileSize]
+    bytes: int
+    bits_per_weight: float
+    notes: list[str]
+
+
+class Plan(BaseModel):
+    """What a recipe will do. `memory_bytes` and `seconds` are estimates, everything in bytes on disk is exact."""
+
+    model: str
+    architecture: str
+    parameters: int
+    source_bytes: int
+    stages: list[StagePlan]
+    artifacts: list[ArtifactPlan]
+    memory_bytes: int
+    seconds: float
+    max_ram: int
+    verdict: str
+
+
+def plan(recipe: Recipe, *, max_ram: int | None = None) -> Plan:
+    """Plan a recipe. Raises RefusedError for what cannot be done or does not fit, InputError for bad files."""
+    source = open_checkpoint(resolve(recipe.model))
+    skeleton = Skeleton(load_config(source), source.spec, torch.device("cpu"))
+    return plan_opened(recipe, source, skeleton, max_ram or physical_ram())
+
+
+def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram: int) -> Plan:
+    """`plan` for a model whose headers are open already."""
+    model, planned, artifacts = source.spec, [], []
+    calibration: Calibrate | None = None
+    rewritten: set[str] = set()
+    rate = _flops_per_second()
+    for stage in stages(recipe.passes):
+        steps: Sequence[Pass] = stage if isinstance(stage, tuple) else (stage,)
+        before = model
+        for step in steps:
+            model = _apply(step, model, skeleton, rewritten)
+        if isinstance(stage, Calibrate):
+            calibration = stage
+        if isinstance(stage, Export):
+            artifacts.append(_artifact(stage, model))
+        cost = _cost(stage, skeleton, before, calibration, max_ram)
+        changed = sum(model.tensors[name] != spec for name, spec in before.tensors.items())
+        planned.append(
+            StagePlan(
+                passes=[step.name for step in steps],
+                tensors=changed,
+                forwards=cost.forwards,
+                seconds=cost.flops / rate,
+                memory_bytes=cost.memory,
+            )
+        )
+    _refuse_duplicates(artifacts)
+    memory = max((stage.memory_bytes for stage in planned), default=0)
+    return Plan(
+        model=recipe.model,
+        architecture=str(source.spec.config.get("model_type")),
+        parameters=sum(spec.size for spec in source.spec.tensors.values()),
+        source_bytes=source.nbytes(),
+        stages=planned,
+        artifacts=artifacts,
+        memory_bytes=memory,
+        seconds=sum(stage.seconds for stage in planned),
+        max_ram=max_ram,
+        verdict=_verdict(memory, max_ram),
+    )
+
+
+def physical_ram() -> int:
+    """The machine's memory in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _apply(step: Pass, model: ModelSpec, skeleton: Skeleton, rewritten: set[str]) -> ModelSpec:
+    after = step.plan(model, skeleton.anatomy)
+    if isinstance(step, LayerPass):
+        targets = {f"{name}.weight" for name in step.targets(skeleton.anatomy)}
+        if again := sorted(targets & rewritten):
+            raise RefusedError(
+                f"{step.name}: {again[0]} was quantized by an earlier pass", "skip it in one of the two passes"
+            )
+        rewritten |= targets
+    return after
+
+
+def _cost(
+    stage: Pass | tuple[LayerPass, ...],
+    skeleton: Skeleton,
+    model: ModelSpec,
+    calibration: Calibrate | None,
+    max_ram: int,
+) -> Cost:
+    if isinstance(stage, tuple):
+        needs = frozenset().union(*(step.needs() for step in stage))
+        if needs and calibration is None:
+            names = ", ".join(step.name for step in stage if step.needs())
+            raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
+        rows = (calibration.samples, calibration.seq_len) if needs and calibration else (0, 0)
+        streams = 2 if any(kind.teacher for kind in needs) else 1
+        return sweep_cost(skeleton, model, rows, streams, statistics=bool(needs), max_ram=max_ram)
+    if isinstance(stage, Evaluate):
+        cost = sweep_cost(skeleton, model, (stage.samples, stage.seq_len), 1, statistics=False, max_ram=max_ram)
+        return replace(cost, flops=2 * cost.flops)
+    return sweep_cost(skeleton, model, (0, 0), 1, statistics=False, max_ram=max_ram)
+
+
+def _artifact(step: Export, model: ModelSpec) -> ArtifactPlan:
+    layout = step.layout(model)
+    return ArtifactPlan(
+        dialect=step.dialect,
+        path=step.folder,
+        files=[FileSize(name=file.name, bytes=file.nbytes) for file in layout.files],
+        bytes=layout.nbytes,
+        bits_per_weight=layout.nbytes * 8 / sum(spec.size for spec in model.tensors.values()),
+        notes=list(layout.notes),
+    )
+
+
+def _refuse_duplicates(artifacts: Sequence[ArtifactPlan]) -> None:
+    paths = [artifact.path for artifact in artifacts]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UsageError(f"two exports write to {path}", "give one of them another `path:`")
+
+
+def _verdict(memory: int, max_ram: int) -> str:
+    if memory > max_ram:
+        raise RefusedError(
+            f"the run needs about {memory / 2**30:.1f} GiB of memory, and {max_ram / 2**30:.1f} GiB are allowed",
+            "use fewer samples or a shorter seq_len, or raise --max-ram",
+        )
+    return "fits"
+
+
+def _flops_per_second() -> float:
+    """What this machine does in a matrix product: a probe of some hundredths of a second."""
+    a = torch.ones(512, 512)
+    torch.mm(a, a)
+    started = time.perf_counter()
+    for _ in range(8):
+        torch.mm(a, a)
+    return 8 * 2 * 512**3 / (time.perf_counter() - started)

@@ -1,0 +1,123 @@
+"""pydantic's complaints in a recipe's own words: the YAML line, the option, the nearest valid key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from compress.formats import dialects
+from compress.formats.errors import UsageError
+from compress.recipes.yaml import Document, Path
+
+M = TypeVar("M", bound=BaseModel)
+
+# What the list branch of a union says of a value that was never meant to be a list.
+_SHAPES = {"tuple_type", "list_type", "dict_type", "model_type"}
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """One complaint: where in the data, pydantic's details, and the keys that its model knows."""
+
+    where: Path
+    detail: ErrorDetails
+    keys: frozenset[str]
+
+
+def validate(model: type[M], data: Any, document: Document, path: Path) -> M:
+    """`data`, which stands at `path` of `document`, as a `model`.
+
+    Types are strict (`bits: "4"` and `bits: true` are no integers). Raises UsageError with one line per problem.
+    """
+    try:
+        # Strict JSON mode still turns lists into tuples and words into enums; strict Python mode does not.
+        return model.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        problems = list(_problems(error, data, frozenset(model.model_fields), _inner_keys(model)))
+        lines = dict.fromkeys(_line(group, document, path) for group in _by_option(problems))
+        raise UsageError("\n".join(lines)) from None
+
+
+def spell(path: Path) -> str:
+    """`("passes", 1, "gptq", "bits")` as `passes[1].gptq.bits`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def suggest(word: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'group_size'?`, or the valid words if none is near."""
+    words = sorted(valid)
+    near = get_close_matches(word, words, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(words)}"
+
+
+def _problems(
+    error: ValidationError, data: Any, keys: frozenset[str], inner: frozenset[str]
+) -> Iterator[_Problem]:
+    for detail in error.errors(include_url=False):
+        cause = detail.get("ctx", {}).get("error")
+        if isinstance(cause, ValidationError):  # `export` handed its other options on to its dialect
+            options = {kind.__name__: frozenset(kind.model_fields) for kind in dialects().values()}
+            yield from _problems(cause, data, keys | options.get(cause.title, frozenset()), inner)
+        else:
+            where = _locate(detail, data)
+            yield _Problem(where, detail, keys if len(where) <= 1 else inner)
+
+
+def _locate(detail: ErrorDetails, data: Any) -> Path:
+    """The part of pydantic's location that the data holds: without the names of a union's branches."""
+    path: list[str | int] = []
+    for part in detail["loc"]:
+        if isinstance(data, dict) and part in data:
+            path, data = [*path, part], data[part]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            path, data = [*path, part], data[part]
+    return tuple(path)
+
+
+def _inner_keys(model: type[BaseModel]) -> frozenset[str]:
+    """The keys of the models inside a model, as `match` and `value`."""
+    inner = model.model_json_schema().get("$defs", {}).values()
+    return frozenset(key for schema in inner for key in schema.get("properties", {}))
+
+
+def _by_option(problems: Sequence[_Problem]) -> Iterator[list[_Problem]]:
+    """Problems of one option together; of a union's branches the one that came furthest is meant."""
+    for option in dict.fromkeys(problem.where[:1] for problem in problems):
+        group = [problem for problem in problems if problem.where[:1] == option]
+        deepest = max((problem.where for problem in group), key=len)
+        yield [problem for problem in group if problem.where == deepest]
+
+
+def _line(problems: Sequence[_Problem], document: Document, path: Path) -> str:
+    first = problems[0]
+    kind, where = first.detail["type"], (*path, *first.where)
+    if kind == "extra_forbidden":
+        where, key = where[:-1], str(where[-1])
+        text = f"unknown option '{key}'{suggest(key, first.keys)}"
+        return _sentence(document.where((*where, key)), where, text)
+    if kind == "missing":
+        return _sentence(document.where(where), where, f"the option '{first.detail['loc'][-1]}' is missing")
+    told = [problem.detail["msg"] for problem in problems if problem.detail["type"] not in _SHAPES]
+    told = [message.removeprefix("Value error, ").removeprefix("Input ") for message in told or [first.detail["msg"]]]
+    reason = " or ".join(dict.fromkeys(told))
+    if kind != "value_error":
+        reason = f"{_short(first.detail['input'])} {reason}"
+    return _sentence(document.where(where), where, reason)
+
+
+def _sentence(place: str, where: Path, text: str) -> str:
+    return ": ".join(part for part in (place, spell(where), text) if part)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

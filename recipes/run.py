@@ -1,0 +1,227 @@
+"""Run a recipe: plan it, take its stages in order, report. A run that was cut off goes on where it stopped."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import shutil
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from compress.formats import dialects, open_checkpoint
+from compress.formats.base import Checkpoint
+from compress.formats.errors import RefusedError
+from compress.formats.source import resolve
+from compress.formats.storage import Lock, sha256_file, write_json
+from compress.passes.core.base import ModelPass
+from compress.passes.core.config import load_config
+from compress.passes.core.journal import Journal
+from compress.passes.core.report import Reporter
+from compress.passes.core.run import Run
+from compress.passes.core.skeleton import Skeleton
+from compress.passes.core.sweep import sweep
+from compress.recipes.plan import physical_ram, plan_opened
+from compress.recipes.recipe import Gates, Recipe
+from compress.recipes.stages import Stage, stages
+
+WORK = ".compress"
+
+
+class ArtifactReport(BaseModel):
+    """One artifact: where it is, how large, and the one line that loads it in each engine."""
+
+    dialect: str
+    path: str
+    bytes: int
+    bits_per_weight: float
+    verification: dict[str, float]
+    loads: dict[str, str]
+
+
+class Metrics(BaseModel):
+    """What `evaluate` measured; None without it."""
+
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
+    kl_divergence: float | None = None
+    top1_agreement: float | None = None
+
+
+class PassReport(BaseModel):
+    """One pass, or the passes that shared a sweep."""
+
+    name: str
+    seconds: float
+
+
+class RunReport(BaseModel):
+    """What `compress run --json` prints. `missed` names the gates that were missed."""
+
+    model: str
+    source_bytes: int
+    artifacts: list[ArtifactReport]
+    metrics: Metrics
+    passes: list[PassReport]
+    missed: list[str]
+    seconds: float
+    peak_ram_bytes: int
+    peak_vram_bytes: int
+
+
+def run(
+    recipe: Recipe,
+    output: Path,
+    *,
+    fresh: bool = False,
+    device: str = "cpu",
+    max_ram: int | None = None,
+    reporter: Reporter | None = None,
+) -> RunReport:
+    """Run `recipe` into the directory `output`. The same call resumes a run that was cut off.
+
+    Raises RefusedError if the plan does not fit, another process works there, or the directory holds a
+    different run's work and `fresh` is not set.
+    """
+    reporter = reporter or Reporter()
+    source = open_checkpoint(resolve(recipe.model))
+    skeleton = Skeleton(load_config(source), source.spec, torch.device(device))
+    budget = max_ram or physical_ram()
+    plan_opened(recipe, source, skeleton, budget)
+    work = output / WORK
+    _make_directory(work)
+    with Lock(output / f"{WORK}.lock"):
+        if fresh:
+            _clear(output, work, recipe)
+        journal = Journal(work / "journal.jsonl")
+        manifest = _manifest(recipe, source, device, budget)
+        resumed = _check_resumable(journal, manifest, output)
+        if resumed:
+            reporter.note(f"resuming in {output}: {len(journal.of(kind='unit'))} layers are done")
+        state = Run(source, skeleton, output, work, journal, reporter, budget, recipe.seed, manifest)
+        return _execute(recipe, state)
+
+
+def _execute(recipe: Recipe, state: Run) -> RunReport:
+    finished = state.journal.of(kind="report")
+    if finished and all((state.output / a["path"]).is_dir() for a in finished[0]["report"]["artifacts"]):
+        return _with_paths(RunReport.model_validate(finished[0]["report"]), state.output)
+    started = time.perf_counter()
+    planned = stages(recipe.passes)
+    for state.stage, stage in enumerate(planned):
+        if isinstance(stage, ModelPass):
+            stage.prepare(state)
+    passes = [_timed(stage, index, state) for index, stage in enumerate(planned)]
+    report = _report(recipe, state, passes, time.perf_counter() - started)
+    write_json(state.output / "compress.json", {**state.manifest, "report": report.model_dump(exclude={"peak_ram_bytes"})})
+    state.journal.append({"kind": "report", "report": report.model_dump()})
+    for folder in state.work.glob("stage-*"):
+        shutil.rmtree(folder)
+    return _with_paths(report, state.output)
+
+
+def _timed(stage: Stage, index: int, state: Run) -> PassReport:
+    started = time.perf_counter()
+    state.stage = index
+    if isinstance(stage, ModelPass):
+        stage.model(state)
+        name = stage.name
+    else:
+        sweep(state, index, stage)
+        name = " + ".join(step.name for step in stage)
+    return PassReport(name=name, seconds=time.perf_counter() - started)
+
+
+def _report(recipe: Recipe, state: Run, passes: list[PassReport], seconds: float) -> RunReport:
+    known = dialects()
+    artifacts = [
+        ArtifactReport(**{key: record[key] for key in ("dialect", "path", "bytes", "bits_per_weight", "verification")},
+                       loads=dict(known[record["dialect"]].loads))
+        for record in state.journal.of(kind="artifact")
+    ]  # fmt: skip
+    scores = state.scores
+    metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
+    return RunReport(
+        model=recipe.model,
+        source_bytes=state.source.nbytes(),
+        artifacts=artifacts,
+        metrics=metrics,
+        passes=passes,
+        missed=_missed(recipe.gates, metrics),
+        seconds=seconds,
+        peak_ram_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
+    )
+
+
+def _with_paths(report: RunReport, output: Path) -> RunReport:
+    """The report with paths that a shell can use where it stands."""
+    artifacts = []
+    for artifact in report.artifacts:
+        path = str(output / artifact.path)
+        loads = {engine: line.replace("{path}", path) for engine, line in artifact.loads.items()}
+        artifacts.append(artifact.model_copy(update={"path": path, "loads": loads}))
+    return report.model_copy(update={"artifacts": artifacts})
+
+
+def _missed(gates: Gates, metrics: Metrics) -> list[str]:
+    missed = []
+    for gate, limit, value in (
+        ("max_kl", gates.max_kl, metrics.kl_divergence),
+        ("max_perplexity", gates.max_perplexity, metrics.perplexity),
+    ):
+        if limit is not None and (value is None or value > limit):
+            missed.append(f"{gate}: {'not measured' if value is None else f'{value:.4g}'} is above {limit:.4g}")
+    return missed
+
+
+def _manifest(recipe: Recipe, source: Checkpoint, device: str, max_ram: int) -> dict[str, Any]:
+    """What makes the bytes what they are: recipe, inputs, versions. A run resumes only if all of it is the same."""
+    packages = ("compress-llm", "torch", "transformers", "tokenizers", "safetensors", "gguf")
+    return {
+        "recipe": recipe.model_dump(mode="json"),
+        "source": {"dialect": source.dialect, "files": _hashes(source.path)},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "machine": {"device": device, "threads": torch.get_num_threads(), "max_ram": max_ram},
+    }
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    if path.is_file():
+        return {path.name: sha256_file(path)}
+    return {file.name: sha256_file(file) for file in sorted(path.iterdir()) if file.is_file()}
+
+
+def _check_resumable(journal: Journal, manifest: Mapping[str, Any], output: Path) -> bool:
+    """Whether this goes on with an earlier run; a new one writes its manifest first."""
+    if not journal.records:
+        journal.append({"kind": "manifest", "manifest": manifest})
+        return False
+    earlier = journal.records[0].get("manifest", {})
+    changed = [field for field, value in manifest.items() if earlier.get(field) != value]
+    if changed:
+        raise RefusedError(
+            f"{output} holds the work of a run with another {' and '.join(changed)}",
+            "choose another output directory, or start over with --fresh",
+        )
+    return True
+
+
+def _make_directory(work: Path) -> None:
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(f"cannot make {work}: {error.strerror}", "choose an output directory that you may write to") from error
+
+
+def _clear(output: Path, work: Path, recipe: Recipe) -> None:
+    """Forget an earlier run: its work, and the artifacts that it recorded as its own."""
+    for record in Journal(work / "journal.jsonl").of(kind="artifact"):
+        shutil.rmtree(output / record["path"], ignore_errors=True)
+    shutil.rmtree(work)
+    work.mkdir()

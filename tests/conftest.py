@@ -1,0 +1,101 @@
+"""Shared fixtures: tiny random models as a stranger would download them, and the real SmolLM2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+)
+
+TEXT = [
+    "The quick brown fox jumps over the lazy dog, and 42 other things happened in 1987.",
+    "def square(x: int) -> int:\n    return x * x\n",
+    "Whereas recognition of the inherent dignity is the foundation of freedom, justice and peace.",
+] * 40
+
+CONFIGS: dict[str, Callable[[int], PreTrainedConfig]] = {
+    "llama": lambda layers: LlamaConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=True,
+    ),
+    "qwen3": lambda layers: Qwen3Config(
+        vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, max_position_embeddings=256, tie_word_embeddings=False,
+    ),
+    "gpt_neox": lambda layers: GPTNeoXConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
+        max_position_embeddings=256,
+    ),
+}  # fmt: skip
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 320 tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )  # fmt: skip
+    tokenizer.train_from_iterator(TEXT, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+
+
+def make_model(directory: Path, family: str, layers: int = 2, seed: int = 0, **options: object) -> Path:
+    """A tiny random model of `family` in a Hugging Face directory; weights large enough for logits to differ."""
+    torch.manual_seed(seed)
+    config = CONFIGS[family](layers)
+    config.bos_token_id = config.eos_token_id = 0
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            parameter.data.mul_(4)
+    model.save_pretrained(directory, **options)
+    make_tokenizer().save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(params=sorted(CONFIGS))
+def family(request: pytest.FixtureRequest) -> str:
+    """Every family of the first day, one after the other."""
+    return str(request.param)
+
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(name="make_model")
+def make_model_fixture() -> MakeModel:
+    return make_model
+
+
+@pytest.fixture
+def tiny_llama(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "tiny-llama", "llama")
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(TEXT))
+    return path
+
+
+@pytest.fixture
+def chat_corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "chat.jsonl"
+    lines = [{"messages": [{"role": "user", "content": text}]} for text in TEXT]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path

@@ -1,0 +1,68 @@
+"""GPTQ as a pass: better than rounding on every tensor of a fixed layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from compress.formats import open_checkpoint
+from compress.passes.core.config import load_config
+from compress.passes.core.hidden import HiddenStates
+from compress.passes.core.rows import Rows
+from compress.passes.core.skeleton import Skeleton
+from compress.passes.core.stats import Hessian, LinearStats
+from compress.passes.core.walk import GroupPlan, Stream, Walk
+from compress.passes.core.work import dense
+from compress.passes.gptq import GPTQ
+from compress.passes.rtn import RTN
+
+
+@pytest.fixture
+def layer(
+    tmp_path: Path, family: str, make_model: Callable[..., Path]
+) -> list[tuple[dict[str, torch.Tensor], LinearStats]]:
+    """The first layer's weights and statistics, group by group."""
+    checkpoint = open_checkpoint(make_model(tmp_path / family, family))
+    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    torch.manual_seed(0)
+    rows = Rows(torch.randint(1, 320, (16, 32)))
+    read = dense(checkpoint)
+    walk = Walk(skeleton, rows, [Stream(read, HiddenStates(tmp_path / "hidden", 32, skeleton.width, 16))])
+    gathered: list[LinearStats] = []
+    anatomy = skeleton.anatomy.layers[0]
+    plans = [
+        GroupPlan(
+            group[0].removeprefix(f"{anatomy.name}."),
+            checkpoint.spec.tensors[f"{group[0]}.weight"].shape[1],
+            frozenset({Hessian}),
+            gathered.append,
+        )
+        for group in anatomy.groups
+    ]
+    with torch.no_grad():
+        walk.start()
+        walk.layer(0, [skeleton.layer(0, read)], plans, hold=True)
+    weights = [{name: read(f"{name}.weight") for name in group} for group in anatomy.groups]
+    return list(zip(weights, gathered))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"symmetric": False}, {"bits": 3}, {"bits": 2}, {"group_size": -1}, {"bits": 8}]
+)
+def test_beats_rounding_on_every_tensor(
+    layer: list[tuple[dict[str, torch.Tensor], LinearStats]], options: dict[str, Any]
+) -> None:
+    options = {"group_size": 32, **options}
+    for weights, stats in layer:
+        hessian = stats[Hessian].matrix.double()
+        solved, rounded = (step.group(weights, stats) for step in (GPTQ(**options), RTN(**options)))
+        for name, weight in weights.items():
+            errors = []
+            for result in (solved[name].weight, rounded[name].weight):
+                assert result.format == solved[name].weight.format
+                difference = weight.double() - result.dequantize().double()
+                errors.append(float((difference @ hessian * difference).sum()))
+            assert errors[0] < errors[1], name
