@@ -10,7 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,11 +84,11 @@ def _quiet_libraries() -> None:
         warnings.simplefilter("ignore")
 
 
-def _unexpected(arguments: Sequence[str], error: Exception) -> int:
+def _unexpected(arguments: Sequence[str], error: Any) -> int:
     # Typer's own errors have no public class that all its versions share.
     if hasattr(error, "format_message") and hasattr(error, "show"):
         error.show()
-        return _fail(arguments, "", "", error.exit_code, error.format_message())
+        return _fail(arguments, "", "", int(error.exit_code), error.format_message())
     if os.environ.get("COMPRESS_DEBUG"):
         traceback.print_exc()
     reason = " ".join(f"{type(error).__name__}: {error}".split())

@@ -67,12 +67,14 @@ def schema() -> None:
 
 
 def init(
-    file: Annotated[str, typer.Argument(metavar="[FILE]", help="Where to write it; - for stdout.")] = "recipe.yaml",
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="Where to write it; - for stdout.")
+    ] = "recipe.yaml",
 ) -> None:
     """Write a commented recipe to start from."""
-    from importlib import resources
+    from compress.recipes import bundled
 
-    text = (resources.files("compress.recipes") / "starter.yaml").read_text(encoding="utf-8")
+    text = bundled.read("starter").decode()
     if file == "-":
         typer.echo(text, nl=False)
         return

@@ -78,8 +78,8 @@ class PlainReporter(TerminalReporter):
             self._told = now
             left = work.left(now)
             about = f", about {duration(left)} left" if left is not None else ""
-            spent = duration(now - work.started)
-            self._say(f"{work.title}: {work.done}/{work.total} {work.unit}s, {spent}{about}{_figures(figures)}")
+            spent = f"{duration(now - work.started)}{about}{_figures(figures)}"
+            self._say(f"{work.title}: {work.done}/{work.total} {work.unit}s, {spent}")
 
     def finish(self) -> None:
         if self._work is not None:

@@ -25,7 +25,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn the first signal into `Interrupted`, the second into the end of the process, and restore afterwards."""
+    """Turn the first signal into `Interrupted` and the second into the end of the process."""
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers can only be set in the main thread
         return

@@ -72,13 +72,14 @@ def plan(planned: Plan) -> list[RenderableType]:
     notes = [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
     memory = f"about {memory_size(planned.memory_bytes)} of {memory_size(planned.max_ram)}"
     verdict = f"Verdict: {planned.verdict}; memory {memory}, time about {duration(planned.seconds)}"
-    head = f"{planned.model}: {planned.architecture}, {planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
-    return [head, stages, files, *notes, verdict]
+    size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
+    return [f"{planned.model}: {planned.architecture}, {size}", stages, files, *notes, verdict]
 
 
 def memory(table: Memory) -> list[RenderableType]:
     """A model's size by precision, and its cache."""
-    head = f"{table.model}: {table.architecture}, {table.parameters:,} parameters, {file_size(table.stored)} stored"
+    size = f"{table.parameters:,} parameters, {file_size(table.stored)} stored"
+    head = f"{table.model}: {table.architecture}, {size}"
     sizes = _table("precision", "bits", "weights", "inference (×1.2)", "training (×4)", right=(1, 2, 3, 4))
     for row in table.precisions:
         figures = (memory_size(size) for size in (row.weights, row.inference, row.training))
@@ -131,7 +132,8 @@ def options(schema: Mapping[str, Any]) -> list[RenderableType]:
     required = schema.get("required", [])
     for name, option in schema.get("properties", {}).items():
         default = "required" if name in required else _plain(option.get("default"))
-        table.add_row(name, type_name(option, schema.get("$defs", {})), default, option.get("description", ""))
+        kind = type_name(option, schema.get("$defs", {}))
+        table.add_row(name, kind, default, option.get("description", ""))
     return [schema.get("description", ""), table]
 
 
@@ -174,11 +176,12 @@ def _quality(metrics: Metrics) -> list[RenderableType]:
 def _loads(artifact: ArtifactReport) -> list[RenderableType]:
     """The lines that load an artifact, ready to copy."""
     width = max((len(engine) for engine in artifact.loads), default=0)
-    return [f"{artifact.dialect}:", *(f"  {engine:<{width}}  {line}" for engine, line in artifact.loads.items())]
+    lines = [f"  {engine:<{width}}  {line}" for engine, line in artifact.loads.items()]
+    return [f"{artifact.dialect}:", *lines]
 
 
 def _cache(cache: Cache) -> list[RenderableType]:
-    head = f"Key-value cache: {cache.kind}, {cache.heads} heads on {cache.kv_heads} key-value heads of {cache.head_dim}"
+    heads = f"{cache.heads} heads on {cache.kv_heads} key-value heads of {cache.head_dim}"
     per_token = ", ".join(f"{name} {memory_size(size)}" for name, size in cache.bytes_per_token.items())
     ways = _table("sharing", "key-value heads", "per token, FP16", "of MHA", right=(1, 2, 3))
     for way in cache.sharing:
@@ -189,7 +192,7 @@ def _cache(cache: Cache) -> list[RenderableType]:
     for context in dict.fromkeys(size.context for size in cache.sizes):
         row = [memory_size(size.nbytes) for size in cache.sizes if size.context == context]
         grid.add_row(f"{context:,} tokens", *row)
-    return [f"{head}; per token {per_token}", ways, grid]
+    return [f"Key-value cache: {cache.kind}, {heads}; per token {per_token}", ways, grid]
 
 
 def _alike(tensors: Iterable[TensorLine]) -> dict[str, list[TensorLine]]:

@@ -23,19 +23,24 @@ T = TypeVar("T")
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, gptq.bits=3, passes.1.gptq.bits=3."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, gptq.bits=3, passes.1.gptq.bits=3."
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 MaxRam = Annotated[
-    str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB; default: all of it.")
+    str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A file, a bundled name (quickstart), or - for stdin.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A file, a bundled name (quickstart), or - for stdin.")
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: out/ and the recipe's name.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Default: out/ and the recipe's name."),
     ] = None,
     overrides: Set = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in DIR did.")] = False,
@@ -55,7 +60,9 @@ def run(
     place = _device(device)
     report = _work(
         quiet,
-        lambda reporter: run_recipe(loaded, target, fresh=fresh, device=place, max_ram=ram, reporter=reporter),
+        lambda reporter: run_recipe(
+            loaded, target, fresh=fresh, device=place, max_ram=ram, reporter=reporter
+        ),
     )
     emit(report.model_dump(mode="json"), json, lambda: view.run_report(report))
     if report.missed:
@@ -65,7 +72,9 @@ def run(
 
 
 def plan(
-    source: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model as recipes name it.")],
+    source: Annotated[
+        str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model as recipes name it.")
+    ],
     overrides: Set = None,
     max_ram: MaxRam = None,
     json: Json = False,
@@ -96,12 +105,18 @@ def plan(
 
 def export(
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A checkpoint in any dialect.")],
-    dialect: Annotated[str, typer.Option("--dialect", help="The container to write: see `compress dialects`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the artifact's folder goes.")],
+    dialect: Annotated[
+        str, typer.Option("--dialect", help="The container to write: see `compress dialects`.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the artifact's folder goes.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dialect.")
     ] = None,
-    requantize: Annotated[bool, typer.Option("--requantize", help="Convert what DIALECT cannot hold exactly.")] = False,
+    requantize: Annotated[
+        bool, typer.Option("--requantize", help="Convert what DIALECT cannot hold exactly.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -120,10 +135,16 @@ def export(
 
 
 def evaluate(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or models as recipes name them.")],
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or models as recipes name them.")
+    ],
     reference: Annotated[str | None, typer.Option("--reference", help="The model to compare with.")] = None,
-    data: Annotated[str, typer.Option("--data", help="A text file, .jsonl, a dataset's name, or builtin.")] = "builtin",
-    windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of text.")] = 10,
+    data: Annotated[
+        str, typer.Option("--data", help="A text file, .jsonl, a dataset's name, or builtin.")
+    ] = "builtin",
+    windows: Annotated[
+        int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of text.")
+    ] = 10,
     seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.")] = 1024,
     device: Device = "cpu",
     json: Json = False,
@@ -137,7 +158,13 @@ def evaluate(
     rows = _work(
         quiet,
         lambda reporter: evaluate_paths(
-            paths, reference=reference, data=data, windows=windows, seq_len=seq_len, device=place, reporter=reporter
+            paths,
+            reference=reference,
+            data=data,
+            windows=windows,
+            seq_len=seq_len,
+            device=place,
+            reporter=reporter,
         ),
     )
     emit({"results": [row.model_dump(mode="json") for row in rows]}, json, lambda: view.results(rows))
@@ -145,11 +172,17 @@ def evaluate(
 
 def generate(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, or a model as recipes name it.")],
-    prompt: Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="What to answer; - reads stdin.")],
+    prompt: Annotated[
+        str, typer.Option("--prompt", "-p", metavar="TEXT", help="What to answer; - reads stdin.")
+    ],
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens at most.")] = 256,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampling.")] = 0,
-    raw: Annotated[bool, typer.Option("--raw", help="Go on with TEXT as it is, without the chat template.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Go on with TEXT as it is, without the chat template.")
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Try a checkpoint: stream its answer to standard output."""
@@ -165,7 +198,14 @@ def generate(
     stdout = sys.stdout
     with redirect_stdout(sys.stderr):
         generate_text(
-            path, text, write, max_tokens=max_tokens, temperature=temperature, seed=seed, raw=raw, device=place
+            path,
+            text,
+            write,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            raw=raw,
+            device=place,
         )
     write("\n")
 

@@ -88,10 +88,9 @@ class Dense(Dialect):
         specs = {name: stored_as(spec, self.dtype) for name, spec in fitting.items()}
         return plan_shards(specs, self.max_shard_size)
 
-    def _changes(self, model: ModelSpec) -> Mapping[str, str | None]:
-        changes: dict[str, str | None] = {"quantization_config": None}
+    def _changes(self, model: ModelSpec) -> dict[str, str]:
         if self.dtype is not None:
-            return changes | dtype_change(model.config, self.dtype)
+            return dtype_change(model.config, self.dtype)
         if any(spec.format is not None for spec in model.tensors.values()):
-            return changes | dtype_change(model.config, "float32")
-        return changes
+            return dtype_change(model.config, "float32")
+        return {}

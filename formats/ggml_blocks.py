@@ -147,7 +147,7 @@ class IntType(BlockType):
         reason = self.misfit(tensor.shape)
         if reason is not None:
             raise RefusedError(reason, "pick a type whose blocks divide the rows, as f16")
-        codes = self._codes(tensor, number_format).view(-1, self.block)
+        codes = self._codes(tensor, number_format).reshape(-1, self.block)
         scale, minimum = (self._spread(tensor, name) for name in ("scale", "minimum"))
         assert scale is not None
         return _view(self._join(ggml_ints.Blocks(codes, scale, minimum), scale))
@@ -168,7 +168,7 @@ class IntType(BlockType):
 
     def _codes(self, tensor: QTensor, number_format: IntFormat) -> Tensor:
         """Codes on this type's own grid: [rows, groups, columns a group] uint8."""
-        codes = tensor.codes.cpu().view(*tensor.params["scale"].shape, -1)
+        codes = tensor.codes.cpu().reshape(*tensor.params["scale"].shape, -1)
         if number_format.zero == "real":
             return codes
         zero = tensor.params.get("zero")

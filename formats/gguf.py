@@ -6,11 +6,13 @@ Source: `docs/gguf.md` of ggml; what an engine asks of the metadata: llama.cpp, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+
+from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, FilePlan, Layout, ModelSpec, Progress, TensorSpec
 from compress.formats.errors import InputError, RefusedError
@@ -24,6 +26,7 @@ from compress.formats.gguf_metadata import string, uint
 from compress.formats.gguf_names import Architecture, Dims, Place, reorder, row_order
 from compress.formats.gguf_rope import Rope, llama3_factors
 from compress.formats.gguf_vocab import write_vocab
+from compress.formats.gguf_witness import read_with_library
 from compress.formats.options import PerTensor, resolve
 from compress.formats.storage import RegularFile
 from compress.kernels.qtensor import QTensor
@@ -45,11 +48,11 @@ class GGUF(Dialect):
     """
 
     name: ClassVar[str] = "gguf"
+    loads: ClassVar[Mapping[str, str]] = {"llama.cpp": "llama-cli -m {path}/model.gguf"}
     type: PerTensor[BlockName] = "f16"
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        """See Dialect.recognizes: a file, or a directory that holds `model.gguf`."""
         try:
             with RegularFile(_file(path)) as file:
                 magic = bytearray(len(MAGIC))
@@ -60,11 +63,13 @@ class GGUF(Dialect):
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        """See Dialect.open."""
         return GGUFCheckpoint(_file(path))
 
+    @classmethod
+    def witness(cls, path: Path) -> Callable[[str], Tensor]:
+        return read_with_library(_file(path))
+
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
-        """See Dialect.misfit."""
         block = self._block(name, spec)
         if block is None:
             label = spec.format.name if spec.format else ""
@@ -82,7 +87,7 @@ class GGUF(Dialect):
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         """See Dialect.write. The one file is all that llama.cpp needs; no other is written."""
-        plan = self._plan(model.spec)
+        plan = self._plan(replace(model.spec, files=model.files()))
         entries = {entry.place.gguf: entry for entry in plan.entries}
         write_gguf(
             directory / FILE,

@@ -78,7 +78,7 @@ def write_gguf(
         file.write(header)
         for info in infos:
             progress(info.name)
-            data = memoryview(fill(info.name))
+            data = memoryview(fill(info.name)).cast("B")
             if data.nbytes != info.nbytes:
                 raise ValueError(
                     f"tensor {info.name} takes {info.nbytes:,} bytes, {data.nbytes:,} were given"

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import cast
 
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.ggml_blocks import BlockType
@@ -187,5 +188,5 @@ def _value(value: Value) -> bytes:
 
 def _elements(kind: ValueType, values: Sequence[object]) -> bytes:
     if kind is ValueType.STRING:
-        return b"".join(_string(str(text)) for text in values)
+        return b"".join(_string(text) for text in cast(Sequence[str], values))
     return struct.pack(f"<{len(values)}{NUMBER_CODES[kind]}", *values)

@@ -78,7 +78,7 @@ class _Cursor:
         self.at = 0
         self.elements = 0
         self._file = file
-        self._window, self._base = bytearray(), 0
+        self._window, self._base = b"", 0
 
     def error(self, what: str, hint: str = "the file is damaged or not what it claims to be") -> InputError:
         return InputError(f"{self._file.path}: {what}", hint)
@@ -87,7 +87,7 @@ class _Cursor:
     def left(self) -> int:
         return min(self._file.size, MAX_HEADER) - self.at
 
-    def take(self, count: int) -> bytearray:
+    def take(self, count: int) -> bytes:
         """The next `count` bytes."""
         start = self.at - self._base
         if start + count > len(self._window):
@@ -100,8 +100,9 @@ class _Cursor:
         if count > self.left:
             limit = f"of {MAX_HEADER >> 20} MiB" if self._file.size > MAX_HEADER else "of the file"
             raise self.error(f"the header goes on past the end {limit}")
-        self._window, self._base = bytearray(min(max(count, _WINDOW), self.left)), self.at
-        self._file.read_at(self.at, self._window)
+        window = bytearray(min(max(count, _WINDOW), self.left))
+        self._file.read_at(self.at, window)
+        self._window, self._base = bytes(window), self.at  # bytes: slices of them are cheaper
 
     def number(self, code: str) -> int:
         """An unsigned integer of a struct code."""
@@ -128,7 +129,7 @@ class _Cursor:
                 self.at = self._base + end
         return texts
 
-    def _text(self, raw: bytearray) -> str:
+    def _text(self, raw: bytes) -> str:
         try:
             return raw.decode()
         except UnicodeDecodeError as error:

@@ -82,15 +82,13 @@ def pre_tokenizer(name: str) -> PreTokenizer:
 
 def to_json(entry: PreTokenizer) -> dict[str, Any]:
     """The `pre_tokenizer` of a tokenizer.json that makes these cuts."""
-    steps = [_step(step) for step in entry.steps]
-    if entry.steps[-1] != _GPT2:
-        steps.append(_byte_level(cuts=False))
+    built_in = entry.steps[-1] == _GPT2
+    cuts = entry.steps[:-1] if built_in else entry.steps
+    steps = [*map(_step, cuts), _byte_level(cuts=built_in)]
     return steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
 
 
 def _step(regex: str) -> dict[str, Any]:
-    if regex == _GPT2:
-        return _byte_level(cuts=True)
     if regex == _DIGIT:
         return {"type": "Digits", "individual_digits": True}
     return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
@@ -121,8 +119,10 @@ def recognize(pre: object, ignore_merges: bool, nfc: bool) -> str:
 def _steps(pre: object) -> tuple[str, ...]:
     """The regular expressions of a `pre_tokenizer`, which must end in the byte-level alphabet."""
     parts = _parts(pre)
-    if not parts or parts[-1].get("type") != "ByteLevel":
-        raise RefusedError("tokenizer.json: not byte-level BPE: the last pre-tokenizer is not ByteLevel")
+    if [part.get("type") == "ByteLevel" for part in parts] != [False] * (len(parts) - 1) + [True]:
+        raise RefusedError(
+            "tokenizer.json: not byte-level BPE: the last pre-tokenizer alone must be ByteLevel"
+        )
     if any(part.get("add_prefix_space") for part in parts):
         raise RefusedError("tokenizer.json: llama.cpp cannot put a space before byte-level text")
     steps = [_regex(part) for part in parts]
@@ -133,7 +133,7 @@ def _parts(pre: object) -> Sequence[Mapping[str, Any]]:
     if not isinstance(pre, dict):
         return ()
     parts = pre.get("pretokenizers") if pre.get("type") == "Sequence" else [pre]
-    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else ()
+    return [part if isinstance(part, dict) else {} for part in parts] if isinstance(parts, list) else ()
 
 
 def _regex(part: Mapping[str, Any]) -> str | None:

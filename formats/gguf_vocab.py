@@ -96,7 +96,7 @@ class Vocab:
             raise _error("tokens", f"holds a token of more than {_MAX_TOKEN} bytes")
         for token, kind in zip(self.tokens, self.types, strict=True):
             if kind is TokenType.BYTE and not _BYTE.fullmatch(token):
-                raise _error("tokens", f"holds {token[:80]!r} as a byte; bytes are written <0xHH>")
+                raise _error("token_type", f"calls {token[:80]!r} a byte; bytes are written <0xHH>")
 
     def _check_merges(self) -> None:
         known = frozenset(self.tokens)

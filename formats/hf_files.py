@@ -16,9 +16,11 @@ from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
 from compress.formats.safetensors_shards import Weights
 from compress.formats.storage import encode_json, parse_json, read_bytes, write_bytes
+from compress.kernels.qtensor import QTensor
 
 CONFIG = "config.json"
 QUANTIZE_CONFIG = "quantize_config.json"  # AutoGPTQ's; it says what `quantization_config` says
+_QUANTIZATION = "quantization_config"
 
 _MAX_CONFIG = 4 << 20
 _MAX_FILE = 256 << 20
@@ -43,21 +45,32 @@ _LIMITS = {
 
 
 class HFCheckpoint(Checkpoint):
-    """A directory of `config.json`, safetensors and tokenizer files; every tensor as it is stored."""
+    """A directory of `config.json`, safetensors and tokenizer files; every tensor as it is stored.
+
+    Neither the spec's config nor the files say how the source was quantized: that is true of the source only.
+    """
 
     def __init__(self, path: Path, dialect: str) -> None:
         self.path = path
         self.dialect = dialect
-        config = read_config(path)
+        config = _unquantized(read_config(path))
         self._refuse_pickles()
         self.weights = Weights(path)
-        self.spec = ModelSpec(config, self.weights.specs)
+        self._files = self._read_files()
+        self.spec = ModelSpec(config, self.weights.specs, self._files)
 
-    def read(self, name: str) -> Tensor:
+    def read(self, name: str) -> Tensor | QTensor:
         return self.weights.read(name)
 
     def files(self) -> Mapping[str, bytes]:
-        return carried_files(self.path)
+        return self._files
+
+    def _read_files(self) -> dict[str, bytes]:
+        files = carried_files(self.path)
+        config = parse_json(files[CONFIG], self.path / CONFIG)
+        if _QUANTIZATION in config:
+            files[CONFIG] = encode_json(_unquantized(config))
+        return files
 
     def nbytes(self) -> int:
         return self.weights.nbytes
@@ -116,9 +129,13 @@ def _harmless(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _unquantized(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != _QUANTIZATION}
+
+
 def quantization_of(directory: Path) -> dict[str, Any] | None:
     """What the directory says of how its weights are quantized, or None. Raises InputError."""
-    found = read_config(directory).get("quantization_config")
+    found = read_config(directory).get(_QUANTIZATION)
     where = directory / CONFIG
     if found is None and (directory / QUANTIZE_CONFIG).exists():
         where = directory / QUANTIZE_CONFIG
@@ -153,18 +170,13 @@ def write_files(directory: Path, files: Mapping[str, bytes]) -> None:
 
 
 def edit_config(model: Checkpoint, changes: Mapping[str, Any]) -> dict[str, bytes]:
-    """The model's files, with `config.json` changed: a value sets a key, None removes it.
+    """The model's files, with `changes` made in `config.json`.
 
     What is not changed keeps its order and spelling; if nothing is, the source's bytes are kept.
     """
     files = dict(model.files())
     before = parse_json(files[CONFIG], CONFIG) if CONFIG in files else {}
-    after = _harmless(before or model.spec.config)
-    for key, value in changes.items():
-        if value is None:
-            after.pop(key, None)
-        else:
-            after[key] = value
+    after = {**_harmless(before or model.spec.config), **changes}
     if after != before:
         files[CONFIG] = encode_json(after)
     return files

@@ -82,13 +82,14 @@ def _open_shards(directory: Path) -> list[SafetensorsFile]:
 
 
 def plan_shards(specs: Mapping[str, TensorSpec], max_shard_size: int) -> Shards:
-    """Which file holds which tensor, in the order of `specs`.
+    """Which file holds which tensor: by name, layer 2 before layer 10, whatever the order of `specs`.
 
     One file if the data fits `max_shard_size` bytes; a tensor larger than that gets a shard of its own.
     """
     groups: list[dict[str, TensorSpec]] = [{}]
     filled = 0
-    for name, spec in specs.items():
+    for name in sorted(specs, key=_natural):
+        spec = specs[name]
         nbytes = stored_bytes(spec)
         if groups[-1] and filled + nbytes > max_shard_size:
             groups.append({})
@@ -101,6 +102,10 @@ def plan_shards(specs: Mapping[str, TensorSpec], max_shard_size: int) -> Shards:
         f"model-{number:05}-of-{len(groups):05}.safetensors": group
         for number, group in enumerate(groups, start=1)
     }
+
+
+def _natural(name: str) -> str:
+    return re.sub("[0-9]+", lambda digits: digits[0].zfill(8), name)
 
 
 def planned_files(shards: Shards) -> tuple[FilePlan, ...]:

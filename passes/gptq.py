@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress.kernels.correct import corrected_target
 from compress.kernels.gptq import gptq_solve
-from compress.kernels.qtensor import NumberFormat
+from compress.kernels.qtensor import NumberFormat, quantize
 from compress.passes.core.base import Rewritten
 from compress.passes.core.int_options import IntOptions
 from compress.passes.core.stats import Drift, Hessian, LinearStats, Statistic
@@ -31,6 +31,8 @@ class GPTQ(IntOptions):
         return frozenset({Hessian, Drift}) if self.correct else frozenset({Hessian})
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+        if Hessian not in stats:  # an embedding: its inputs are one-hot, and every row stands for itself
+            return Rewritten(quantize(weight, number_format, number_format.fit(weight)), {"fallback": "rtn"})
         hessian = stats[Hessian].matrix
         target = corrected_target(weight, stats[Drift].matrix, hessian) if Drift in stats else weight
         params = None if self.search else number_format.fit(target)

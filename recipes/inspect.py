@@ -79,7 +79,7 @@ def format_name(tensor: TensorSpec) -> str:
 def bits_of(tensor: TensorSpec) -> float:
     """Bits per weight, scales and zero points included, whatever the container adds."""
     if tensor.format:
-        return tensor.format.bits(tensor.shape)
+        return tensor.format.bits_per_weight(tensor.shape)
     dtype = getattr(torch, tensor.dtype)
     return float(dtype.itemsize * 8)
 

@@ -1,9 +1,9 @@
 """How large a model is at each precision, and its key-value cache: from headers alone.
 
-    weights          parameters · bits / 8
-    inference        weights · 1.2       (activations, buffers and fragmentation: a rule of thumb)
-    training         weights · 4         (gradients and Adam's two moments in the weights' precision)
-    cache per token  2 · layers · kv_heads · head_dim · bytes
+weights          parameters · bits / 8
+inference        weights · 1.2       (activations, buffers and fragmentation: a rule of thumb)
+training         weights · 4         (gradients and Adam's two moments in the weights' precision)
+cache per token  2 · layers · kv_heads · head_dim · bytes
 """
 
 from __future__ import annotations
@@ -112,7 +112,9 @@ def precision(name: str, parameters: int, bits: int) -> Precision:
     )
 
 
-def cache_bytes(layers: int, kv_heads: int, head_dim: int, width: int, tokens: int = 1, batch: int = 1) -> int:
+def cache_bytes(
+    layers: int, kv_heads: int, head_dim: int, width: int, tokens: int = 1, batch: int = 1
+) -> int:
     """Bytes of a key-value cache with `width` bytes per element; the 2 is for keys and values."""
     return 2 * layers * kv_heads * head_dim * width * tokens * batch
 

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from compress.formats import dialects
 from compress.formats.errors import UsageError
 from compress.recipes.yaml import Document, Path
 
@@ -23,24 +22,25 @@ _SHAPES = {"tuple_type", "list_type", "dict_type", "model_type"}
 
 @dataclass(frozen=True)
 class _Problem:
-    """One complaint: where in the data, pydantic's details, and the keys that its model knows."""
+    """One complaint: where in the data, and pydantic's details."""
 
     where: Path
     detail: ErrorDetails
-    keys: frozenset[str]
 
 
-def validate(model: type[M], data: Any, document: Document, path: Path) -> M:
+def validate(model: type[M], data: Any, document: Document, path: Path, more_keys: Iterable[str] = ()) -> M:
     """`data`, which stands at `path` of `document`, as a `model`.
 
-    Types are strict (`bits: "4"` and `bits: true` are no integers). Raises UsageError with one line per problem.
+    Types are strict (`bits: "4"` and `bits: true` are no integers). `more_keys` are valid beside the model's
+    own. Raises UsageError with one line per problem.
     """
     try:
         # Strict JSON mode still turns lists into tuples and words into enums; strict Python mode does not.
         return model.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        problems = list(_problems(error, data, frozenset(model.model_fields), _inner_keys(model)))
-        lines = dict.fromkeys(_line(group, document, path) for group in _by_option(problems))
+        problems = [_Problem(_locate(detail, data), detail) for detail in error.errors(include_url=False)]
+        keys = _keys(model, more_keys)
+        lines = dict.fromkeys(_line(group, keys, document, path) for group in _by_option(problems))
         raise UsageError("\n".join(lines)) from None
 
 
@@ -59,34 +59,20 @@ def suggest(word: str, valid: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(words)}"
 
 
-def _problems(
-    error: ValidationError, data: Any, keys: frozenset[str], inner: frozenset[str]
-) -> Iterator[_Problem]:
-    for detail in error.errors(include_url=False):
-        cause = detail.get("ctx", {}).get("error")
-        if isinstance(cause, ValidationError):  # `export` handed its other options on to its dialect
-            options = {kind.__name__: frozenset(kind.model_fields) for kind in dialects().values()}
-            yield from _problems(cause, data, keys | options.get(cause.title, frozenset()), inner)
-        else:
-            where = _locate(detail, data)
-            yield _Problem(where, detail, keys if len(where) <= 1 else inner)
-
-
 def _locate(detail: ErrorDetails, data: Any) -> Path:
     """The part of pydantic's location that the data holds: without the names of a union's branches."""
     path: list[str | int] = []
     for part in detail["loc"]:
-        if isinstance(data, dict) and part in data:
-            path, data = [*path, part], data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+        held = data if isinstance(data, dict) else range(len(data)) if isinstance(data, list) else ()
+        if part in held:
             path, data = [*path, part], data[part]
     return tuple(path)
 
 
-def _inner_keys(model: type[BaseModel]) -> frozenset[str]:
-    """The keys of the models inside a model, as `match` and `value`."""
+def _keys(model: type[BaseModel], more: Iterable[str]) -> tuple[set[str], set[str]]:
+    """The keys of a model, and those of the models inside it (`match` and `value`)."""
     inner = model.model_json_schema().get("$defs", {}).values()
-    return frozenset(key for schema in inner for key in schema.get("properties", {}))
+    return {*model.model_fields, *more}, {key for schema in inner for key in schema.get("properties", {})}
 
 
 def _by_option(problems: Sequence[_Problem]) -> Iterator[list[_Problem]]:
@@ -97,17 +83,22 @@ def _by_option(problems: Sequence[_Problem]) -> Iterator[list[_Problem]]:
         yield [problem for problem in group if problem.where == deepest]
 
 
-def _line(problems: Sequence[_Problem], document: Document, path: Path) -> str:
+def _line(
+    problems: Sequence[_Problem], keys: tuple[set[str], set[str]], document: Document, path: Path
+) -> str:
     first = problems[0]
     kind, where = first.detail["type"], (*path, *first.where)
     if kind == "extra_forbidden":
         where, key = where[:-1], str(where[-1])
-        text = f"unknown option '{key}'{suggest(key, first.keys)}"
+        text = f"unknown option '{key}'{suggest(key, keys[len(first.where) > 1])}"
         return _sentence(document.where((*where, key)), where, text)
     if kind == "missing":
         return _sentence(document.where(where), where, f"the option '{first.detail['loc'][-1]}' is missing")
     told = [problem.detail["msg"] for problem in problems if problem.detail["type"] not in _SHAPES]
-    told = [message.removeprefix("Value error, ").removeprefix("Input ") for message in told or [first.detail["msg"]]]
+    told = [
+        message.removeprefix("Value error, ").removeprefix("Input ")
+        for message in told or [first.detail["msg"]]
+    ]
     reason = " or ".join(dict.fromkeys(told))
     if kind != "value_error":
         reason = f"{_short(first.detail['input'])} {reason}"

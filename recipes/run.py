@@ -18,7 +18,7 @@ from compress.formats import dialects, open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
 from compress.formats.source import resolve
-from compress.formats.storage import Lock, sha256_file, write_json
+from compress.formats.storage import Lock, parse_json, read_bytes, sha256_file, write_json
 from compress.passes.core.base import ModelPass
 from compress.passes.core.config import load_config
 from compress.passes.core.journal import Journal
@@ -118,6 +118,7 @@ def _execute(recipe: Recipe, state: Run) -> RunReport:
             stage.prepare(state)
     passes = [_timed(stage, index, state) for index, stage in enumerate(planned)]
     report = _report(recipe, state, passes, time.perf_counter() - started)
+    _mark(report, state.output)
     write_json(state.output / "compress.json", {**state.manifest, "report": report.model_dump(exclude={"peak_ram_bytes"})})
     state.journal.append({"kind": "report", "report": report.model_dump()})
     for folder in state.work.glob("stage-*"):
@@ -157,6 +158,14 @@ def _report(recipe: Recipe, state: Run, passes: list[PassReport], seconds: float
         peak_ram_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
     )
+
+
+def _mark(report: RunReport, output: Path) -> None:
+    """Artifacts that miss a gate are kept, and say so."""
+    for artifact in report.artifacts if report.missed else ():
+        path = output / artifact.path / "compress.json"
+        manifest = parse_json(read_bytes(path, 1 << 30), path)
+        write_json(path, {**manifest, "missed_gates": report.missed})
 
 
 def _with_paths(report: RunReport, output: Path) -> RunReport:

@@ -116,10 +116,10 @@ class _Builder:
         return data
 
     def node(self, event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> Any:
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None) is not None:
+        if getattr(event, "anchor", None) is not None:  # an alias has one too
             raise self.error(event, "anchors (&) and aliases (*) are not allowed; write the value out")
-        if getattr(event, "tag", None) is not None:
-            raise self.error(event, f"the tag {event.tag} is not allowed")
+        if (tag := getattr(event, "tag", None)) is not None:
+            raise self.error(event, f"the tag {tag} is not allowed")
         if len(path) > MAX_DEPTH:
             raise self.error(event, f"nested deeper than {MAX_DEPTH} levels")
         self.places.setdefault(path, self.place(event))
@@ -127,6 +127,7 @@ class _Builder:
             return self.mapping(events, path)
         if isinstance(event, yaml.SequenceStartEvent):
             return self.sequence(events, path)
+        assert isinstance(event, yaml.ScalarEvent)  # there is no other event where a node begins
         return self.scalar(event)
 
     def mapping(self, events: Iterator[yaml.Event], path: Path) -> dict[str, Any]:
@@ -156,14 +157,15 @@ class _Builder:
             raise self.error(event, "a key must be a plain word")
         return str(event.value)
 
-    def scalar(self, event: yaml.Event) -> Any:
+    def scalar(self, event: yaml.ScalarEvent) -> Any:
         if event.style is not None:  # quoted or block text
-            return event.value
+            return str(event.value)
         if len(event.value) > MAX_NUMBER:  # int() is quadratic in the digits, and refuses 4,301 of them
             return str(event.value)
         return scalar(event.value)
 
     def place(self, event: yaml.Event) -> str:
+        assert event.start_mark is not None  # PyYAML's parser marks every event
         return f"{self.source}:{event.start_mark.line + 1}"
 
     def error(self, event: yaml.Event, message: str) -> UsageError:

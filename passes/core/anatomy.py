@@ -5,6 +5,7 @@ A *group* is the linear layers that receive the very same tensor (q/k/v; gate/up
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +24,14 @@ class Call:
 
 @dataclass(frozen=True)
 class LayerAnatomy:
-    """A decoder layer: its name (`model.layers.3`) and the full names of its linears, group by group."""
+    """A decoder layer: its name (`model.layers.3`) and its linears, group by group, as the checkpoint names them.
+
+    `modules` has each linear's name within the layer (`self_attn.q_proj`).
+    """
 
     name: str
     groups: tuple[tuple[str, ...], ...]
+    modules: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,8 @@ class Journal:
                     break
                 self.records.append(record)
                 good += len(line)
-            os.truncate(path, good)
+            if good < path.stat().st_size:
+                os.truncate(path, good)
 
     def append(self, record: Record) -> None:
         """Commit: on return the record is on disk. Raises StorageError if the disk fails."""

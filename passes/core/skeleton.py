@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.core.anatomy import Anatomy, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.core.names import tensor_names
 from compress.passes.core.rows import Rows
 
 Weights = Callable[[str], Tensor]
@@ -59,6 +60,7 @@ class Skeleton:
         self.dtype = torch.float32
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
+        self._names = tensor_names(model, spec.tensors)
         self._model = model.eval().requires_grad_(False)
         path = find_layers(self._model)
         self._layers = list(self._model.get_submodule(path))
@@ -144,10 +146,22 @@ class Skeleton:
             groups, as_tuple = trace_groups(copy.deepcopy(self._layers[index]), call, hidden)
             for model in (self._model, self._probe):
                 _stand_ins(model)[index].as_tuple = as_tuple
-            name = self._layer_names[index]
-            full = tuple(tuple(f"{name}.{linear}" for linear in group) for group in groups)
-            layers.append(LayerAnatomy(name, full))
-        return Anatomy(tuple(layers), self._embedding_parameter, self._head_parameter, self._tied)
+            layers.append(self._layer_anatomy(self._layer_names[index], groups))
+        embedding, head = (
+            self._names.get(name, name) for name in (self._embedding_parameter, self._head_parameter)
+        )
+        return Anatomy(tuple(layers), embedding, head, self._tied)
+
+    def _layer_anatomy(self, prefix: str, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
+        """Linears by the names that the checkpoint gives them."""
+
+        def stored(linear: str) -> str:
+            parameter = f"{prefix}.{linear}.weight"
+            return self._names.get(parameter, parameter).removesuffix(".weight")
+
+        named = [{stored(linear): linear for linear in group} for group in groups]
+        modules = {name: linear for group in named for name, linear in group.items()}
+        return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules)
 
     def _name_of(self, module: nn.Module) -> str:
         return next(f"{name}.weight" for name, m in self._model.named_modules() if m is module)
@@ -156,11 +170,12 @@ class Skeleton:
         for name, parameter in self._parameters():
             if name == self._head_parameter and self._tied:
                 continue
-            if name not in spec.tensors:
+            if name not in self._names:
                 raise InputError(f"the checkpoint has no tensor {name}", "is the download complete?")
-            if spec.tensors[name].shape != tuple(parameter.shape):
+            shape = spec.tensors[self._names[name]].shape
+            if shape != tuple(parameter.shape):
                 raise InputError(
-                    f"{name} has shape {list(spec.tensors[name].shape)}, config.json asks for {list(parameter.shape)}",
+                    f"{name} has shape {list(shape)}, config.json asks for {list(parameter.shape)}",
                     "config.json and the weights do not belong together",
                 )
 
@@ -178,8 +193,9 @@ class Skeleton:
 
     def _hollow_model(self) -> Any:
         """What it takes to learn how layers are called: no embedding, no head, zeros elsewhere."""
-        shapes = dict(self._model.named_parameters(remove_duplicate=False))
-        zeros: Weights = lambda name: torch.zeros(shapes[name].shape, dtype=self.dtype)  # noqa: E731
+        parameters = self._model.named_parameters(remove_duplicate=False)
+        shapes = {self._names.get(name, name): parameter.shape for name, parameter in parameters}
+        zeros: Weights = lambda name: torch.zeros(shapes[name], dtype=self.dtype)  # noqa: E731
         return self._filled(zeros, without={self._embedding_parameter, self._head_parameter})
 
     def _record_calls(self, rows: Rows) -> list[Call]:
@@ -193,14 +209,17 @@ class Skeleton:
         model = copy.deepcopy(self._model)
         for name, _ in list(model.named_parameters(remove_duplicate=False)):
             if name not in without:
-                stored = self._embedding_parameter if name == self._head_parameter and self._tied else name
-                _assign(model, name, weights(stored).to(self.device, self.dtype))
+                source = self._embedding_parameter if name == self._head_parameter and self._tied else name
+                _assign(model, name, self._read(weights, source))
         return model
 
     def _fill(self, module: nn.Module, prefix: str, weights: Weights) -> nn.Module:
         for name, _ in list(module.named_parameters()):
-            _assign(module, name, weights(prefix + name).to(self.device, self.dtype))
+            _assign(module, name, self._read(weights, prefix + name))
         return module
+
+    def _read(self, weights: Weights, parameter: str) -> Tensor:
+        return weights(self._names.get(parameter, parameter)).to(self.device, self.dtype)
 
 
 def _stand_ins(model: nn.Module) -> list[StandIn]:

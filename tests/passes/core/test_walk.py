@@ -89,7 +89,7 @@ def test_statistics_equal_a_hook_on_the_whole_model(
         name = group[0]
         judge.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
         width = judge.get_submodule(name).in_features
-        plans.append(GroupPlan(name.removeprefix(f"{layer.name}."), width, frozenset({Hessian}), gathered.append))
+        plans.append(GroupPlan(layer.modules[name], width, frozenset({Hessian}), gathered.append))
     mask = torch.ones(ROWS, LENGTH, dtype=torch.bool) if rows.mask is None else rows.mask
     with torch.no_grad():
         judge(rows.ids, attention_mask=mask.long())

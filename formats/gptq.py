@@ -1,0 +1,153 @@
+"""The GPTQ container: what AutoGPTQ 0.7.1 writes, and GPTQModel, transformers and vLLM load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import ByteSize, Field
+from torch import Tensor
+
+from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
+from compress.formats.casting import FloatType, cast, stored_as
+from compress.formats.errors import RefusedError
+from compress.formats.fit import fit_spec
+from compress.formats.gptq_checkpoint import GPTQCheckpoint
+from compress.formats.gptq_config import quantization_config, setting_notes
+from compress.formats.gptq_tensors import BITS, PACKED, encode, geometry_of
+from compress.formats.gptq_witness import read_independently
+from compress.formats.hf_files import (
+    QUANTIZE_CONFIG,
+    dtype_change,
+    edit_config,
+    is_hf_directory,
+    quantization_of,
+    write_files,
+)
+from compress.formats.safetensors_shards import (
+    DEFAULT_SHARD_SIZE,
+    Shards,
+    plan_shards,
+    planned_files,
+    write_shards,
+)
+from compress.formats.storage import encode_json
+from compress.kernels.int_format import IntFormat
+from compress.kernels.qtensor import QTensor
+
+
+class GPTQ(Dialect):
+    """Integer weights in GPTQ packing, for vLLM, GPTQModel, transformers and AutoGPTQ.
+
+    Holds linear layers of 2, 3, 4 or 8 bits, symmetric or with whole-number zero points, any group size or
+    per channel; layers may differ. Everything else is stored as `dtype`; scales are always float16.
+    `checkpoint_format` is AutoGPTQ's layout (`gptq`), or GPTQModel's for asymmetric weights (`gptq_v2`).
+    """
+
+    name: ClassVar[str] = "gptq"
+    loads: ClassVar[Mapping[str, str]] = {
+        "vllm": "vllm serve {path}",
+        "gptqmodel": 'GPTQModel.load("{path}")',
+        "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")  # with optimum and gptqmodel',
+        "auto-gptq": 'AutoGPTQForCausalLM.from_quantized("{path}")',
+    }
+    dtype: FloatType = "float16"
+    checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
+    max_shard_size: ByteSize = Field(default=ByteSize(DEFAULT_SHARD_SIZE), gt=0)
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        if not is_hf_directory(path):
+            return False
+        found = quantization_of(path)
+        # AutoGPTQ's early files name no method.
+        return found is not None and found.get("quant_method", "gptq") == "gptq"
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        return GPTQCheckpoint(path, cls.name)
+
+    @classmethod
+    def witness(cls, path: Path) -> Callable[[str], Tensor]:
+        return read_independently(path)
+
+    def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
+        found = spec.format
+        if found is None:
+            return None
+        if not isinstance(found, IntFormat):
+            return f"GPTQ files hold integer grids, not {found.name}"
+        if found.bits not in BITS:
+            return f"GPTQ files pack 2, 3, 4 or 8 bits, not {found.bits}"
+        if found.zero == "real":
+            return f"{found.name} has real minimums; GPTQ files hold whole zero points, gguf's q4_1 minimums"
+        if not _is_linear(name):
+            return "GPTQ files hold linear layers only: leave it dense"
+        if reason := found.misfit(spec.shape):
+            return reason
+        if any(extent % PACKED for extent in spec.shape):
+            return f"its {spec.shape[0]} × {spec.shape[1]} weights do not divide by {PACKED}: leave it dense"
+        return None
+
+    def layout(self, model: ModelSpec) -> Layout:
+        return Layout(
+            planned_files(self._shards(model)), setting_notes(model.tensors, self.checkpoint_format)
+        )
+
+    def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
+        shards = self._shards(model.spec)
+        weights = {
+            part: name for name, spec in model.spec.tensors.items() for part in self._parts(name, spec)
+        }
+        held: dict[str, Tensor] = {}
+
+        def fill(part: str) -> Tensor:
+            # A layer's four tensors are asked for one after the other: it is read and packed once.
+            if part not in held:
+                progress(weights[part])
+                held.clear()
+                held.update(self._encode(weights[part], model.read(weights[part])))
+            return held[part]
+
+        settings = quantization_config(model.spec.tensors, self.checkpoint_format)
+        changes: dict[str, Any] = {
+            **dtype_change(model.spec.config, self.dtype),
+            "quantization_config": settings,
+        }
+        if settings["lm_head"]:
+            changes["tie_word_embeddings"] = False
+        write_files(directory, {**edit_config(model, changes), QUANTIZE_CONFIG: encode_json(settings)})
+        write_shards(directory, shards, fill)
+
+    def _shards(self, model: ModelSpec) -> Shards:
+        fitting = fit_spec(model, self, requantize=False).tensors
+        if not any(spec.format for spec in fitting.values()):
+            raise RefusedError(
+                "no tensor is quantized, and GPTQ files are of quantized models", "use dialect: dense"
+            )
+        specs = {
+            part: stored for name, spec in fitting.items() for part, stored in self._parts(name, spec).items()
+        }
+        return plan_shards(specs, self.max_shard_size)
+
+    def _parts(self, name: str, spec: TensorSpec) -> dict[str, TensorSpec]:
+        """What a tensor is stored as: name → spec."""
+        if not isinstance(spec.format, IntFormat):
+            return {name: stored_as(spec, self.dtype)}
+        parts = geometry_of(spec.shape, spec.format).parts()
+        return {f"{name.removesuffix('.weight')}.{part}": stored for part, stored in parts.items()}
+
+    def _encode(self, name: str, tensor: Tensor | QTensor) -> dict[str, Tensor]:
+        if not isinstance(tensor, QTensor):
+            spec = TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            return {name: cast(name, tensor, stored_as(spec, self.dtype).dtype)}
+        parts = encode(name, tensor, self.checkpoint_format)
+        return {f"{name.removesuffix('.weight')}.{part}": stored for part, stored in parts.items()}
+
+
+def _is_linear(name: str) -> bool:
+    """Whether a quantized weight is a linear layer's; the only others that people quantize are embeddings."""
+    module, _, kind = name.rpartition(".")
+    leaf = module.rpartition(".")[2]
+    return kind == "weight" and leaf not in ("wte", "wpe") and ("emb" not in leaf or leaf == "embed_out")

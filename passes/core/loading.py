@@ -1,0 +1,52 @@
+"""A whole checkpoint as a transformers model in memory, for the few things that need one."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from compress.formats.base import Checkpoint
+from compress.formats.errors import InputError
+from compress.passes.core.config import load_config
+from compress.passes.core.names import tensor_names
+from compress.passes.core.work import dense
+
+
+def load_model(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The model with every tensor decoded to `dtype`, ready for inference.
+
+    Raises InputError if transformers has no causal language model of that architecture, or if a tensor is
+    missing or has another shape than `config.json` asks for.
+    """
+    try:
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(
+                load_config(checkpoint), dtype=dtype, attn_implementation="sdpa"
+            )
+    except ValueError as error:
+        raise InputError(f"{checkpoint.path}: {str(error).splitlines()[0]}") from error
+    read = dense(checkpoint)
+    stored = tensor_names(model, checkpoint.spec.tensors)
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if name in stored:
+            _assign(model, name, parameter, read(stored[name]).to(device, dtype))
+    model.tie_weights()
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise InputError(f"{checkpoint.path} has no tensor {name}", "is the download complete?")
+    loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    return loaded
+
+
+def _assign(model: nn.Module, name: str, parameter: Tensor, value: Tensor) -> None:
+    if value.shape != parameter.shape:
+        raise InputError(
+            f"{name} has shape {list(value.shape)}, config.json asks for {list(parameter.shape)}",
+            "config.json and the weights do not belong together",
+        )
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))

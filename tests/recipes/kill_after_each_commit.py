@@ -1,0 +1,70 @@
+"""Run a recipe (JSON on standard input) undisturbed into DIR/whole; then into DIR/killed-N for every N, killed by
+SIGKILL right after the N-th journal line and run again. Every run is a fork of this process, which imports once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from compress.passes.core.journal import Journal, Record
+from compress.recipes.recipe import Recipe, build
+from compress.recipes.run import run
+from compress.recipes.yaml import Document, parse
+
+
+def main(folder: Path) -> None:
+    text = sys.stdin.read()
+
+    def work(output: Path) -> None:
+        run(load(text), output)
+
+    assert forked(lambda: work(folder / "whole")) == 0
+    commit = 0
+    while True:
+        commit += 1
+        output = folder / f"killed-{commit:02d}"
+        status = forked(lambda: (kill_after(commit), work(output)))
+        if status == 0:
+            break
+        assert status == signal.SIGKILL, status
+        assert forked(lambda: work(output)) == 0
+
+
+def load(text: str) -> Recipe:
+    return build(Document("test", parse(text, "test").data, {}))
+
+
+def kill_after(count: int) -> None:
+    """Make the `count`-th commit the last thing that this process does."""
+    append, seen = Journal.append, 0
+
+    def counted(self: Journal, record: Record) -> None:
+        nonlocal seen
+        append(self, record)
+        seen += 1
+        if seen == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Journal.append = counted  # type: ignore[method-assign]
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Exit status or signal of `work` in a child process."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
