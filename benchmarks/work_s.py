@@ -107,7 +107,16 @@ def llmcompressor(dense: Path, work: Path, options: argparse.Namespace) -> Row:
 
 
 def report(rows: list[Row], dense: Path, options: argparse.Namespace) -> None:
-    arguments = ["--reference", str(dense), "--data", str(options.evaluation), "--windows", "10", "--seq-len", "1024"]
+    arguments = [
+        "--reference",
+        str(dense),
+        "--data",
+        str(options.evaluation),
+        "--windows",
+        "10",
+        "--seq-len",
+        "1024",
+    ]
     scores = compress("eval", *(str(row.path) for row in rows), *arguments, "--json")["results"]
     assert isinstance(scores, list)
     peer = rows[-1]

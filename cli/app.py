@@ -68,10 +68,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(arguments, f"interrupted{again}", "", stop.exit_code)
         except CompressError as error:
             return _fail(arguments, str(error), error.hint, error.exit_code)
-        except BrokenPipeError:
-            # Whoever read standard output has gone; Python must not complain when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         except Exception as error:  # noqa: BLE001 - the last resort: a bug is told in one line
             return _unexpected(arguments, error)
 

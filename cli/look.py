@@ -15,7 +15,7 @@ def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, or a model as recipes name it.")],
     json: Json = False,
 ) -> None:
-    """What is in a checkpoint: tensors, number formats, bits per weight, dialect. Reads headers only."""
+    """List what is in a checkpoint. Reads headers only: tensors, number formats, bits per weight, dialect."""
     from compress.cli import view
     from compress.formats.source import resolve
     from compress.recipes.inspect import inspect as inspect_path
@@ -28,7 +28,7 @@ def passes(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this pass's options.")] = None,
     json: Json = False,
 ) -> None:
-    """The passes that there are, or the options of one."""
+    """List the passes there are, or the options of one."""
     from compress import passes as registry
     from compress.cli import view
 
@@ -44,7 +44,7 @@ def dialects(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this dialect's options.")] = None,
     json: Json = False,
 ) -> None:
-    """The containers that artifacts can be written in, or the options of one."""
+    """List the containers there are, or the options of one."""
     from compress.cli import view
     from compress.formats import dialects as registry
 
@@ -60,16 +60,14 @@ def dialects(
 
 
 def schema() -> None:
-    """The JSON Schema of recipes, for editors."""
+    """Print the JSON Schema of recipes, for editors."""
     from compress.recipes.recipe import schema as recipe_schema
 
     print_json(recipe_schema())
 
 
 def init(
-    file: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="Where to write it; - for stdout.")
-    ] = "recipe.yaml",
+    file: Annotated[str, typer.Argument(metavar="[FILE]", help="Where to write it; - for stdout.")] = "recipe.yaml",
 ) -> None:
     """Write a commented recipe to start from."""
     from compress.recipes import bundled

@@ -107,19 +107,26 @@ class LiveReporter(TerminalReporter):
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.table import Column
+
+        def fixed() -> Column:
+            return Column(no_wrap=True)
 
         self._close()
         self._work = Work(title, total, unit, done, self._clock())
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn(f"{unit}s"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}", style="cyan", markup=False),
-            TextColumn("{task.fields[latest]}", style="dim", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=fixed()),
+            BarColumn(bar_width=24, table_column=fixed()),
+            MofNCompleteColumn(table_column=fixed()),
+            TextColumn(f"{unit}s", table_column=fixed()),
+            TimeElapsedColumn(table_column=fixed()),
+            TextColumn("{task.fields[left]}", style="cyan", markup=False, table_column=fixed()),
+            # Takes what room is left: a long tensor name must not squeeze the figures.
+            TextColumn("{task.fields[latest]}", style="dim", markup=False, table_column=Column(no_wrap=True, ratio=1)),
             console=self._console,
             transient=True,
+            expand=True,
+            refresh_per_second=4,
         )
         self._bar.start()
         self._task = self._bar.add_task(title, total=total, completed=done, left="", latest="")

@@ -23,14 +23,10 @@ T = TypeVar("T")
 
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, gptq.bits=3, passes.1.gptq.bits=3."
-    ),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, gptq.bits=3, passes.1.gptq.bits=3."),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
-MaxRam = Annotated[
-    str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")
-]
+MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
@@ -49,7 +45,7 @@ def run(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe. The same command goes on where an interrupted run stopped."""
+    """Run a recipe. After an interruption the same command goes on where it stopped."""
     from compress.cli import view
     from compress.recipes.recipe import load
     from compress.recipes.run import run as run_recipe
@@ -60,9 +56,7 @@ def run(
     place = _device(device)
     report = _work(
         quiet,
-        lambda reporter: run_recipe(
-            loaded, target, fresh=fresh, device=place, max_ram=ram, reporter=reporter
-        ),
+        lambda reporter: run_recipe(loaded, target, fresh=fresh, device=place, max_ram=ram, reporter=reporter),
     )
     emit(report.model_dump(mode="json"), json, lambda: view.run_report(report))
     if report.missed:
@@ -72,15 +66,13 @@ def run(
 
 
 def plan(
-    source: Annotated[
-        str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model as recipes name it.")
-    ],
+    source: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model as recipes name it.")],
     overrides: Set = None,
     max_ram: MaxRam = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """What a recipe will do and write, or how large a model is at each precision. Reads headers only."""
+    """Say what a recipe will write, or how large a model is. Reads headers only: no weight."""
     from compress.cli import view
     from compress.recipes.recipe import is_recipe, load
 
@@ -105,18 +97,12 @@ def plan(
 
 def export(
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A checkpoint in any dialect.")],
-    dialect: Annotated[
-        str, typer.Option("--dialect", help="The container to write: see `compress dialects`.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the artifact's folder goes.")
-    ],
+    dialect: Annotated[str, typer.Option("--dialect", help="The container to write: see `compress dialects`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the artifact's folder goes.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dialect.")
     ] = None,
-    requantize: Annotated[
-        bool, typer.Option("--requantize", help="Convert what DIALECT cannot hold exactly.")
-    ] = False,
+    requantize: Annotated[bool, typer.Option("--requantize", help="Convert what DIALECT cannot hold exactly.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -127,30 +113,22 @@ def export(
     options = _options(settings or ())
     report = _work(
         quiet,
-        lambda reporter: export_artifact(
-            artifact, dialect, options, output, requantize=requantize, reporter=reporter
-        ),
+        lambda reporter: export_artifact(artifact, dialect, options, output, requantize=requantize, reporter=reporter),
     )
     emit(report.model_dump(mode="json"), json, lambda: view.artifact_report(report))
 
 
 def evaluate(
-    paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or models as recipes name them.")
-    ],
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or models as recipes name them.")],
     reference: Annotated[str | None, typer.Option("--reference", help="The model to compare with.")] = None,
-    data: Annotated[
-        str, typer.Option("--data", help="A text file, .jsonl, a dataset's name, or builtin.")
-    ] = "builtin",
-    windows: Annotated[
-        int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of text.")
-    ] = 10,
+    data: Annotated[str, typer.Option("--data", help="A text file, .jsonl, a dataset's name, or builtin.")] = "builtin",
+    windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of text.")] = 10,
     seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.")] = 1024,
     device: Device = "cpu",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Perplexity, KL divergence, top-1 agreement and size, several checkpoints side by side."""
+    """Measure perplexity, KL divergence and top-1 agreement. Several checkpoints stand side by side."""
     from compress.cli import view
     from compress.recipes.evaluate import evaluate as evaluate_paths
 
@@ -172,20 +150,14 @@ def evaluate(
 
 def generate(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, or a model as recipes name it.")],
-    prompt: Annotated[
-        str, typer.Option("--prompt", "-p", metavar="TEXT", help="What to answer; - reads stdin.")
-    ],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="What to answer; - reads stdin.")],
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens at most.")] = 256,
-    temperature: Annotated[
-        float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")
-    ] = 0.0,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampling.")] = 0,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Go on with TEXT as it is, without the chat template.")
-    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on with TEXT as it is, without the chat template.")] = False,
     device: Device = "cpu",
 ) -> None:
-    """Try a checkpoint: stream its answer to standard output."""
+    """Try a checkpoint: print its answer as it comes."""
     from compress.recipes.generate import generate as generate_text
 
     text = sys.stdin.read() if prompt == "-" else prompt

@@ -24,9 +24,7 @@ def dialects() -> dict[str, type[Dialect]]:
 
     for module in pkgutil.iter_modules(__path__, f"{__name__}."):
         importlib.import_module(module.name)
-    return {
-        dialect.name: dialect for dialect in sorted(Dialect.__subclasses__(), key=lambda found: found.name)
-    }
+    return {dialect.name: dialect for dialect in sorted(Dialect.__subclasses__(), key=lambda found: found.name)}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -34,13 +34,18 @@ def fit_spec(model: ModelSpec, dialect: Dialect, requantize: bool) -> ModelSpec:
     return replace(model, tensors={**model.tensors, **dense})
 
 
-class Fitted(Checkpoint):
-    """A checkpoint whose tensors have the formats of `spec`: what is dense there is decoded on reading."""
+def decoded_spec(model: ModelSpec) -> ModelSpec:
+    """The headers of `model` with every tensor dense."""
+    return replace(model, tensors={name: replace(spec, format=None) for name, spec in model.tensors.items()})
 
-    def __init__(self, model: Checkpoint, dialect: Dialect, requantize: bool) -> None:
+
+class Decoded(Checkpoint):
+    """A checkpoint seen through another spec: what is dense there is decoded on reading."""
+
+    def __init__(self, model: Checkpoint, spec: ModelSpec) -> None:
         self._model = model
         self.path, self.dialect = model.path, model.dialect
-        self.spec = fit_spec(model.spec, dialect, requantize)
+        self.spec = spec
 
     def read(self, name: str) -> Tensor | QTensor:
         tensor = self._model.read(name)

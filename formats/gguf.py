@@ -126,14 +126,10 @@ class GGUF(Dialect):
             raise InputError(f"tensor {place.hf[0]} is missing, and GGUF needs it")
         spec = model.tensors[source]
         if spec.shape != place.shape:
-            raise InputError(
-                f"tensor {source} has the shape {list(spec.shape)}; config.json means {list(place.shape)}"
-            )
+            raise InputError(f"tensor {source} has the shape {list(spec.shape)}; config.json means {list(place.shape)}")
         block, reason = self._block(source, spec), self.misfit(source, spec, model)
         if block is None or reason is not None:
-            raise RefusedError(
-                f"tensor {source}: {reason}", "requantize: true rounds it to the type you name"
-            )
+            raise RefusedError(f"tensor {source}: {reason}", "requantize: true rounds it to the type you name")
         return _Entry(place, source, block)
 
 

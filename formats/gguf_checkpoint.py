@@ -116,7 +116,5 @@ def _config_files(config: Mapping[str, Any], vocab: Vocab) -> dict[str, bytes]:
     generation = {**ids, "eos_token_id": list(ends) if len(ends) > 1 else config["eos_token_id"]}
     return {
         "config.json": encode_json(dict(sorted(config.items()))),
-        "generation_config.json": encode_json(
-            {key: value for key, value in generation.items() if value is not None}
-        ),
+        "generation_config.json": encode_json({key: value for key, value in generation.items() if value is not None}),
     }

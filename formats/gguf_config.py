@@ -42,9 +42,7 @@ def family_of(config: Mapping[str, Any]) -> Architecture:
         if family.model_type == config.get("model_type"):
             return family
     known = ", ".join(family.model_type for family in ARCHITECTURES.values())
-    raise RefusedError(
-        f"GGUF: the model type {config.get('model_type')!r} is not known here", f"known: {known}"
-    )
+    raise RefusedError(f"GGUF: the model type {config.get('model_type')!r} is not known here", f"known: {known}")
 
 
 def dims_of(config: Mapping[str, Any]) -> Dims:
@@ -133,9 +131,7 @@ def _read_heads(family: Architecture, metadata: Metadata, config: Mapping[str, A
     ]
     kv = metadata.integer(f"{family.name}.attention.head_count_kv", 1, _LIMITS[_KV_HEADS]) or config[_HEADS]
     if lengths[0] != lengths[1] or (not family.rms and (lengths[0] != usual or kv != config[_HEADS])):
-        raise InputError(
-            f"GGUF metadata: {family.name} models have no heads of sizes {lengths}, {kv} with keys"
-        )
+        raise InputError(f"GGUF metadata: {family.name} models have no heads of sizes {lengths}, {kv} with keys")
     return {_KV_HEADS: kv, _HEAD: lengths[0]} if family.rms else {}
 
 
@@ -198,9 +194,7 @@ def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
             raise RefusedError(f"config.json: llama.cpp computes {family.name} with {name} = {value!r} only")
     if config.get("hidden_act", family.acts[0]) not in family.acts:
         acts = ", ".join(family.acts)
-        raise RefusedError(
-            f"config.json: llama.cpp has no {config['hidden_act']!r} in {family.name}; it has {acts}"
-        )
+        raise RefusedError(f"config.json: llama.cpp has no {config['hidden_act']!r} in {family.name}; it has {acts}")
     rope = rope_of(config, family.partial_rope or 1.0)
     pairs: dict[str, Value] = {gguf: uint(_size(config, name)) for gguf, name, _ in _SIZES}
     pairs |= {

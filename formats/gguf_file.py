@@ -38,9 +38,7 @@ class GGUFFile:
         info = self.header.tensors[name]
         with RegularFile(self.path) as file:
             if file.identity != self._identity:
-                raise InputError(
-                    f"{self.path} changed while it was in use", "start again with a file at rest"
-                )
+                raise InputError(f"{self.path} changed while it was in use", "start again with a file at rest")
             raw = bytearray(info.nbytes)
             file.read_at(self.header.data_offset + info.offset, raw)
         return raw
@@ -80,9 +78,7 @@ def write_gguf(
             progress(info.name)
             data = memoryview(fill(info.name)).cast("B")
             if data.nbytes != info.nbytes:
-                raise ValueError(
-                    f"tensor {info.name} takes {info.nbytes:,} bytes, {data.nbytes:,} were given"
-                )
+                raise ValueError(f"tensor {info.name} takes {info.nbytes:,} bytes, {data.nbytes:,} were given")
             # What lies between tensors stays zero, as preallocation left it.
             file.write_at(data, len(header) + info.offset)
 

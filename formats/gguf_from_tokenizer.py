@@ -105,9 +105,7 @@ def _added(tokenizer: Json) -> Iterator[Json]:
         if not isinstance(added, dict) or not {"id", "content"} <= set(added):
             raise InputError(f"{_FILE}: an added token has no id or no content")
         if any(added.get(option) for option in ("lstrip", "rstrip", "single_word")):
-            raise RefusedError(
-                f"{_FILE}: added token {added['content']!r} strips the text beside it; llama.cpp cannot"
-            )
+            raise RefusedError(f"{_FILE}: added token {added['content']!r} strips the text beside it; llama.cpp cannot")
         yield added
 
 
@@ -149,14 +147,10 @@ def _template(post: object) -> tuple[list[str], list[str]]:
         return [], []
     if post.get("type") == "Sequence" and isinstance(post.get("processors"), list):
         ends = [_template(step) for step in post["processors"]]
-        return [token for before, _ in ends for token in before], [
-            token for _, after in ends for token in after
-        ]
+        return [token for before, _ in ends for token in before], [token for _, after in ends for token in after]
     if post.get("type") != "TemplateProcessing" or not isinstance(post.get("single"), list):
         raise RefusedError(f"{_FILE}: llama.cpp has no post-processor of the kind {post.get('type')!r}")
-    names = [
-        str(_child(step, "SpecialToken").get("id", "")) for step in post["single"] if isinstance(step, dict)
-    ]
+    names = [str(_child(step, "SpecialToken").get("id", "")) for step in post["single"] if isinstance(step, dict)]
     text = names.index("") if "" in names else len(names)
     return names[:text], names[text + 1 :]
 

@@ -147,9 +147,7 @@ _TOP = (
 )
 
 
-def _block(
-    qkv: Bias = "never", out: Bias = "never", mlp: Bias = "never", rows: Rows = "same"
-) -> tuple[Slot, ...]:
+def _block(qkv: Bias = "never", out: Bias = "never", mlp: Bias = "never", rows: Rows = "same") -> tuple[Slot, ...]:
     """The block that Llama and its descendants share."""
     return (
         Slot("attn_norm", "input_layernorm", ("hidden",)),
@@ -191,9 +189,7 @@ _FAMILIES = (
         _block("attention_bias", "attention_bias", "mlp_bias", "rope"),
         freq_factors=True,
     ),
-    Architecture(
-        "qwen2", "qwen2", "Qwen2ForCausalLM", _TOP, _block("always"), fixed={"use_sliding_window": False}
-    ),
+    Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", _TOP, _block("always"), fixed={"use_sliding_window": False}),
     Architecture(
         "qwen3",
         "qwen3",

@@ -230,9 +230,7 @@ def _tensor(cursor: _Cursor, expected: int) -> TensorInfo:
     if reason is not None:
         raise cursor.error(f"tensor {name!r}: {reason}")
     if offset != expected:
-        raise cursor.error(
-            f"tensor {name!r} starts at {offset:,} instead of {expected:,}: a hole or an overlap"
-        )
+        raise cursor.error(f"tensor {name!r} starts at {offset:,} instead of {expected:,}: a hole or an overlap")
     return info
 
 

@@ -59,12 +59,8 @@ _TABLE = (
         (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",),
         ignore_merges=True,
     ),
-    PreTokenizer(
-        ("smaug-bpe", "dbrx", "glm4", "chatglm-bpe"), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",)
-    ),
-    PreTokenizer(
-        ("qwen2", "deepseek-r1-qwen", "megrez"), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",), nfc=True
-    ),
+    PreTokenizer(("smaug-bpe", "dbrx", "glm4", "chatglm-bpe"), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",)),
+    PreTokenizer(("qwen2", "deepseek-r1-qwen", "megrez"), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",), nfc=True),
     PreTokenizer(("stablelm2", "hunyuan"), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",)),
     PreTokenizer(("tekken",), (_cased("", _DIGIT),), ignore_merges=True),
     PreTokenizer(("gpt-4o", "llama4"), (_cased(_CONTRACTIONS + "?", r"\p{N}{1,3}"),)),
@@ -120,9 +116,7 @@ def _steps(pre: object) -> tuple[str, ...]:
     """The regular expressions of a `pre_tokenizer`, which must end in the byte-level alphabet."""
     parts = _parts(pre)
     if [part.get("type") == "ByteLevel" for part in parts] != [False] * (len(parts) - 1) + [True]:
-        raise RefusedError(
-            "tokenizer.json: not byte-level BPE: the last pre-tokenizer alone must be ByteLevel"
-        )
+        raise RefusedError("tokenizer.json: not byte-level BPE: the last pre-tokenizer alone must be ByteLevel")
     if any(part.get("add_prefix_space") for part in parts):
         raise RefusedError("tokenizer.json: llama.cpp cannot put a space before byte-level text")
     steps = [_regex(part) for part in parts]

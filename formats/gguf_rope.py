@@ -18,11 +18,12 @@ from torch import Tensor
 
 from compress.formats.errors import InputError, RefusedError
 
+_OLD_CONTEXT = "original_max_position_embeddings"
 _KNOWN = {
     "default": (),
     "linear": ("factor",),
-    "yarn": ("factor", "original_max_position_embeddings"),
-    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("factor", _OLD_CONTEXT),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", _OLD_CONTEXT),
 }
 _YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}
 _LOW, _HIGH, _CONTEXT = 1.0, 4.0, 8192  # of every Llama 3 file; only their ratios can be told from a tensor
@@ -47,17 +48,13 @@ def rope_of(config: Mapping[str, Any], partial: float = 1.0) -> Rope:
     merged = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
     kind = str(merged.get("rope_type", merged.get("type", "default")))
     if kind not in _KNOWN:
-        raise RefusedError(
-            f"config.json: GGUF has no words for the rope type {kind!r}", f"it has: {', '.join(_KNOWN)}"
-        )
+        raise RefusedError(f"config.json: GGUF has no words for the rope type {kind!r}", f"it has: {', '.join(_KNOWN)}")
     theta = _first(merged, config, ("rope_theta", "rotary_emb_base"), 10000.0)
     part = _first(merged, config, ("partial_rotary_factor", "rotary_pct"), partial)
     return Rope(theta, kind, _scaling(kind, merged, config), part)
 
 
-def _first(
-    merged: Mapping[str, Any], config: Mapping[str, Any], keys: tuple[str, ...], default: float
-) -> float:
+def _first(merged: Mapping[str, Any], config: Mapping[str, Any], keys: tuple[str, ...], default: float) -> float:
     found = (place[key] for place in (merged, config) for key in keys if place.get(key) is not None)
     return _number(next(found, default), keys[0])
 
@@ -67,9 +64,9 @@ def _scaling(kind: str, merged: Mapping[str, Any], config: Mapping[str, Any]) ->
     if kind == "yarn":
         scaling |= {key: _number(merged.get(key) or usual, key) for key, usual in _YARN_DEFAULTS.items()}
         _check_yarn(merged, scaling.get("factor", 1.0))
-    if "original_max_position_embeddings" in _KNOWN[kind]:
-        usual = config.get("original_max_position_embeddings", config.get("max_position_embeddings"))
-        scaling.setdefault("original_max_position_embeddings", _number(usual, "max_position_embeddings"))
+    if _OLD_CONTEXT in _KNOWN[kind]:
+        usual = config.get(_OLD_CONTEXT, config.get("max_position_embeddings"))
+        scaling.setdefault(_OLD_CONTEXT, _number(usual, "max_position_embeddings"))
     missing = [key for key in _KNOWN[kind] if key not in scaling]
     if missing:
         raise InputError(f"config.json: rope type {kind!r} lacks {', '.join(missing)}")
@@ -82,9 +79,7 @@ def _check_yarn(merged: Mapping[str, Any], factor: float) -> None:
     given = merged.get("attention_factor")
     unusual = given is not None and abs(_number(given, "attention_factor") - usual) > _TOLERANCE
     if unusual or any(merged.get(key) is not None for key in ("mscale", "mscale_all_dim")):
-        raise RefusedError(
-            "config.json: GGUF has no words for an attention factor of YaRN's other than the usual"
-        )
+        raise RefusedError("config.json: GGUF has no words for an attention factor of YaRN's other than the usual")
 
 
 def _number(value: object, key: str) -> float:
@@ -95,7 +90,8 @@ def _number(value: object, key: str) -> float:
 
 def rope_config(rope: Rope) -> dict[str, Any]:
     """The keys of config.json in both generations, but for version 4's `rotary_pct`."""
-    scaling = {"rope_type": rope.kind, **{key: _plain(value) for key, value in rope.scaling.items()}}
+    numbers = {key: int(value) if key == _OLD_CONTEXT else value for key, value in rope.scaling.items()}
+    scaling = {"rope_type": rope.kind, **numbers}
     part = {} if rope.partial == 1.0 else {"partial_rotary_factor": rope.partial}
     return {
         "rope_theta": rope.theta,
@@ -104,14 +100,10 @@ def rope_config(rope: Rope) -> dict[str, Any]:
     }
 
 
-def _plain(value: float) -> int | float:
-    return int(value) if value.is_integer() and value > 64 else value
-
-
 def llama3_factors(rope: Rope, head: int) -> Tensor:
     """fp32 [head/2], what each frequency of a head is divided by under Llama 3's scaling."""
     scaling = rope.scaling
-    turns = scaling["original_max_position_embeddings"] / _wavelengths(rope.theta, head)
+    turns = scaling[_OLD_CONTEXT] / _wavelengths(rope.theta, head)
     low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
     smooth = ((turns - low) / max(high - low, 1e-9)).clamp(0.0, 1.0)
     return (1.0 / ((1.0 - smooth) / scaling["factor"] + smooth)).float()
@@ -142,7 +134,7 @@ def llama3_rope(theta: float, factors: Tensor) -> Rope:
         "factor": factor,
         "low_freq_factor": _LOW,
         "high_freq_factor": _HIGH,
-        "original_max_position_embeddings": context,
+        _OLD_CONTEXT: context,
     }
     rope = Rope(theta, "llama3", scaling)
     if not torch.allclose(llama3_factors(rope, head), factors.float(), rtol=_TOLERANCE, atol=0.0):

@@ -136,9 +136,7 @@ def _merges_by_score(vocab: Vocab) -> list[Merge]:
     pieces = {token: at for at, token in enumerate(vocab.tokens) if vocab.types[at] is TokenType.NORMAL}
     for piece in sorted(pieces, key=lambda token: (-vocab.scores[pieces[token]], pieces[token])):
         if " " in piece and len(piece) > 1:
-            raise InputError(
-                f"tokenizer.ggml.tokens holds a space in {piece[:80]!r}; SentencePiece writes {SPACE}"
-            )
+            raise InputError(f"tokenizer.ggml.tokens holds a space in {piece[:80]!r}; SentencePiece writes {SPACE}")
         merges += halves(piece, pieces)
     return merges
 
@@ -155,9 +153,7 @@ def _post_processor(vocab: Vocab) -> dict[str, Any]:
     if not (vocab.add_bos or vocab.add_eos):
         return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
     around = {role: vocab.tokens[vocab.roles[role]] for role, added in _around(vocab) if added}
-    ids = {
-        token: {"id": token, "ids": [vocab.roles[role]], "tokens": [token]} for role, token in around.items()
-    }
+    ids = {token: {"id": token, "ids": [vocab.roles[role]], "tokens": [token]} for role, token in around.items()}
     return {
         "type": "TemplateProcessing",
         "single": _template(around, "A", 0),

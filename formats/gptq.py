@@ -91,15 +91,11 @@ class GPTQ(Dialect):
         return None
 
     def layout(self, model: ModelSpec) -> Layout:
-        return Layout(
-            planned_files(self._shards(model)), setting_notes(model.tensors, self.checkpoint_format)
-        )
+        return Layout(planned_files(self._shards(model)), setting_notes(model.tensors, self.checkpoint_format))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         shards = self._shards(model.spec)
-        weights = {
-            part: name for name, spec in model.spec.tensors.items() for part in self._parts(name, spec)
-        }
+        weights = {part: name for name, spec in model.spec.tensors.items() for part in self._parts(name, spec)}
         held: dict[str, Tensor] = {}
 
         def fill(part: str) -> Tensor:
@@ -123,12 +119,8 @@ class GPTQ(Dialect):
     def _shards(self, model: ModelSpec) -> Shards:
         fitting = fit_spec(model, self, requantize=False).tensors
         if not any(spec.format for spec in fitting.values()):
-            raise RefusedError(
-                "no tensor is quantized, and GPTQ files are of quantized models", "use dialect: dense"
-            )
-        specs = {
-            part: stored for name, spec in fitting.items() for part, stored in self._parts(name, spec).items()
-        }
+            raise RefusedError("no tensor is quantized, and GPTQ files are of quantized models", "use dialect: dense")
+        specs = {part: stored for name, spec in fitting.items() for part, stored in self._parts(name, spec).items()}
         return plan_shards(specs, self.max_shard_size)
 
     def _parts(self, name: str, spec: TensorSpec) -> dict[str, TensorSpec]:

@@ -83,17 +83,13 @@ def setting_notes(tensors: Mapping[str, TensorSpec], checkpoint_format: str) -> 
     settings = _settings(tensors)
     notes = []
     if len(set(settings.values()) - {None}) > 1:
-        notes.append(
-            "layers differ in bits, group size or symmetry: vLLM and GPTQModel load it, no other engine"
-        )
+        notes.append("layers differ in bits, group size or symmetry: vLLM and GPTQModel load it, no other engine")
     elif None in settings.values():
         notes.append("some linear layers stayed dense: AutoGPTQ does not load it, every other engine does")
     if any(setting and not setting.sym for setting in settings.values()) and checkpoint_format == "gptq":
         notes.append("GPTQModel loads asymmetric weights of others only with checkpoint_format: gptq_v2")
     for place, joined in _split_joints(settings):
-        notes.append(
-            f"vLLM joins {joined} of {place.blocks}.{place.index}, which differ here: it will not load"
-        )
+        notes.append(f"vLLM joins {joined} of {place.blocks}.{place.index}, which differ here: it will not load")
         break
     return tuple(notes)
 

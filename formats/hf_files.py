@@ -112,9 +112,7 @@ def _check_config(config: Mapping[str, Any], where: Path) -> None:
     for key, limit in _LIMITS.items():
         value = config.get(key)
         if value is not None and not (type(value) is int and 0 < value <= limit):
-            raise InputError(
-                f"{where}: {key} is {str(value)[:40]}; it must be a whole number of 1 to {limit:,}"
-            )
+            raise InputError(f"{where}: {key} is {str(value)[:40]}; it must be a whole number of 1 to {limit:,}")
     for nested in config.values():
         if isinstance(nested, dict):
             _check_config(nested, where)

@@ -1,6 +1,6 @@
 """Our own file between stages: dense tensors and QTensors, exactly, in one safetensors file.
 
-A QTensor `name` lies as `name.codes` and one tensor per parameter (`name.scale`, …); what number format they
+A QTensor `name` lies as `name.codes` and one tensor per parameter (`name.scale`, …). What number format they
 are in stands in the header's metadata, as JSON: its class and its fields.
 """
 
@@ -10,16 +10,18 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 import compress.kernels
 from compress.formats.base import TensorSpec
 from compress.formats.errors import InputError
 from compress.formats.safetensors_file import SafetensorsFile, write_file
+from compress.formats.storage import parse_json
 from compress.kernels.qtensor import NumberFormat, QTensor
 
 _KEY = "number_formats"
@@ -38,33 +40,41 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor | QTensor]) -> None:
 
 
 class NativeFile:
-    """A lazy reader of such a file. Raises InputError for one that was not written by `save_tensors`."""
+    """A lazy reader of such a file. Raises InputError for one that `save_tensors` did not write."""
 
     def __init__(self, path: Path) -> None:
         self._file = SafetensorsFile(path)
-        described = json.loads(self._file.metadata.get(_KEY, "{}"))
-        self._formats = {name: _format(entry, path) for name, entry in described.items()}
-        self.specs = dict(self._logical_specs())
+        self._formats = dict(_formats(self._file))
+        hidden = {part for name in self._formats for part in self._stored(name)}
+        dense = {name: spec for name, spec in self._file.specs.items() if name not in hidden}
+        self.specs = dense | {
+            name: TensorSpec(self._file.specs[f"{name}.codes"].shape, "float32", number_format)
+            for name, number_format in self._formats.items()
+        }
 
     def read(self, name: str) -> Tensor | QTensor:
-        """One tensor by the name that it was saved under."""
+        """One tensor by the name that it was saved under. Raises InputError if the file was changed."""
         if name not in self._formats:
             return self._file.read(name)
         number_format = self._formats[name]
-        params = {
-            param: self._file.read(f"{name}.{param}")
-            for param in number_format.param_shapes(self.specs[name].shape)
-        }
-        return QTensor(number_format, self._file.read(f"{name}.codes"), params)
+        parts = {part.removeprefix(f"{name}."): self._file.read(part) for part in self._stored(name)}
+        codes = parts.pop("codes")
+        if codes.numel() and int(codes.max()) >= number_format.levels:
+            raise InputError(f"{self._file.path}: {name} holds codes that {number_format.name} does not have")
+        return QTensor(number_format, codes, parts)
 
-    def _logical_specs(self) -> Iterator[tuple[str, TensorSpec]]:
-        stored = self._file.specs
-        hidden = set()
-        for name, number_format in self._formats.items():
-            shape = stored[f"{name}.codes"].shape
-            hidden |= {f"{name}.{part}" for part in ("codes", *number_format.param_shapes(shape))}
-            yield name, TensorSpec(shape, "float32", number_format)
-        yield from ((name, spec) for name, spec in stored.items() if name not in hidden)
+    def _stored(self, name: str) -> dict[str, TensorSpec]:
+        """The tensors that a QTensor lies as. Raises InputError if the file does not hold exactly those."""
+        held = self._file.specs
+        codes = held.get(f"{name}.codes", TensorSpec((), "uint8"))
+        if codes.dtype != "uint8" or len(codes.shape) != 2 or self._formats[name].misfit(codes.shape):
+            raise InputError(f"{self._file.path}: {name} has no codes that fit {self._formats[name].name}")
+        stored = {f"{name}.codes": codes}
+        for param, (shape, dtype) in self._formats[name].param_shapes(codes.shape).items():
+            stored[f"{name}.{param}"] = TensorSpec(shape, dtype)
+        if any(held.get(part) != spec for part, spec in stored.items()):
+            raise InputError(f"{self._file.path}: {name} has no parameters that fit {self._formats[name].name}")
+        return stored
 
 
 def _parts(tensors: Mapping[str, Tensor | QTensor]) -> Iterator[tuple[str, Tensor]]:
@@ -80,10 +90,30 @@ def _spec(tensor: Tensor) -> TensorSpec:
     return TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
 
 
-def _format(entry: Mapping[str, Any], path: Path) -> NumberFormat:
-    for module in pkgutil.iter_modules(compress.kernels.__path__):
-        importlib.import_module(f"compress.kernels.{module.name}")
-    known = {kind.__name__: kind for kind in NumberFormat.__subclasses__()}
-    if entry["class"] not in known:
-        raise InputError(f"{path}: unknown number format {entry['class']!r}", "was it written by a newer version?")
-    return known[entry["class"]](**entry["fields"])
+def _formats(file: SafetensorsFile) -> Iterator[tuple[str, NumberFormat]]:
+    """The number formats that the metadata names: those that `compress.kernels` defines, no others."""
+    for module in pkgutil.iter_modules(compress.kernels.__path__, "compress.kernels."):
+        if not module.ispkg:
+            importlib.import_module(module.name)
+    known = {
+        kind.__name__: kind for kind in NumberFormat.__subclasses__() if kind.__module__.startswith("compress.kernels.")
+    }
+    described = parse_json(file.metadata.get(_KEY, "{}").encode(), f"{file.path} ({_KEY})")
+    if not isinstance(described, dict):
+        raise InputError(f"{file.path}: {_KEY} is not a map")
+    for name, entry in described.items():
+        kind = known.get(str(entry.get("class"))) if isinstance(entry, dict) else None
+        if kind is None:
+            raise InputError(f"{file.path}: {name} is in an unknown number format", "did a newer version write it?")
+        yield name, _build(kind, entry.get("fields"), f"{file.path}: {name}")
+
+
+def _build(kind: type[NumberFormat], given: Any, where: str) -> NumberFormat:
+    expected = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    try:
+        made = TypeAdapter(kind).validate_json(json.dumps(given), strict=True)
+    except ValidationError as error:
+        raise InputError(f"{where}: {kind.__name__} cannot have the fields {str(given)[:100]}") from error
+    if set(given) != expected:
+        raise InputError(f"{where}: {kind.__name__} has the fields {', '.join(sorted(expected))}")
+    return made

@@ -47,9 +47,7 @@ class SafetensorsFile:
         buffer = torch.empty(entry.end - entry.begin, dtype=torch.uint8)
         with RegularFile(self.path) as file:
             if file.identity != self._identity:
-                raise InputError(
-                    f"{self.path} was changed while it was in use", "run again on a file that keeps still"
-                )
+                raise InputError(f"{self.path} was changed while it was in use", "run again on a file that keeps still")
             file.read_at(self._data + entry.begin, buffer.numpy().data)
         if entry.spec.dtype == "bool" and bool((buffer > 1).any()):
             raise InputError(f"{self.path}: tensor {name!r} holds booleans that are neither 0 nor 1")

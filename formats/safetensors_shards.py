@@ -98,10 +98,7 @@ def plan_shards(specs: Mapping[str, TensorSpec], max_shard_size: int) -> Shards:
         filled += nbytes
     if len(groups) == 1:
         return {SINGLE: groups[0]}
-    return {
-        f"model-{number:05}-of-{len(groups):05}.safetensors": group
-        for number, group in enumerate(groups, start=1)
-    }
+    return {f"model-{number:05}-of-{len(groups):05}.safetensors": group for number, group in enumerate(groups, start=1)}
 
 
 def _natural(name: str) -> str:

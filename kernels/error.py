@@ -1,4 +1,4 @@
-"""How far a weight's values Ŵ are from W, as its layer's output sees it."""
+"""How far a quantized weight is from its original: in its outputs, and in itself."""
 
 from __future__ import annotations
 
@@ -7,24 +7,33 @@ import math
 import torch
 from torch import Tensor
 
-
-def output_energy(difference: Tensor, hessian: Tensor) -> float:
-    """tr(E·H·Eᵀ): the squared output that `difference` E [rows, columns] makes; H [columns, columns]."""
-    return float((difference @ hessian).mul_(difference).sum(dtype=torch.float64))
+_BLOCK = 256
 
 
-def relative_error(weight: Tensor, values: Tensor, hessian: Tensor | None) -> float:
-    """tr(E·H·Eᵀ) / tr(W·H·Wᵀ) with E = W − Ŵ; H is taken to be the identity if there is none."""
-    difference = weight - values
-    if hessian is None:
-        error, energy = (float(x.square().sum(dtype=torch.float64)) for x in (difference, weight))
-    else:
-        error, energy = output_energy(difference, hessian), output_energy(weight, hessian)
-    return error / energy if energy > 0 else 0.0
+def output_energy(matrix: Tensor, hessian: Tensor) -> float:
+    """tr(M·H·Mᵀ): the squared outputs of `matrix` [rows, columns] over the inputs that H = XᵀX sums over.
+
+    For M = W − Ŵ it is the squared error of a layer's outputs, what GPTQ (arXiv 2210.17323) minimises. H is
+    symmetric: its upper triangle is enough, and half the work.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=matrix.device)
+    for start in range(0, matrix.shape[1], _BLOCK):
+        stop = start + _BLOCK
+        product = (matrix[:, start:stop] @ hessian[start:stop, start:]).mul_(matrix[:, start:])
+        total += product[:, :_BLOCK].sum(dtype=torch.float64) + 2 * product[:, _BLOCK:].sum(dtype=torch.float64)
+    return float(total)
 
 
-def sqnr_db(weight: Tensor, values: Tensor) -> float:
-    """Signal to quantization noise in dB: 10·log10(Σw² / Σ(w − ŵ)²)."""
-    noise = float((weight - values).square().sum(dtype=torch.float64))
+def relative_error(weight: Tensor, approximation: Tensor, hessian: Tensor) -> float:
+    """Error energy over output energy of a linear layer; 0 where the layer has no output."""
+    energy = output_energy(weight, hessian)
+    return output_energy(weight - approximation, hessian) / energy if energy > 0 else 0.0
+
+
+def sqnr(weight: Tensor, approximation: Tensor) -> float:
+    """10·log₁₀(‖W‖² / ‖W − Ŵ‖²), the signal to quantization noise ratio of the weight itself, in dB."""
+    noise = float((weight - approximation).square().sum(dtype=torch.float64))
     signal = float(weight.square().sum(dtype=torch.float64))
-    return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf

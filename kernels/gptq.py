@@ -1,11 +1,13 @@
 """GPTQ (arXiv 2210.17323): round column by column, and let later columns make up for each error.
 
 Solved in the form of LDLQ (arXiv 2307.13304, theorem 6: the same codes). With the columns in the order of
-their visit and H = U·D·Uᵀ, U unit upper triangular, D diagonal, column j is rounded at
+their visit and H = U·D·Uᵀ, U unit upper triangular and D diagonal, column j is rounded at
 
-    w'_j = w_j + Σ_{k<j} (w_k − ŵ_k)·U_kj        and        tr(E·H·Eᵀ) = Σ_j D_j·‖w'_j − ŵ_j‖²,
+    w'_j = w_j + Σ_{k<j} (w_k − ŵ_k)·U_kj        and then        tr(E·H·Eᵀ) = Σ_j D_j·‖w'_j − ŵ_j‖²,
 
-which needs one Cholesky factor where GPTQ's own equations need two and an inverse.
+which takes one Cholesky factor where GPTQ's own equations take two and an inverse. The sum also says what a
+column's rounding error costs: D_j, the part of H_jj that columns yet to come cannot make up for. Parameters
+are therefore fitted with the importance D, not diag(H): that lowers tr(E·H·Eᵀ) by 1 to 10 % (SmolLM2-135M).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compress.kernels.error import output_energy
 from compress.kernels.qtensor import NumberFormat, Params, QTensor, quantize
 
 _BLOCK = 64
@@ -23,16 +26,29 @@ _RUNGS = 5
 
 @dataclass(frozen=True)
 class SolveReport:
-    """What became of one weight. `error` is tr(E·H·Eᵀ) with E = W − Ŵ, `relative_error` that over tr(W·H·Wᵀ).
+    """What became of one weight: `error` is tr(E·H·Eᵀ), E = W − Ŵ, H without damping.
 
     `damp` is what was added to the diagonal of H, as a part of its mean. `fallback`: no damping made H
-    positive definite, and the weight was rounded to nearest.
+    positive definite, so the weight was rounded to nearest.
     """
 
     damp: float
     fallback: bool
     error: float
-    relative_error: float
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """U and D of the damped H in visiting `order`: `root` is √D [columns], `feed` is Uᵀ without its 1s."""
+
+    damp: float
+    order: Tensor
+    root: Tensor
+    feed: Tensor
+
+    def importance(self) -> Tensor:
+        """D [columns], in the order of the weight's columns."""
+        return torch.empty_like(self.root).index_copy_(0, self.order, self.root.square())
 
 
 def gptq_solve(
@@ -46,79 +62,102 @@ def gptq_solve(
 ) -> tuple[QTensor, SolveReport]:
     """Codes for `weight` [rows, columns] fp32 with a small tr(E·H·Eᵀ), H = `hessian` [columns, columns] fp32.
 
-    Groups are static: `params` (by default fitted with importance diag(H)) belong to the original columns and
-    do not change; with `act_order` columns are visited in the order of falling H_jj. Rows are solved
-    independently: rows that share H may be stacked. Columns with H_jj = 0 (dead inputs) get the weight 0.
+    Groups are static: `params` (fitted here by default) belong to the original columns and do not change;
+    with `act_order` columns are visited in the order of falling H_jj. Rows are solved independently: weights
+    that share H may be stacked. Columns with H_jj = 0, dead inputs, get the weight 0.
     Raises ValueError for NaN or Inf in either matrix.
     """
     if not (bool(weight.isfinite().all()) and bool(hessian.isfinite().all())):
         raise ValueError("the weight or the Hessian holds NaN or Inf")
-    diagonal = hessian.diagonal()
-    weight = torch.where(diagonal > 0, weight, 0.0)
+    live = hessian.diagonal() > 0
+    weight = torch.where(live, weight, 0.0)
+    factor = _factorize(hessian, damp, act_order)
     if params is None:
-        params = number_format.fit(weight, diagonal)
-    order = (
-        torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(len(diagonal))
-    )
-    damp_used, factor = _factor(hessian, order, damp)
-    energy = float((weight @ hessian).mul_(weight).sum(dtype=torch.float64))
+        importance = hessian.diagonal() if factor is None else factor.importance()
+        params = number_format.fit(weight, importance * live)
     if factor is None:
         quantized = quantize(weight, number_format, params)
-        difference = weight - quantized.dequantize()
-        error = float((difference @ hessian).mul_(difference).sum(dtype=torch.float64))
-    else:
-        quantized, error = _visit(weight, factor, order, number_format, params)
-        difference = weight - quantized.dequantize()
-        error -= damp_used * _mean(diagonal) * float(difference.square().sum(dtype=torch.float64))
-    return quantized, SolveReport(damp_used, factor is None, error, error / energy if energy > 0 else 0.0)
+        error = output_energy(weight - quantized.dequantize(), hessian)
+        return quantized, SolveReport(_ladder(damp)[-1], True, error)
+    quantized, error = _visit(weight, factor, number_format, params)
+    damping = factor.damp * _mean(hessian) * float((weight - quantized.dequantize()).square().sum())
+    return quantized, SolveReport(factor.damp, False, max(error - damping, 0.0))
 
 
-def _mean(diagonal: Tensor) -> float:
-    """Mean of the live columns; 1 if there are none."""
-    live = diagonal[diagonal > 0]
-    return float(live.mean()) if len(live) else 1.0
+def _visit(weight: Tensor, factor: _Factor, number_format: NumberFormat, params: Params) -> tuple[QTensor, float]:
+    """The codes, and tr(E·H·Eᵀ) with the damped H.
+
+    Matrices are transposed here, [columns, rows] in visiting order, so that a column lies in one piece.
+    """
+    order, feed = factor.order, factor.feed
+    original = _as_rows(weight, order)
+    spread = number_format.expand(params, weight.shape[1])
+    spread = {name: _as_rows(value, order) for name, value in spread.items()}
+    errors = torch.empty_like(original)
+    codes = torch.empty_like(original, dtype=torch.uint8)
+    total = torch.zeros((), dtype=torch.float64, device=weight.device)
+    for start in range(0, len(original), _BLOCK):
+        here = slice(start, start + _BLOCK)
+        source, block = original[here], errors[here]
+        target = torch.addmm(source, feed[here, :start], errors[:start])
+        columns = {name: value[here] for name, value in spread.items()}
+        _visit_block(source, target, block, codes[here], feed[here, here], number_format, columns)
+        left = target.sub_(source).add_(block).mul_(factor.root[here].unsqueeze(1))
+        total += left.square_().sum(dtype=torch.float64)
+    codes = torch.empty_like(codes).index_copy_(0, order, codes)
+    return QTensor(number_format, codes.T.contiguous(), params), float(total)
 
 
-def _factor(hessian: Tensor, order: Tensor, damp: float) -> tuple[float, Tensor | None]:
-    """The damping that was needed, and U·√D of the damped H in visiting order, transposed (lower triangular)."""
+def _as_rows(matrix: Tensor, order: Tensor) -> Tensor:
+    # In two steps: gathering from the transposed view takes half as long again.
+    return matrix.T.contiguous()[order]
+
+
+def _visit_block(
+    source: Tensor,
+    target: Tensor,
+    errors: Tensor,
+    codes: Tensor,
+    feed: Tensor,
+    number_format: NumberFormat,
+    spread: Params,
+) -> None:
+    """Round the columns of one block; `target` comes with the feedback of all blocks before."""
+    for at in range(len(source)):
+        visited = target[at]
+        if at:
+            visited.addmv_(errors[:at].T, feed[at, :at])
+        column = {name: value[at] for name, value in spread.items()}
+        chosen = number_format.round(visited, column)
+        codes[at] = chosen
+        torch.sub(source[at], number_format.value(chosen, column), out=errors[at])
+
+
+def _factorize(hessian: Tensor, damp: float, act_order: bool) -> _Factor | None:
+    """Factor H with the least damping of the ladder that makes it positive definite; None if none does."""
+    diagonal = hessian.diagonal()
+    mean = _mean(hessian)
+    order = torch.arange(len(diagonal), device=hessian.device)
+    if act_order:
+        order = torch.argsort(diagonal, descending=True, stable=True)
     reverse = order.flip(0)
-    mean = _mean(hessian.diagonal())
-    ladder = [damp, *(max(damp, 1e-4) * 10.0**rung for rung in range(1, _RUNGS))]
-    for rung in ladder:
-        damped = hessian[reverse][:, reverse]
-        diagonal = damped.diagonal()
-        diagonal.copy_(torch.where(diagonal > 0, diagonal, mean)).add_(rung * mean)
+    for rung in _ladder(damp):
+        damped = hessian.index_select(0, reverse).index_select(1, reverse)
+        damped.diagonal().copy_(torch.where(diagonal > 0, diagonal, mean)[reverse]).add_(rung * mean)
         lower, info = torch.linalg.cholesky_ex(damped)
         if int(info) == 0 and bool(lower.isfinite().all()):
-            return rung, lower.flip(0, 1).T.contiguous()
-    return ladder[-1], None
+            # Cholesky's L of the reversed matrix, turned around, is U·√D.
+            feed = lower.T.flip(0, 1).contiguous()
+            root = feed.diagonal().clone()
+            return _Factor(rung, order, root, feed.div_(root.unsqueeze(1)))
+    return None
 
 
-def _visit(
-    weight: Tensor, factor: Tensor, order: Tensor, number_format: NumberFormat, params: Params
-) -> tuple[QTensor, float]:
-    """Visit the columns in `order`. Everything here is transposed, [columns, rows], so that a column is a row."""
-    root = factor.diagonal()
-    feed = factor / root.unsqueeze(1)
-    original = weight.T[order]
-    expanded = {name: value.T[order] for name, value in number_format.expand(params, weight.shape[1]).items()}
-    errors = torch.empty_like(original)
-    codes = torch.empty(original.shape, dtype=torch.uint8, device=weight.device)
-    loss = 0.0
-    for start in range(0, len(original), _BLOCK):
-        stop = min(start + _BLOCK, len(original))
-        target = torch.addmm(original[start:stop], feed[start:stop, :start], errors[:start])
-        block = errors[start:stop]
-        for column in range(stop - start):
-            visited, at = target[column], start + column
-            if column:
-                visited.addmv_(block[:column].T, feed[at, start:at])
-            here = {name: value[at] for name, value in expanded.items()}
-            chosen = number_format.round(visited, here)
-            codes[at] = chosen
-            torch.sub(original[at], number_format.value(chosen, here), out=block[column])
-        left = target.sub_(original[start:stop]).add_(block).mul_(root[start:stop].unsqueeze(1))
-        loss += float(left.square_().sum(dtype=torch.float64))
-    restored = torch.empty_like(codes)
-    restored[order] = codes
-    return QTensor(number_format, restored.T.contiguous(), params), loss
+def _ladder(damp: float) -> list[float]:
+    return [damp, *(max(damp, 1e-4) * 10.0**rung for rung in range(1, _RUNGS))]
+
+
+def _mean(hessian: Tensor) -> float:
+    """The mean of the diagonal over live columns; 1 if there are none."""
+    live = hessian.diagonal()[hessian.diagonal() > 0]
+    return float(live.mean()) if len(live) else 1.0

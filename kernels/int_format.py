@@ -22,7 +22,7 @@ from compress.kernels.qtensor import NumberFormat, Params
 from compress.kernels.scale_search import Zero, extreme_params, searched_params
 
 _USUAL_GROUPS = (16, 32, 64, 128, 256)
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _LABELS: dict[Zero, str] = {"middle": "sym", "integer": "asym", "real": "min"}
 
 
@@ -70,9 +70,7 @@ class IntFormat(NumberFormat):
     def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         grouped = (shape[0], shape[1] // self._group(shape[1]))
         kinds = {"integer": {"zero": "uint8"}, "real": {"minimum": "float16"}}
-        return {
-            name: (grouped, kind) for name, kind in {"scale": "float16", **kinds.get(self.zero, {})}.items()
-        }
+        return {name: (grouped, kind) for name, kind in {"scale": "float16", **kinds.get(self.zero, {})}.items()}
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
         """See NumberFormat.fit. Raises ValueError for NaN, Inf, or weights whose scale float16 cannot hold."""
@@ -99,9 +97,7 @@ class IntFormat(NumberFormat):
         """fp32 parameters in the dtypes that containers hold; scales kept off zero."""
         scale = params["scale"]
         smallest = torch.finfo(torch.float16).smallest_normal * 2.0**-10
-        scale = torch.where(
-            scale.abs() < smallest, torch.copysign(torch.full_like(scale, smallest), scale), scale
-        )
+        scale = torch.where(scale.abs() < smallest, torch.copysign(torch.full_like(scale, smallest), scale), scale)
         stored = {name: value.half() for name, value in {**params, "scale": scale}.items() if name != "zero"}
         if not all(bool(value.isfinite().all()) for value in stored.values()):
             raise ValueError("the weight is too large: float16 cannot hold the scale of a group")

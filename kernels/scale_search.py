@@ -11,7 +11,7 @@ turned to reach further up than down, and spares an integer zero point the 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -65,11 +65,10 @@ def _search_multiples(groups: Tensor, importance: Tensor, levels: int, zero: Zer
     scale, gain = plain["scale"].clone(), torch.zeros_like(plain["scale"])
     offset = plain.get("zero", torch.full_like(scale, levels // 2)).clone()
 
-    def attempt(start: Tensor, offsets: list[Tensor]) -> None:
+    def attempt(start: Tensor, offsets: Sequence[Tensor | int]) -> None:
         multiples = (groups / start.unsqueeze(-1)).round_()
         for trial in offsets:
-            low = -trial.unsqueeze(-1)
-            codes = torch.clamp(multiples, low, low + (levels - 1))
+            codes = _clip(multiples, trial, levels)
             product = (weighted * codes).sum(-1)
             power = codes.square_().mul_(importance).sum(-1)
             better = product.square() > gain * power
@@ -77,14 +76,24 @@ def _search_multiples(groups: Tensor, importance: Tensor, levels: int, zero: Zer
             scale.copy_(torch.where(better, product / power, scale))
             offset.copy_(torch.where(better, trial, offset))
 
-    steps = (0, -1) if zero == "middle" else (0, -1, 1)
-    offsets = [(offset + step).clamp_(0, levels - 1) for step in steps]
+    offsets: Sequence[Tensor | int] = (levels // 2, levels // 2 - 1)
+    if zero == "integer":
+        offsets = [(offset + step).clamp_(0, levels - 1) for step in (0, -1, 1)]
     for shrink in _shrinks(levels):
         attempt(plain["scale"] * shrink, offsets)
     attempt(scale.clone(), [offset.clone()])
     if zero == "middle":
         return {"scale": torch.where(offset == levels // 2, scale, -scale)}
     return _mirrored(scale, offset, levels)
+
+
+def _clip(multiples: Tensor, offset: Tensor | int, levels: int) -> Tensor:
+    """`multiples` [rows, groups, n] brought into −offset … levels − 1 − offset."""
+    if isinstance(offset, int):
+        return multiples.clamp(-offset, levels - 1 - offset)
+    # Two passes: torch.clamp with tensor bounds takes three times as long (torch 2.13, CPU).
+    low = -offset.unsqueeze(-1)
+    return torch.minimum(torch.maximum(multiples, low), low + (levels - 1))
 
 
 def _search_line(groups: Tensor, importance: Tensor, levels: int) -> FloatParams:

@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from compress.formats import dialects
 from compress.formats.base import Dialect, Layout, ModelSpec
-from compress.formats.fit import Fitted, fit_spec
+from compress.formats.fit import Decoded, fit_spec
 from compress.passes.core.artifact import refuse_existing, write_artifact
 from compress.passes.core.base import ModelPass
 from compress.passes.core.run import Run
@@ -21,7 +21,9 @@ class Export(ModelPass):
 
     dialect: str = Field(description="the container convention: `compress dialects` lists them")
     path: str | None = Field(
-        None, pattern=r"^\w[\w.-]*$", description="folder in the output directory; by default the dialect's name"
+        None,
+        pattern=r"^\w[\w.-]*$",
+        description="folder in the output directory; by default the dialect's name",
     )
     requantize: bool = Field(False, description="decode what the container cannot hold exactly, and convert it")
 
@@ -55,6 +57,6 @@ class Export(ModelPass):
         target = run.output / self.folder
         if not run.journal.of(stage=run.stage, kind="artifact"):
             dialect = self.container()
-            fitted = Fitted(run.model, dialect, self.requantize)
+            fitted = Decoded(run.model, fit_spec(run.model.spec, dialect, self.requantize))
             record = write_artifact(fitted, dialect, target, run)
             run.journal.append({"stage": run.stage, "kind": "artifact", **record})

@@ -23,9 +23,7 @@ class GPTQ(IntOptions):
     damp: float = Field(0.01, gt=0, le=1, description="added to the Hessian's diagonal, as a part of its mean")
     act_order: bool = Field(True, description="visit columns by falling activation energy (costs nothing later)")
     search: bool = Field(True, description="search scales (of either sign) for the least weighted error")
-    correct: bool = Field(
-        False, description="aim at the untouched model's outputs; runs the untouched model beside"
-    )
+    correct: bool = Field(False, description="aim at the untouched model's outputs; runs the untouched model beside")
 
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Hessian, Drift}) if self.correct else frozenset({Hessian})

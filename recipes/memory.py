@@ -107,14 +107,10 @@ def memory_of(name: str, spec: ModelSpec, stored: int) -> Memory:
 def precision(name: str, parameters: int, bits: int) -> Precision:
     """The sizes of a model of `parameters` parameters at `bits` bits each."""
     weights = (parameters * bits + 7) // 8
-    return Precision(
-        name=name, bits=bits, weights=weights, inference=round(weights * 1.2), training=weights * 4
-    )
+    return Precision(name=name, bits=bits, weights=weights, inference=round(weights * 1.2), training=weights * 4)
 
 
-def cache_bytes(
-    layers: int, kv_heads: int, head_dim: int, width: int, tokens: int = 1, batch: int = 1
-) -> int:
+def cache_bytes(layers: int, kv_heads: int, head_dim: int, width: int, tokens: int = 1, batch: int = 1) -> int:
     """Bytes of a key-value cache with `width` bytes per element; the 2 is for keys and values."""
     return 2 * layers * kv_heads * head_dim * width * tokens * batch
 
@@ -131,9 +127,7 @@ def _cache(config: Mapping[str, Any]) -> tuple[Cache | None, str]:
     kv_heads = _whole(config, _KV_HEADS) or heads
     longest = _whole(config, _CONTEXT) or CONTEXTS[-1]
     sizes = tuple(
-        CacheSize(
-            batch=batch, context=context, nbytes=cache_bytes(layers, kv_heads, head_dim, 2, context, batch)
-        )
+        CacheSize(batch=batch, context=context, nbytes=cache_bytes(layers, kv_heads, head_dim, 2, context, batch))
         for context in _contexts(longest)
         for batch in BATCHES
     )

@@ -10,10 +10,8 @@ from dataclasses import replace
 import torch
 from pydantic import BaseModel
 
-from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import RefusedError, UsageError
-from compress.formats.source import resolve
 from compress.passes.calibrate import Calibrate
 from compress.passes.core.base import LayerPass, Pass
 from compress.passes.core.config import load_config
@@ -22,7 +20,7 @@ from compress.passes.evaluate import Evaluate
 from compress.passes.export import Export
 from compress.recipes.cost import Cost, sweep_cost
 from compress.recipes.recipe import Recipe
-from compress.recipes.stages import stages
+from compress.recipes.stages import open_source, stages
 
 
 class StagePlan(BaseModel):
@@ -70,7 +68,7 @@ class Plan(BaseModel):
 
 def plan(recipe: Recipe, *, max_ram: int | None = None) -> Plan:
     """Plan a recipe. Raises RefusedError for what cannot be done or does not fit, InputError for bad files."""
-    source = open_checkpoint(resolve(recipe.model))
+    source = open_source(recipe)
     skeleton = Skeleton(load_config(source), source.spec, torch.device("cpu"))
     return plan_opened(recipe, source, skeleton, max_ram or physical_ram())
 
@@ -128,7 +126,8 @@ def _apply(step: Pass, model: ModelSpec, skeleton: Skeleton, rewritten: set[str]
         targets = {f"{name}.weight" for name in step.targets(skeleton.anatomy)}
         if again := sorted(targets & rewritten):
             raise RefusedError(
-                f"{step.name}: {again[0]} was quantized by an earlier pass", "skip it in one of the two passes"
+                f"{step.name}: {again[0]} was quantized by an earlier pass",
+                "skip it in one of the two passes",
             )
         rewritten |= targets
     return after

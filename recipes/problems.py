@@ -83,9 +83,7 @@ def _by_option(problems: Sequence[_Problem]) -> Iterator[list[_Problem]]:
         yield [problem for problem in group if problem.where == deepest]
 
 
-def _line(
-    problems: Sequence[_Problem], keys: tuple[set[str], set[str]], document: Document, path: Path
-) -> str:
+def _line(problems: Sequence[_Problem], keys: tuple[set[str], set[str]], document: Document, path: Path) -> str:
     first = problems[0]
     kind, where = first.detail["type"], (*path, *first.where)
     if kind == "extra_forbidden":
@@ -95,10 +93,7 @@ def _line(
     if kind == "missing":
         return _sentence(document.where(where), where, f"the option '{first.detail['loc'][-1]}' is missing")
     told = [problem.detail["msg"] for problem in problems if problem.detail["type"] not in _SHAPES]
-    told = [
-        message.removeprefix("Value error, ").removeprefix("Input ")
-        for message in told or [first.detail["msg"]]
-    ]
+    told = [message.removeprefix("Value error, ").removeprefix("Input ") for message in told or [first.detail["msg"]]]
     reason = " or ".join(dict.fromkeys(told))
     if kind != "value_error":
         reason = f"{_short(first.detail['input'])} {reason}"

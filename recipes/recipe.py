@@ -75,9 +75,7 @@ def build(document: Document) -> Recipe:
 
 def is_recipe(source: str) -> bool:
     """Whether `source` names a recipe rather than a model."""
-    if source == "-" or source.endswith((".yaml", ".yml")):
-        return True
-    return source in bundled.names() and not Path(source).exists()
+    return source == "-" or source.endswith((".yaml", ".yml")) or source in bundled.names()
 
 
 def schema() -> dict[str, Any]:
@@ -106,16 +104,16 @@ def schema() -> dict[str, Any]:
 def _read(source: str) -> Document:
     if source == "-":
         return yaml.parse(sys.stdin.buffer.read(yaml.MAX_BYTES + 1), "<stdin>")
-    path = Path(source)
-    if not path.exists() and source in bundled.names():
+    # A file of the user's goes before a recipe of ours; a directory may be the output of an earlier run.
+    if source in bundled.names() and not Path(source).is_file():
         return yaml.parse(bundled.read(source), f"{source}.yaml")
     try:
-        with open(path, "rb") as file:
-            return yaml.parse(file.read(yaml.MAX_BYTES + 1), path.name)
+        with open(source, "rb") as file:
+            return yaml.parse(file.read(yaml.MAX_BYTES + 1), Path(source).name)
     except FileNotFoundError:
         raise UsageError(f"no recipe {source}: no such file{suggest(source, bundled.names())}") from None
     except OSError as error:
-        raise UsageError(f"{source}: cannot be read: {error.strerror}") from None
+        raise UsageError(f"{source[:200]}: cannot be read: {error.strerror}") from None
 
 
 def _pass(document: Document, index: int, entry: Any) -> Pass:

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from compress.formats import dialects, open_checkpoint
+from compress.formats import dialects
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
-from compress.formats.source import resolve
 from compress.formats.storage import Lock, parse_json, read_bytes, sha256_file, write_json
 from compress.passes.core.base import ModelPass
 from compress.passes.core.config import load_config
@@ -28,7 +27,7 @@ from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.sweep import sweep
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Gates, Recipe
-from compress.recipes.stages import Stage, stages
+from compress.recipes.stages import Stage, open_source, stages
 
 WORK = ".compress"
 
@@ -89,7 +88,7 @@ def run(
     different run's work and `fresh` is not set.
     """
     reporter = reporter or Reporter()
-    source = open_checkpoint(resolve(recipe.model))
+    source = open_source(recipe)
     skeleton = Skeleton(load_config(source), source.spec, torch.device(device))
     budget = max_ram or physical_ram()
     plan_opened(recipe, source, skeleton, budget)
@@ -119,7 +118,10 @@ def _execute(recipe: Recipe, state: Run) -> RunReport:
     passes = [_timed(stage, index, state) for index, stage in enumerate(planned)]
     report = _report(recipe, state, passes, time.perf_counter() - started)
     _mark(report, state.output)
-    write_json(state.output / "compress.json", {**state.manifest, "report": report.model_dump(exclude={"peak_ram_bytes"})})
+    write_json(
+        state.output / "compress.json",
+        {**state.manifest, "report": report.model_dump(exclude={"peak_ram_bytes"})},
+    )
     state.journal.append({"kind": "report", "report": report.model_dump()})
     for folder in state.work.glob("stage-*"):
         shutil.rmtree(folder)
@@ -225,7 +227,9 @@ def _make_directory(work: Path) -> None:
     try:
         work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RefusedError(f"cannot make {work}: {error.strerror}", "choose an output directory that you may write to") from error
+        raise RefusedError(
+            f"cannot make {work}: {error.strerror}", "choose an output directory that you may write to"
+        ) from error
 
 
 def _clear(output: Path, work: Path, recipe: Recipe) -> None:

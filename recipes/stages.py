@@ -1,17 +1,22 @@
-"""Which passes run together: neighbouring layer-wise passes share one sweep, every other pass stands alone."""
+"""What a recipe runs on, and which of its passes run together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
 
+from compress.formats import open_checkpoint
+from compress.formats.base import Checkpoint
+from compress.formats.fit import Decoded, decoded_spec
+from compress.formats.source import resolve
 from compress.passes.core.base import LayerPass, ModelPass, Pass
+from compress.recipes.recipe import Recipe
 
 Stage = ModelPass | tuple[LayerPass, ...]
 
 
 def stages(passes: Sequence[Pass]) -> list[Stage]:
-    """The recipe's passes in order, grouped into stages."""
+    """The passes in order: neighbouring layer-wise ones share one sweep, every other one stands alone."""
     grouped: list[Stage] = []
     for layerwise, steps in groupby(passes, key=lambda step: isinstance(step, LayerPass)):
         if layerwise:
@@ -19,3 +24,11 @@ def stages(passes: Sequence[Pass]) -> list[Stage]:
         else:
             grouped.extend(step for step in steps if isinstance(step, ModelPass))
     return grouped
+
+
+def open_source(recipe: Recipe) -> Checkpoint:
+    """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
+    source = open_checkpoint(resolve(recipe.model))
+    if any(isinstance(step, LayerPass) for step in recipe.passes):
+        return Decoded(source, decoded_spec(source.spec))
+    return source

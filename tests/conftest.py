@@ -18,6 +18,8 @@ from transformers import (
     Qwen3Config,
 )
 
+torch.set_num_threads(1)  # tiny models: a second thread only waits
+
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and 42 other things happened in 1987.",
     "def square(x: int) -> int:\n    return x * x\n",

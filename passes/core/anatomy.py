@@ -68,7 +68,8 @@ def find_layers(model: nn.Module) -> str:
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     if not lists:
         raise ValueError("the model has no list of decoder layers")
-    return max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()))
+    sizes: dict[str, int] = {name: sum(p.numel() for p in module.parameters()) for name, module in lists.items()}
+    return max(sizes, key=sizes.__getitem__)
 
 
 def trace_groups(layer: nn.Module, call: Call, hidden: Tensor) -> tuple[tuple[tuple[str, ...], ...], bool]:

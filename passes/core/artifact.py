@@ -10,7 +10,14 @@ from typing import Any
 
 from compress.formats.base import Checkpoint, Dialect
 from compress.formats.errors import CompressError, RefusedError, StorageError
-from compress.formats.storage import PARTIAL, require_space, sha256_file, sync_directory, write_bytes, write_json
+from compress.formats.storage import (
+    PARTIAL,
+    require_space,
+    sha256_file,
+    sync_directory,
+    write_bytes,
+    write_json,
+)
 from compress.passes.core.card import model_card
 from compress.passes.core.run import Run
 from compress.passes.core.verify import verify
@@ -47,7 +54,9 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
         os.rename(partial, target)
         sync_directory(target.parent)
     except OSError as error:
-        raise StorageError(f"cannot write {target}: {error.strerror}", "free space and run again: it resumes") from error
+        raise StorageError(
+            f"cannot write {target}: {error.strerror}", "free space and run again: it resumes"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return record

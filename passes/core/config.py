@@ -36,9 +36,7 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LIMITS[key]:
             raise InputError(f"{where}: {key} is {value!r}; it must be a whole number up to {_LIMITS[key]:,}")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise InputError(
-            f"{where}: model_type {kind!r} is none that transformers knows", "a newer transformers may"
-        )
+        raise InputError(f"{where}: model_type {kind!r} is none that transformers knows", "a newer transformers may")
     try:
         return CONFIG_MAPPING[kind].from_dict(data)
     # What transformers raises over a value of the wrong type depends on where it trips over it.

@@ -29,7 +29,7 @@ class HiddenStates:
         """Rows `start` to `stop`: [stop − start, length, width] fp32."""
         hidden = torch.empty(stop - start, *self._shape)
         with RegularFile(self._path(boundary)) as file:
-            file.read_at(start * self._row_bytes, memoryview(hidden.numpy()).cast("B"))
+            file.read_at(start * self._row_bytes, hidden.numpy().data.cast("B"))
         return hidden
 
     @contextmanager
@@ -41,7 +41,7 @@ class HiddenStates:
     @staticmethod
     def append(file: DurableFile, hidden: Tensor) -> None:
         """Write the next rows: [rows, length, width]."""
-        file.write(memoryview(hidden.detach().float().contiguous().cpu().numpy()).cast("B"))
+        file.write(hidden.detach().float().contiguous().cpu().numpy().data.cast("B"))
 
     def keep_only(self, boundary: int) -> None:
         """Delete every other boundary."""

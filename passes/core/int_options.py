@@ -7,8 +7,9 @@ from typing import Annotated
 from pydantic import Field
 
 from compress.formats.options import PerTensor, resolve
-from compress.kernels.int_format import IntFormat, Zero
+from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import NumberFormat
+from compress.kernels.scale_search import Zero
 from compress.passes.core.base import LinearPass
 
 Bits = Annotated[int, Field(ge=2, le=8)]

@@ -45,7 +45,8 @@ class Journal:
                 os.fsync(file.fileno())
         except OSError as error:
             raise StorageError(f"{self._path}: {error.strerror}", "free space and run again; it resumes") from error
-        self.records.append(record)
+        # As a resumed run will read it: what is made of records must not depend on who wrote them.
+        self.records.append(json.loads(line)["record"])
 
     def of(self, **keys: object) -> list[Record]:
         """The records that have all these values."""

@@ -14,9 +14,7 @@ from compress.passes.core.names import tensor_names
 from compress.passes.core.work import dense
 
 
-def load_model(
-    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32
-) -> PreTrainedModel:
+def load_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model with every tensor decoded to `dtype`, ready for inference.
 
     Raises InputError if transformers has no causal language model of that architecture, or if a tensor is
@@ -24,9 +22,7 @@ def load_model(
     """
     try:
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(
-                load_config(checkpoint), dtype=dtype, attn_implementation="sdpa"
-            )
+            model = AutoModelForCausalLM.from_config(load_config(checkpoint), dtype=dtype, attn_implementation="sdpa")
     except ValueError as error:
         raise InputError(f"{checkpoint.path}: {str(error).splitlines()[0]}") from error
     read = dense(checkpoint)

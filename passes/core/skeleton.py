@@ -93,7 +93,7 @@ class Skeleton:
 
     def run(self, layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:
         """hidden [batch, tokens, width] through one filled layer."""
-        output = layer(hidden, *call.args, **call.kwargs)
+        output: Tensor | tuple[Tensor] = layer(hidden, *call.args, **call.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
     def calls(self, rows: Rows) -> list[Call]:
@@ -147,9 +147,7 @@ class Skeleton:
             for model in (self._model, self._probe):
                 _stand_ins(model)[index].as_tuple = as_tuple
             layers.append(self._layer_anatomy(self._layer_names[index], groups))
-        embedding, head = (
-            self._names.get(name, name) for name in (self._embedding_parameter, self._head_parameter)
-        )
+        embedding, head = (self._names.get(name, name) for name in (self._embedding_parameter, self._head_parameter))
         return Anatomy(tuple(layers), embedding, head, self._tied)
 
     def _layer_anatomy(self, prefix: str, groups: Iterable[Iterable[str]]) -> LayerAnatomy:

@@ -12,7 +12,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from compress.kernels.hessian import add_cross, add_hessian
+from compress.kernels.hessian import add_cross, add_hessian, fill_lower
 
 
 class Statistic(ABC):
@@ -28,6 +28,9 @@ class Statistic(ABC):
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         """x, teacher_x: [tokens, in] fp32."""
 
+    def finish(self) -> None:  # noqa: B027 - most have nothing to do
+        """All tokens were added."""
+
 
 class Hessian(Statistic):
     """H = Σ xᵀx [in, in] fp32, and the count of tokens it sums over."""
@@ -38,6 +41,9 @@ class Hessian(Statistic):
 
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         add_hessian(self.matrix, x)
+
+    def finish(self) -> None:
+        fill_lower(self.matrix)
 
 
 class Drift(Statistic):
@@ -76,3 +82,8 @@ class LinearStats:
         for statistic in self._statistics.values():
             statistic.tokens += x.shape[0]
             statistic.add(x, teacher_x)
+
+    def finish(self) -> None:
+        """All tokens were added."""
+        for statistic in self._statistics.values():
+            statistic.finish()

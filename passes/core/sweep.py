@@ -138,7 +138,11 @@ class Sweep:
         return dense(self.run.model)(f"{name}.weight").to(self.run.device)
 
     def _rewrite(
-        self, weights: Mapping[str, Tensor], stats: LinearStats, commit: Commit, place: Mapping[str, Tensor] | None
+        self,
+        weights: Mapping[str, Tensor],
+        stats: LinearStats,
+        commit: Commit,
+        place: Mapping[str, Tensor] | None,
     ) -> None:
         """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
         for step, targets in self.targets.items():

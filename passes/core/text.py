@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data import topics
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from pydoc_data import topics  # type: ignore[import-untyped]
 from transformers import PreTrainedTokenizerBase
 
 from compress.formats.errors import InputError
@@ -113,9 +113,7 @@ def _dataset(options: TextOptions, tokenizer: PreTrainedTokenizerBase) -> Iterat
         raise InputError(f"dataset {options.data}: {first}", hint) from error
 
 
-def _packed(
-    options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool
-) -> Rows:
+def _packed(options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool) -> Rows:
     prefix = _bos(tokenizer)
     body = options.seq_len - len(prefix)
     limit = None if spread else options.samples * body
@@ -131,9 +129,7 @@ def _packed(
     return Rows(torch.tensor(cut, dtype=torch.int64).reshape(count, options.seq_len))
 
 
-def _padded(
-    options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool
-) -> Rows:
+def _padded(options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool) -> Rows:
     prefix = _bos(tokenizer)
     ids = torch.zeros(options.samples, options.seq_len, dtype=torch.int64)
     mask = torch.zeros(options.samples, options.seq_len, dtype=torch.bool)

@@ -48,7 +48,15 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[s
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer))
     # A template is a program: any of these can be its fault, or that of messages it was not made for.
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TemplateError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TemplateError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise InputError(f"the chat template fails: {error}", "give plain text instead") from error
 
 

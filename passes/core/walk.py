@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -93,8 +94,9 @@ class Walk:
                 inputs = []
                 for stream in self.streams:
                     hidden = self._read(stream, len(self.skeleton.anatomy.layers), batch)
-                    inputs.append(Flight(lambda hidden=hidden: project(hidden)).next())
+                    inputs.append(Flight(partial(project, hidden)).next())
                 self._add(stats, batch, inputs)
+        stats.finish()
         group.rewrite(stats)
 
     def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Flight]:
@@ -102,16 +104,14 @@ class Walk:
             call = self.skeleton.calls(self.rows.batch(*batch))[index]
             return self.skeleton.run(module, self._read(stream, index, batch), call)
 
-        return [
-            Flight(lambda stream=stream, module=module: forward(stream, module))
-            for stream, module in zip(self.streams, modules)
-        ]
+        return [Flight(partial(forward, stream, module)) for stream, module in zip(self.streams, modules)]
 
     def _gather(self, flights: Sequence[Sequence[Flight]], groups: Sequence[GroupPlan]) -> None:
         for group in groups:
             stats = LinearStats(group.kinds, group.in_features, self.skeleton.device)
             for batch, flying in zip(self._batches, flights):
                 self._add(stats, batch, [flight.next() for flight in flying])
+            stats.finish()
             group.rewrite(stats)
 
     def _gather_apart(self, index: int, modules: Sequence[nn.Module], groups: Sequence[GroupPlan]) -> None:
@@ -121,6 +121,7 @@ class Walk:
             for stats in gathered:
                 self._add(stats, batch, [flight.next() for flight in flying])
         for group, stats in zip(groups, gathered):
+            stats.finish()
             group.rewrite(stats)
 
     def _add(self, stats: LinearStats, batch: tuple[int, int], inputs: Sequence[Tensor]) -> None:
@@ -145,4 +146,3 @@ class Walk:
     def held_bytes(self, widest: int) -> int:
         """Memory that holds every batch at a group, at most: residual, normed input, widest linear input."""
         return self.rows.ids.numel() * 4 * len(self.streams) * (2 * self.skeleton.width + widest)
-

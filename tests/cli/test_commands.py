@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -27,11 +28,9 @@ gates: {{max_kl: {gate}}}
 """
 
 
-def compress(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """The command in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    command = [sys.executable, "-m", "compress.cli", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, **options)
+def environment() -> dict[str, str]:
+    """Ours, with this process's way to the package."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 @pytest.fixture
@@ -54,11 +53,12 @@ def failure(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
 def test_help_needs_no_torch() -> None:
     code = (
         "import sys; from compress.cli.app import main; code = main(sys.argv[1:]);"
-        "heavy = {'torch', 'transformers', 'numpy', 'rich.table'} & set(sys.modules); sys.exit(code or str(heavy or ''))"
+        "heavy = {'torch', 'transformers', 'numpy', 'rich.table'} & set(sys.modules);"
+        "sys.exit(code or (str(heavy) if heavy else 0))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     for arguments in (["--help"], ["run", "--help"], ["init", "-"]):
-        done = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True)
+        command = [sys.executable, "-c", code, *arguments]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout
 
@@ -72,9 +72,10 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [
-    ["nonsense"], ["run"], ["run", "quickstart", "--nonsense"], ["plan"], ["eval"], ["eval", "x", "--windows", "none"],
-    ["export", "x"], ["generate", "x"], ["passes", "nonsense"], ["dialects", "nonsense"], ["inspect", "/no/where"],
-    ["run", "/no/where.yaml"], ["plan", "nonsense"], ["eval", "nonsense"], ["generate", "nonsense", "-p", "x"],
+    ["nonsense"], ["run"], ["run", "quickstart", "--nonsense"], ["plan"], ["eval"], ["export", "x"],
+    ["eval", "x", "--windows", "none"], ["generate", "x"], ["passes", "nonsense"], ["dialects", "nonsense"],
+    ["inspect", "/no/where"], ["run", "/no/where.yaml"], ["plan", "nonsense"], ["eval", "nonsense"],
+    ["generate", "nonsense", "-p", "x"],
     ["run", "quickstart", "--set", "gptq.bits"], ["run", "quickstart", "--set", "gptq.bist=3"],
     ["run", "quickstart", "--max-ram", "much"], ["run", "quickstart", "--device", "tpu"],
     ["export", "x", "--dialect", "gguf", "-o", "y", "--set", "z"],
@@ -102,26 +103,30 @@ def test_a_wrong_key_is_named_by_its_line(recipe: Path, capsys: pytest.CaptureFi
     assert failure(capsys) == {"message": message, "hint": "", "exit_code": 2}
 
 
-def test_a_run_from_beginning_to_end(recipe: Path, tmp_path: Path, tiny_llama: Path) -> None:
-    """In processes of their own: standard output holds one JSON object and nothing else."""
-    out = tmp_path / "out"
-    done = compress("run", str(recipe), "-o", str(out), "--json")
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+def test_a_run_from_beginning_to_end(
+    recipe: Path, tmp_path: Path, tiny_llama: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert main(["run", str(recipe), "-o", out, "--json"]) == 0
+    shown = capfd.readouterr()
+    report = json.loads(shown.out)
     (artifact,) = report["artifacts"]
     assert {"dialect", "path", "bytes", "bits_per_weight"} <= set(artifact)
     assert set(report["metrics"]) == {"perplexity", "reference_perplexity", "kl_divergence", "top1_agreement"}
     assert {"passes", "seconds", "peak_ram_bytes", "peak_vram_bytes"} <= set(report)
     assert Path(artifact["path"], "model.gguf").stat().st_size == artifact["bytes"]
-    assert "gptq: " in done.stderr and "\x1b" not in done.stderr
-    planned = json.loads(compress("plan", str(recipe), "--json").stdout)
+    assert "gptq" in shown.err and "\x1b" not in shown.err
+    assert main(["plan", str(recipe), "--json"]) == 0
+    planned = json.loads(capfd.readouterr().out)
     assert [file["bytes"] for file in planned["artifacts"][0]["files"]] == [artifact["bytes"]]
-    again = compress("run", str(recipe), "-o", str(out), "--quiet")
-    assert (again.returncode, again.stderr) == (0, "")
+    assert main(["run", str(recipe), "-o", out, "--quiet"]) == 0
+    shown = capfd.readouterr()
+    assert shown.err == ""
     for word in ("original", "gguf", artifact["path"], "perplexity", "KL divergence", "llama"):
-        assert word in again.stdout
-    scores = compress("eval", artifact["path"], "--reference", str(tiny_llama), "--windows", "2", "--seq-len", "32", "--json")
-    (row,) = json.loads(scores.stdout)["results"]
+        assert word in shown.out
+    measure = ["--reference", str(tiny_llama), "--windows", "2", "--seq-len", "32"]
+    assert main(["eval", artifact["path"], *measure, "--json"]) == 0
+    (row,) = json.loads(capfd.readouterr().out)["results"]
     assert set(row) == {"path", "perplexity", "kl_divergence", "top1_agreement", "bytes", "tokens"}
     assert 0 <= row["kl_divergence"] < 1
 
@@ -164,10 +169,14 @@ def test_export(tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "did you mean 'type'?" in failure(capsys)["message"]
 
 
-def test_generate_prints_nothing_but_the_text(tiny_llama: Path) -> None:
-    done = compress("generate", str(tiny_llama), "-p", "-", "--max-tokens", "5", "--raw", input="The quick brown")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("\n")
+def test_generate_prints_nothing_but_the_text(
+    tiny_llama: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("The quick brown"))
+    assert main(["generate", str(tiny_llama), "-p", "-", "--max-tokens", "5", "--raw"]) == 0
+    shown = capfd.readouterr()
+    assert shown.out.endswith("\n") and len(shown.out) > 1
+    assert shown.err == ""
 
 
 def test_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,32 +212,67 @@ def test_a_bug_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "Traceback" in capsys.readouterr().err
 
 
+WAITING = """
+import sys, time
+from compress.cli.app import app, main
+
+@app.command("run")
+def wait(json: bool = False) -> None:
+    print("ready", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+sys.exit(main(["run", "--json"]))
+"""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_a_command(number: int, code: int, tmp_path: Path) -> None:
-    """`generate -p -` waits for its standard input."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    script = (
-        "import os, signal, sys\nfrom compress.cli import look\nfrom compress.cli.app import main\n"
-        f"look.bundled_text = None\nsignal.setitimer(signal.ITIMER_REAL, 1)\n"
-        f"signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), {int(number)}))\n"
-        "sys.exit(main(['run', '-', '--json']))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, text=True, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    out, err = process.communicate_after() if False else (process.stdout.read(), process.stderr.read())  # type: ignore
-    assert process.wait() == code
-    assert json.loads(out)["error"]["exit_code"] == code
-    assert "the same command goes on" in err and "Traceback" not in err
+def test_a_signal_ends_a_command(number: int, code: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING],
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None and process.stdout is not None
+        assert process.stderr.readline() == "ready\n"
+        process.send_signal(number)
+        error = json.loads(process.stdout.read())["error"]
+        assert (process.wait(), error["exit_code"]) == (code, code)
+        shown = process.stderr.read()
+    assert shown == f"error: {error['message']}\n"
+    assert "the same command goes on where it stopped" in shown
 
 
-def test_a_reader_that_goes_away_is_no_error(tiny_llama: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "compress.cli", "schema"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+def test_the_second_signal_ends_the_process_at_once() -> None:
+    script = """
+import os, signal, sys
+from compress.cli.signals import Interrupted, interruptible
+with interruptible():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except Interrupted:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        print("not reached")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(), capture_output=True, text=True, check=False
     )
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    process.wait()
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
+def test_signal_handlers_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert main(["--version"]) == 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert capsys.readouterr().out
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    command = [sys.executable, "-m", "compress.cli", "init", "-"]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1

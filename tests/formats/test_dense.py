@@ -117,9 +117,7 @@ def test_only_what_changed_is_changed_in_the_config(tmp_path, source):
     out = target(tmp_path)
     Dense(dtype="float16").write(open_checkpoint(source), out, ignore)
     written = json.loads((out / "config.json").read_bytes())
-    assert list(written.items()) == list(
-        {**SOURCE_CONFIG, "torch_dtype": "float16", "dtype": "float16"}.items()
-    )
+    assert list(written.items()) == list({**SOURCE_CONFIG, "torch_dtype": "float16", "dtype": "float16"}.items())
 
 
 def test_an_artifact_carries_every_file_but_weights_code_and_card(tmp_path, source):

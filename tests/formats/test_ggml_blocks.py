@@ -39,9 +39,7 @@ def random_codes(number_format: IntFormat, rows: int, columns: int) -> QTensor:
     if number_format.zero == "real":
         params["minimum"] = torch.randn(rows, groups, generator=generator).half()
     if number_format.zero == "integer":
-        params["zero"] = torch.randint(
-            1, number_format.levels, (rows, groups), generator=generator, dtype=torch.uint8
-        )
+        params["zero"] = torch.randint(1, number_format.levels, (rows, groups), generator=generator, dtype=torch.uint8)
         params["zero"][0, 0], params["zero"][-1, -1] = 1, number_format.levels - 1
     codes = torch.randint(0, number_format.levels, (rows, columns), generator=generator, dtype=torch.uint8)
     codes[0, :2] = codes[-1, -2:] = torch.tensor([0, number_format.levels - 1], dtype=torch.uint8)
@@ -152,9 +150,7 @@ def test_decode_library_blocks(name: str) -> None:
     assert np.array_equal(values.numpy(), expected, equal_nan=True)
 
 
-@pytest.mark.parametrize(
-    "dtype", ["float32", "float16", "bfloat16", "float64", "int8", "int16", "int32", "int64"]
-)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "int8", "int16", "int32", "int64"])
 def test_dense_types_are_torch_dtypes(dtype: str) -> None:
     values = torch.arange(-6, 6).view(3, 4).to(getattr(torch, dtype))
     name = {"float": "f", "bfloat": "bf", "int": "i"}[dtype.rstrip("0123456789")] + dtype.lstrip("abfilnot")

@@ -55,9 +55,7 @@ def container(
 ) -> bytes:
     """A file put together by hand: counts may lie."""
     tensor_count, pair_count = counts or (len(tensors), len(pairs))
-    head = (
-        b"GGUF" + struct.pack("<IQQ", version, tensor_count, pair_count) + b"".join(pairs) + b"".join(tensors)
-    )
+    head = b"GGUF" + struct.pack("<IQQ", version, tensor_count, pair_count) + b"".join(pairs) + b"".join(tensors)
     return head.ljust(-(-len(head) // 32) * 32, b"\0") + bytes(data)
 
 
@@ -280,9 +278,7 @@ def test_we_read_what_gguf_py_writes(tmp_path: Path) -> None:
 def test_literal_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
     write_gguf(path, {"k": Value(ValueType.UINT8, 7)}, [("w", (1, 4), BLOCKS["f32"])], lambda _: b"\1" * 16)
-    assert path.read_bytes() == container(
-        [pair("k", U8, b"\7")], [tensor("w", (4, 1))], 0
-    ) + b"\1" * 16 + bytes(16)
+    assert path.read_bytes() == container([pair("k", U8, b"\7")], [tensor("w", (4, 1))], 0) + b"\1" * 16 + bytes(16)
 
 
 KEYS = st.text(st.characters(blacklist_categories=["C", "Z"]), min_size=1, max_size=20)
@@ -436,9 +432,7 @@ def test_data_mutants_are_decoded_or_refused(tmp_path: Path) -> None:
         ("iq4_nl", (18, b"\0\x7c"), r"x.gguf: w holds (nan|-?inf) at index \[1, 0\]"),
     ],
 )
-def test_nan_and_inf_are_named(
-    tmp_path: Path, kind: str, damage: tuple[int, bytes], message: str | None
-) -> None:
+def test_nan_and_inf_are_named(tmp_path: Path, kind: str, damage: tuple[int, bytes], message: str | None) -> None:
     at, raw = damage
     data = bytearray(BLOCKS[kind].nbytes((2, 32)))
     data[at : at + len(raw)] = raw
@@ -480,9 +474,7 @@ def failing(call: Callable[..., Any], at: int) -> tuple[Callable[..., Any], list
 
 
 @pytest.mark.parametrize("name", ["open", "posix_fallocate", "pwrite", "fsync", "replace"])
-def test_every_failing_call_is_a_storage_error(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_failing_call_is_a_storage_error(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.gguf"
     for at in range(1, 50):
         wrapped, used = failing(getattr(os, name), at)

@@ -1,4 +1,4 @@
-"""Whole models to GGUF and back. Judges: gguf-py's reader, names and constants, and transformers' own configs.
+"""Whole models to GGUF and back. Judges: gguf-py's reader, names and constants, and transformers' configs.
 
 That llama.cpp loads and computes them is shown in tests/conformance/test_llama_cpp.py.
 """
@@ -70,6 +70,7 @@ EXTRA: dict[str, Callable[[], PreTrainedConfig]] = {
     ),
     "qwen2": lambda: Qwen2Config(**SIZES, tie_word_embeddings=True),
 }
+INT8 = IntFormat(8, 32)
 FAMILIES = ("llama", "qwen3", "gpt_neox")
 
 
@@ -159,15 +160,20 @@ def test_a_model_comes_back_equal(name: str, make: Callable[[str], Path], tmp_pa
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *EXTRA])
-def test_config_json_comes_back_in_both_generations(
-    name: str, make: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_config_json_comes_back_in_both_generations(name: str, make: Callable[[str], Path], tmp_path: Path) -> None:
     original = make(name)
     files = open_checkpoint(write(open_checkpoint(original), tmp_path / "out", type="f32")).files()
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "config.json").write_bytes(files["config.json"])
     before, after = (AutoConfig.from_pretrained(path).to_dict() for path in (original, tmp_path / "again"))
-    for key in ("_name_or_path", "torch_dtype", "rope_theta", "rope_scaling", "rotary_pct", "rotary_emb_base"):
+    for key in (
+        "_name_or_path",
+        "torch_dtype",
+        "rope_theta",
+        "rope_scaling",
+        "rotary_pct",
+        "rotary_emb_base",
+    ):
         after.pop(key, None)
     before.pop("_name_or_path", None)
     assert {key: after.get(key) for key in before} == before
@@ -252,7 +258,13 @@ def test_llama_3_factors_are_those_of_transformers() -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize(
     "number_format",
-    [IntFormat(4, 32), IntFormat(4, 32, "real"), IntFormat(5, 32), IntFormat(5, 32, "real"), IntFormat(8, 32)],
+    [
+        IntFormat(4, 32),
+        IntFormat(4, 32, "real"),
+        IntFormat(5, 32),
+        IntFormat(5, 32, "real"),
+        IntFormat(8, 32),
+    ],
     ids=lambda value: value.name,
 )
 def test_quantized_weights_keep_codes_and_parameters(
@@ -271,18 +283,14 @@ def test_quantized_weights_keep_codes_and_parameters(
     assert (written / FILE).read_bytes() == (directory / FILE).read_bytes()
 
 
-def test_larger_groups_and_whole_zero_points_keep_their_values(
-    make: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_larger_groups_and_whole_zero_points_keep_their_values(make: Callable[[str], Path], tmp_path: Path) -> None:
     source = open_checkpoint(make("llama"))
     for at, number_format in enumerate((IntFormat(4, 64), IntFormat(3, -1), IntFormat(4, 32, "integer"))):
         model = quantized(source, number_format)
         witness = GGUF.witness(write(model, tmp_path / str(at)))
         for tensor in (name for name in model.spec.tensors if "layers" in name):
             stored = model.read(tensor)
-            assert torch.equal(
-                witness(tensor), stored.dequantize() if isinstance(stored, QTensor) else stored
-            )
+            assert torch.equal(witness(tensor), stored.dequantize() if isinstance(stored, QTensor) else stored)
 
 
 def test_dense_types_go_by_module_name(make: Callable[[str], Path], tmp_path: Path) -> None:
@@ -302,8 +310,7 @@ def test_a_head_of_its_own_is_written_and_a_copy_is_not(make: Callable[[str], Pa
     assert isinstance(embedding, Tensor)
     copied = Held(source, {**tensors, "lm_head.weight": embedding})
     assert "lm_head.weight" not in GGUF.open(write(copied, tmp_path / "copied")).spec.tensors
-    own = IntFormat(8, 32)
-    headed = Held(source, {**tensors, "lm_head.weight": quantize(embedding, own, own.fit(embedding))})
+    headed = Held(source, {**tensors, "lm_head.weight": quantize(embedding, INT8, INT8.fit(embedding))})
     again = GGUF.open(write(headed, tmp_path / "headed"))
     assert same(again.read("lm_head.weight"), headed.read("lm_head.weight"))
     assert again.spec.config["tie_word_embeddings"] is False
@@ -374,9 +381,7 @@ def test_what_llama_cpp_does_not_compute_is_refused(
     ],
     ids=str,
 )
-def test_an_absurd_config_json_is_an_input_error(
-    changes: dict[str, Any], make: Callable[[str], Path]
-) -> None:
+def test_an_absurd_config_json_is_an_input_error(changes: dict[str, Any], make: Callable[[str], Path]) -> None:
     model = open_checkpoint(make("llama"))
     spec = replace(model.spec, config={**model.spec.config, **changes}, files=model.files())
     with pytest.raises(InputError):

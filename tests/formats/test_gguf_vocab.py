@@ -352,10 +352,8 @@ def test_no_fast_tokenizer_is_refused() -> None:
         b'{"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}}}',
         b'{"model": {"type": "BPE"}, "added_tokens": [1]}',
         b'{"model": {"type": "BPE"}, "added_tokens": [{"id": [], "content": "a"}]}',
-        b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a"]},'
-        b' "pre_tokenizer": {"type": "ByteLevel"}}',
-        b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", 1]]},'
-        b' "pre_tokenizer": {"type": "ByteLevel"}}',
+        b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a"]}, "pre_tokenizer": {"type": "ByteLevel"}}',
+        b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", 1]]}, "pre_tokenizer": {"type": "ByteLevel"}}',
         b'{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": [["a", "a"]]},'
         b' "pre_tokenizer": {"type": "ByteLevel"}}',
     ],

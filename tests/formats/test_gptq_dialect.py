@@ -48,9 +48,7 @@ def naive(tensors, module, offset=1):
 
 def linear_weights(checkpoint):
     """The matrices of the decoder blocks, by name."""
-    return [
-        name for name, spec in checkpoint.spec.tensors.items() if ".layers." in name and len(spec.shape) == 2
-    ]
+    return [name for name, spec in checkpoint.spec.tensors.items() if ".layers." in name and len(spec.shape) == 2]
 
 
 @pytest.fixture
@@ -130,9 +128,7 @@ def test_values_survive_the_file_for_us_for_the_witness_and_for_the_naive_reader
             assert torch.equal(naive(tensors, module, checkpoint_format == "gptq"), meant.dequantize())
 
 
-def test_logits_of_the_unpacked_file_equal_the_model_in_memory(
-    make_model, tmp_path, family, in_memory, export
-):
+def test_logits_of_the_unpacked_file_equal_the_model_in_memory(make_model, tmp_path, family, in_memory, export):
     source = make_model(tmp_path / "source", family)
     checkpoint = open_checkpoint(source)
     model = in_memory(checkpoint, dict.fromkeys(linear_weights(checkpoint), IntFormat(4, 32)))
@@ -162,11 +158,7 @@ def test_layout_is_exact(quantized, export, dtype, shard_size):
     reopened = open_checkpoint(directory)
     for name in model.spec.tensors:
         found = reopened.read(name)
-        assert (
-            found.dtype == getattr(torch, dtype)
-            if isinstance(found, torch.Tensor)
-            else found.params["scale"].dtype
-        )
+        assert found.dtype == getattr(torch, dtype) if isinstance(found, torch.Tensor) else found.params["scale"].dtype
 
 
 def test_progress_names_every_tensor_once(quantized, tmp_path):
@@ -282,9 +274,7 @@ def test_what_stayed_dense_is_listed_for_transformers():
     uneven = quantization_config(decoder(3, CHOICES["layer 1 dense, not 10 or 11"]), "gptq")
     names = uneven["modules_in_block_to_quantize"][0]
     assert len(names) == 14 and "model.layers.0.mlp.up_proj" in names
-    assert "modules_in_block_to_quantize" not in quantization_config(
-        decoder(3, CHOICES["down in 8 bits"]), "gptq"
-    )
+    assert "modules_in_block_to_quantize" not in quantization_config(decoder(3, CHOICES["down in 8 bits"]), "gptq")
 
 
 def test_notes_say_which_engine_will_not_load_it():

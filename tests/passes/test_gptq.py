@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from compress.formats import open_checkpoint
 from compress.passes.core.config import load_config
 from compress.passes.core.hidden import HiddenStates

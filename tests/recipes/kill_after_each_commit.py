@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from compress.passes.core.journal import Journal, Record
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
@@ -18,6 +20,7 @@ from compress.recipes.yaml import Document, parse
 
 def main(folder: Path) -> None:
     text = sys.stdin.read()
+    torch.set_num_threads(1)  # an OpenMP pool does not survive a fork
 
     def work(output: Path) -> None:
         run(load(text), output)

@@ -14,14 +14,15 @@ from compress.recipes.memory import cache_bytes, memory_of, precision
 
 GiB = 1024**3
 LLAMA2_7B = {
-    "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 32, "num_attention_heads": 32, "hidden_size": 4096,
-    "max_position_embeddings": 4096,
+    "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 32, "num_attention_heads": 32,
+    "hidden_size": 4096, "max_position_embeddings": 4096,
 }  # fmt: skip
 
 # The course's formula for LLaMA2-70B, worked out by hand: bits, model, inference, training, in units of 1024³
 # bytes. (The output printed there, 260.10 for FP32, is not what its code computes.)
 COURSE = [
-    (32, 260.77, 312.92, 1043.08), (16, 130.39, 156.46, 521.54), (8, 65.19, 78.23, 260.77), (4, 32.60, 39.12, 130.39),
+    (32, 260.77, 312.92, 1043.08), (16, 130.39, 156.46, 521.54), (8, 65.19, 78.23, 260.77),
+    (4, 32.60, 39.12, 130.39),
 ]  # fmt: skip
 
 
@@ -83,8 +84,10 @@ def test_kinds_of_attention(kv_heads: int | None, kind: str, ratios: dict[str, f
     assert {way.name: way.ratio for way in cache.sharing} == ratios
     heads = kv_heads or 32
     assert cache.bytes_per_token == {
-        "FP32": 2 * 32 * heads * 128 * 4, "FP16/BF16": 2 * 32 * heads * 128 * 2, "INT8/FP8": 2 * 32 * heads * 128,
-    }  # fmt: skip
+        "FP32": 2 * 32 * heads * 128 * 4,
+        "FP16/BF16": 2 * 32 * heads * 128 * 2,
+        "INT8/FP8": 2 * 32 * heads * 128,
+    }
     for size in cache.sizes:
         assert size.nbytes == cache.bytes_per_token["FP16/BF16"] * size.context * size.batch
         assert size.context <= 4096

