@@ -84,7 +84,9 @@ def _unexpected(arguments: Sequence[str], error: Any) -> int:
     # Typer's own errors have no public class that all its versions share.
     if hasattr(error, "format_message") and hasattr(error, "show"):
         error.show()
-        return _fail(arguments, "", "", int(error.exit_code), error.format_message())
+        return _exit(arguments, error.format_message(), "", int(error.exit_code))
+    if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "not enough memory" in str(error):
+        return _fail(arguments, "out of memory", "use fewer samples or a shorter seq_len, or set --max-ram", 1)
     if os.environ.get("COMPRESS_DEBUG"):
         traceback.print_exc()
     reason = " ".join(f"{type(error).__name__}: {error}".split())
@@ -92,12 +94,16 @@ def _unexpected(arguments: Sequence[str], error: Any) -> int:
     return _fail(arguments, reason, hint, 1)
 
 
-def _fail(arguments: Sequence[str], message: str, hint: str, code: int, told: str = "") -> int:
-    """Say why on standard error; with --json also as the one object on standard output."""
-    if message:
-        typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True)
+def _fail(arguments: Sequence[str], message: str, hint: str, code: int) -> int:
+    """Say on standard error what went wrong and what to do."""
+    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {message}", err=True)
     if hint:
         typer.echo(f"  {hint}", err=True)
+    return _exit(arguments, message, hint, code)
+
+
+def _exit(arguments: Sequence[str], message: str, hint: str, code: int) -> int:
+    """With --json, a failure too is one object on standard output."""
     if "--json" in arguments:
-        print_json({"error": {"message": message or told, "hint": hint, "exit_code": code}})
+        print_json({"error": {"message": message, "hint": hint, "exit_code": code}})
     return code

@@ -35,12 +35,15 @@ def show(*parts: RenderableType) -> None:
 
 def run_report(report: RunReport) -> list[RenderableType]:
     """What a finished run has to tell."""
-    table = _table("", "size", "of the original", "bits per weight", "files", right=(1, 2, 3))
-    table.add_row("original", file_size(report.source_bytes), "100 %", "", report.model)
+    table = _table("", "size", "of 16 bits", "bits per weight", "files", right=(1, 2, 3))
+    full = 2 * report.parameters
+    table.add_row("original, 16 bits", file_size(full), "100 %", "16.00", "")
+    stored = report.source_bytes
+    bits, share = 8 * stored / report.parameters, 100 * stored / full
+    table.add_row("original, as stored", file_size(stored), f"{share:.0f} %", f"{bits:.2f}", report.model)
     for artifact in report.artifacts:
-        share = f"{100 * artifact.bytes / max(report.source_bytes, 1):.0f} %"
-        bits = f"{artifact.bits_per_weight:.2f}"
-        table.add_row(artifact.dialect, file_size(artifact.bytes), share, bits, artifact.path)
+        share, bits = 100 * artifact.bytes / full, artifact.bits_per_weight
+        table.add_row(artifact.dialect, file_size(artifact.bytes), f"{share:.0f} %", f"{bits:.2f}", artifact.path)
     seconds = " · ".join(f"{step.name} {duration(step.seconds)}" for step in report.passes)
     memory = f"peak memory {memory_size(report.peak_ram_bytes)}"
     if report.peak_vram_bytes:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +18,6 @@ from compress.formats.errors import GateError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from compress.passes.core.report import Reporter
-
-T = TypeVar("T")
 
 Set = Annotated[
     list[str] | None,
@@ -54,10 +52,8 @@ def run(
     target = output or Path("out") / (Path(recipe).stem if recipe != "-" else "recipe")
     ram = parse_bytes(max_ram) if max_ram else None
     place = _device(device)
-    report = _work(
-        quiet,
-        lambda reporter: run_recipe(loaded, target, fresh=fresh, device=place, max_ram=ram, reporter=reporter),
-    )
+    with _working(quiet) as reporter:
+        report = run_recipe(loaded, target, fresh=fresh, device=place, max_ram=ram, reporter=reporter)
     emit(report.model_dump(mode="json"), json, lambda: view.run_report(report))
     if report.missed:
         for gate in report.missed:
@@ -81,7 +77,8 @@ def plan(
 
         recipe = load(source, overrides or ())
         ram = parse_bytes(max_ram) if max_ram else None
-        planned = _work(quiet, lambda reporter: plan_recipe(recipe, max_ram=ram))
+        with _working(quiet) as reporter:
+            planned = plan_recipe(recipe, max_ram=ram, progress=reporter.note)
         emit(planned.model_dump(mode="json"), json, lambda: view.plan(planned))
         return
     if overrides or max_ram:
@@ -90,7 +87,8 @@ def plan(
     from compress.formats.source import resolve
     from compress.recipes.memory import memory_of
 
-    checkpoint = _work(quiet, lambda reporter: open_checkpoint(resolve(source, progress=reporter.note)))
+    with _working(quiet) as reporter:
+        checkpoint = open_checkpoint(resolve(source, progress=reporter.note))
     table = memory_of(source, checkpoint.spec, checkpoint.nbytes())
     emit(table.model_dump(mode="json"), json, lambda: view.memory(table))
 
@@ -111,10 +109,8 @@ def export(
     from compress.recipes.export import export as export_artifact
 
     options = _options(settings or ())
-    report = _work(
-        quiet,
-        lambda reporter: export_artifact(artifact, dialect, options, output, requantize=requantize, reporter=reporter),
-    )
+    with _working(quiet) as reporter:
+        report = export_artifact(artifact, dialect, options, output, requantize=requantize, reporter=reporter)
     emit(report.model_dump(mode="json"), json, lambda: view.artifact_report(report))
 
 
@@ -133,18 +129,10 @@ def evaluate(
     from compress.recipes.evaluate import evaluate as evaluate_paths
 
     place = _device(device)
-    rows = _work(
-        quiet,
-        lambda reporter: evaluate_paths(
-            paths,
-            reference=reference,
-            data=data,
-            windows=windows,
-            seq_len=seq_len,
-            device=place,
-            reporter=reporter,
-        ),
-    )
+    with _working(quiet) as reporter:
+        rows = evaluate_paths(
+            paths, reference=reference, data=data, windows=windows, seq_len=seq_len, device=place, reporter=reporter
+        )
     emit({"results": [row.model_dump(mode="json") for row in rows]}, json, lambda: view.results(rows))
 
 
@@ -182,10 +170,11 @@ def generate(
     write("\n")
 
 
-def _work(quiet: bool, work: Callable[[Reporter], T]) -> T:
-    """Do `work` with progress on standard error, and with nothing of any library's on standard output."""
+@contextmanager
+def _working(quiet: bool) -> Iterator[Reporter]:
+    """Progress on standard error, and nothing of any library's on standard output."""
     with reporter_for(quiet) as reporter, redirect_stdout(sys.stderr):
-        return work(reporter)
+        yield reporter
 
 
 def _options(settings: Sequence[str]) -> dict[str, Any]:

@@ -48,7 +48,10 @@ class GGUF(Dialect):
     """
 
     name: ClassVar[str] = "gguf"
-    loads: ClassVar[Mapping[str, str]] = {"llama.cpp": "llama-cli -m {path}/model.gguf"}
+    loads: ClassVar[Mapping[str, str]] = {
+        "llama.cpp": "llama-cli -m {path}/model.gguf",
+        "transformers": 'AutoModelForCausalLM.from_pretrained("{path}", gguf_file="model.gguf")',
+    }
     type: PerTensor[BlockName] = "f16"
 
     @classmethod
@@ -156,14 +159,17 @@ class _Plan:
         return [(entry.place.gguf, entry.place.shape, entry.block) for entry in self.entries]
 
     def encode(self, entry: _Entry, model: Checkpoint) -> memoryview:
-        """The bytes of one tensor."""
+        """The bytes of one tensor. Raises RefusedError naming it if its type cannot hold its values."""
         if entry.source is None:
             return memoryview(entry.block.encode(llama3_factors(self.rope, self.dims.head)))
         tensor, order = model.read(entry.source), row_order(entry.place, self.dims)
         tensor = tensor if order is None else reorder(tensor, order)
-        if isinstance(tensor, QTensor):
-            return memoryview(entry.block.pack(tensor))
-        return memoryview(entry.block.encode(tensor.float()))
+        try:
+            if isinstance(tensor, QTensor):
+                return memoryview(entry.block.pack(tensor))
+            return memoryview(entry.block.encode(tensor))
+        except RefusedError as error:
+            raise RefusedError(f"tensor {entry.source}: {error}", error.hint) from error
 
 
 def _file(path: Path) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from compress.formats.errors import InputError
 from compress.formats.gguf_header import Scalar, Value, ValueType
 
+MAX_FLOAT = 3.4e38  # float32 ends a little above
 _FLOATS = (ValueType.FLOAT32, ValueType.FLOAT64)
 _OTHERS = (ValueType.STRING, ValueType.BOOL, ValueType.ARRAY)
 
@@ -40,9 +41,9 @@ class Metadata:
         return None if value is None else int(value)
 
     def number(self, key: str) -> float | None:
-        """A positive finite float, as `shortest` writes it: 1e-05, not 9.99999974e-06."""
+        """A positive number that float32 holds, as `shortest` writes it: 1e-05, not 9.99999974e-06."""
         value = self._scalar(key, "a float", _FLOATS)
-        if value is not None and not 0 < float(value) < math.inf:
+        if value is not None and not 0 < float(value) <= MAX_FLOAT:
             raise InputError(f"GGUF metadata {key} is {value}, not a positive number")
         return None if value is None else shortest(float(value))
 

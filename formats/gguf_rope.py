@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compress.formats.errors import InputError, RefusedError
+from compress.formats.gguf_metadata import MAX_FLOAT
 
 _OLD_CONTEXT = "original_max_position_embeddings"
 _KNOWN = {
@@ -83,7 +84,7 @@ def _check_yarn(merged: Mapping[str, Any], factor: float) -> None:
 
 
 def _number(value: object, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FLOAT:
         raise InputError(f"config.json: {key} is a positive number, not {value!r}")
     return float(value)
 

@@ -14,7 +14,7 @@ from compress.formats.casting import FloatType, cast, stored_as
 from compress.formats.errors import RefusedError
 from compress.formats.fit import fit_spec
 from compress.formats.gptq_checkpoint import GPTQCheckpoint
-from compress.formats.gptq_config import quantization_config, setting_notes
+from compress.formats.gptq_config import engine_notes, quantization_config
 from compress.formats.gptq_tensors import BITS, PACKED, encode, geometry_of
 from compress.formats.gptq_witness import read_independently
 from compress.formats.hf_files import (
@@ -91,7 +91,7 @@ class GPTQ(Dialect):
         return None
 
     def layout(self, model: ModelSpec) -> Layout:
-        return Layout(planned_files(self._shards(model)), setting_notes(model.tensors, self.checkpoint_format))
+        return Layout(planned_files(self._shards(model)), engine_notes(model, self.checkpoint_format))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         shards = self._shards(model.spec)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compress.formats.base import TensorSpec
+from compress.formats.base import ModelSpec, TensorSpec
 from compress.kernels.int_format import IntFormat
 
 # vLLM joins these layers, and looks rules up by the name of the joined one.
@@ -78,20 +78,27 @@ def quantization_config(tensors: Mapping[str, TensorSpec], checkpoint_format: st
     return config
 
 
-def setting_notes(tensors: Mapping[str, TensorSpec], checkpoint_format: str) -> tuple[str, ...]:
-    """What the user should know about which engine loads a model with these tensors."""
-    settings = _settings(tensors)
-    notes = []
-    if len(set(settings.values()) - {None}) > 1:
-        notes.append("layers differ in bits, group size or symmetry: vLLM and GPTQModel load it, no other engine")
-    elif None in settings.values():
-        notes.append("some linear layers stayed dense: AutoGPTQ does not load it, every other engine does")
-    if any(setting and not setting.sym for setting in settings.values()) and checkpoint_format == "gptq":
-        notes.append("GPTQModel loads asymmetric weights of others only with checkpoint_format: gptq_v2")
-    for place, joined in _split_joints(settings):
-        notes.append(f"vLLM joins {joined} of {place.blocks}.{place.index}, which differ here: it will not load")
-        break
-    return tuple(notes)
+def engine_notes(model: ModelSpec, checkpoint_format: str) -> tuple[str, ...]:
+    """Which engines will not load this model from a GPTQ artifact, and why.
+
+    Tried with AutoGPTQ 0.7.1, GPTQModel 7.7 and transformers 5.23: where they fail, most load noise in silence.
+    """
+    settings = _settings(model.tensors)
+    used = {setting for setting in settings.values() if setting}
+    facts = {
+        "AutoGPTQ, transformers: layers differ in bits, group size or symmetry": len(used) > 1,
+        "AutoGPTQ, transformers: lm_head is quantized": any(not place.blocks for place in settings),
+        "AutoGPTQ: linear layers stayed dense": None in settings.values(),
+        "AutoGPTQ: it reads gptq_v2 as gptq": checkpoint_format == "gptq_v2",
+        "AutoGPTQ: it does not tie embeddings": bool(model.config.get("tie_word_embeddings")),
+        "GPTQModel: weights are asymmetric, which it loads only as checkpoint_format: gptq_v2": (
+            checkpoint_format == "gptq" and not all(setting.sym for setting in used)
+        ),
+    }
+    split = next(_split_joints(settings), None)
+    if split is not None:
+        facts[f"vLLM: it joins {split}, which differ"] = True
+    return tuple(f"will not load in {fact}" for fact, holds in facts.items() if holds)
 
 
 def _settings(tensors: Mapping[str, TensorSpec]) -> Settings:
@@ -151,15 +158,15 @@ def _any_of(leaves: list[str]) -> str:
     return names[0] if len(names) == 1 else f"(?:{'|'.join(names)})"
 
 
-def _split_joints(settings: Settings) -> Iterator[tuple[Place, str]]:
-    """The places where layers that vLLM joins have different settings."""
+def _split_joints(settings: Settings) -> Iterator[str]:
+    """The layers that vLLM joins and that have different settings."""
     found: dict[tuple[str, int, str], dict[str, Setting | None]] = defaultdict(dict)
     for place, setting in settings.items():
         found[place.blocks, place.index, place.parent][place.leaf] = setting
     for (blocks, index, parent), leaves in found.items():
         for parts in _FUSED.values():
             if len({leaves[part] for part in parts if part in leaves}) > 1:
-                yield Place(blocks, index, parent), ", ".join(parts)
+                yield f"{', '.join(parts)} of {Place(blocks, index, parent).name}"
 
 
 def _quantized_modules(settings: Settings) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 _BLOCK = 256
@@ -15,7 +16,7 @@ def add_hessian(total: Tensor, inputs: Tensor) -> None:
     multiplied with the columns from their own on. What is left of the diagonal, inside its blocks aside, is
     not touched.
     """
-    for chunk in inputs.split(_CHUNK):
+    for chunk in torch.split(inputs, _CHUNK):
         x = chunk.float()
         for start in range(0, x.shape[1], _BLOCK):
             stop = start + _BLOCK
@@ -29,7 +30,7 @@ def fill_lower(total: Tensor) -> None:
 
 
 def add_cross(total: Tensor, reference: Tensor, inputs: Tensor) -> None:
-    """Add (X − X̂)ᵀX̂ to `total` [columns, columns] fp32; `reference` X and `inputs` X̂ are [tokens, columns]."""
-    for part, chunk in zip(reference.split(_CHUNK), inputs.split(_CHUNK)):
+    """Add (X − X̂)ᵀX̂ to `total` [columns, columns] fp32, X `reference` and X̂ `inputs`, both [tokens, columns]."""
+    for part, chunk in zip(torch.split(reference, _CHUNK), torch.split(inputs, _CHUNK)):
         x = chunk.float()
         total.addmm_((part.float() - x).T, x)

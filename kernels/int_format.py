@@ -23,6 +23,7 @@ from compress.kernels.scale_search import Zero, extreme_params, searched_params
 
 _USUAL_GROUPS = (16, 32, 64, 128, 256)
 _CHUNK = 1 << 18
+_SMALLEST = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
 _LABELS: dict[Zero, str] = {"middle": "sym", "integer": "asym", "real": "min"}
 
 
@@ -69,19 +70,29 @@ class IntFormat(NumberFormat):
 
     def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         grouped = (shape[0], shape[1] // self._group(shape[1]))
-        kinds = {"integer": {"zero": "uint8"}, "real": {"minimum": "float16"}}
-        return {name: (grouped, kind) for name, kind in {"scale": "float16", **kinds.get(self.zero, {})}.items()}
+        shapes: dict[str, tuple[tuple[int, ...], str]] = {"scale": (grouped, "float16")}
+        if self.zero == "integer":
+            shapes["zero"] = (grouped, "uint8")
+        elif self.zero == "real":
+            shapes["minimum"] = (grouped, "float16")
+        return shapes
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
-        """See NumberFormat.fit. Raises ValueError for NaN, Inf, or weights whose scale float16 cannot hold."""
+        """See NumberFormat.fit.
+
+        Raises ValueError for a shape that does not fit, for NaN or Inf, and for scales that float16 cannot hold.
+        """
         reason = self.misfit(tuple(weight.shape))
         if reason is not None:
             raise ValueError(reason)
         if not bool(weight.isfinite().all()):
             raise ValueError("the weight holds NaN or Inf")
-        grouped = weight.unflatten(1, (-1, self._group(weight.shape[1])))
-        weighting = None if importance is None else importance.view(1, *grouped.shape[1:])
-        parts = [self._fit(rows, weighting) for rows in grouped.split(max(1, _CHUNK // weight.shape[1]))]
+        rows, columns = weight.shape
+        groups = weight.reshape(rows, -1, self._group(columns))
+        if importance is not None:
+            # Only ratios matter; with a mean of 1 no square leaves the range of float32.
+            importance = (importance / importance.mean().clamp(min=1e-30)).view(1, *groups.shape[1:])
+        parts = [self._fit(part, importance) for part in torch.split(groups, max(1, _CHUNK // columns))]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _fit(self, groups: Tensor, importance: Tensor | None) -> Params:
@@ -95,14 +106,10 @@ class IntFormat(NumberFormat):
 
     def _stored(self, params: Params) -> Params:
         """fp32 parameters in the dtypes that containers hold; scales kept off zero."""
-        scale = params["scale"]
-        smallest = torch.finfo(torch.float16).smallest_normal * 2.0**-10
-        scale = torch.where(scale.abs() < smallest, torch.copysign(torch.full_like(scale, smallest), scale), scale)
-        stored = {name: value.half() for name, value in {**params, "scale": scale}.items() if name != "zero"}
+        stored = {name: value.byte() if name == "zero" else value.half() for name, value in params.items()}
+        stored["scale"] = torch.where(stored["scale"] == 0, _SMALLEST, stored["scale"])
         if not all(bool(value.isfinite().all()) for value in stored.values()):
             raise ValueError("the weight is too large: float16 cannot hold the scale of a group")
-        if "zero" in params:
-            stored["zero"] = params["zero"].byte()
         return stored
 
     def _error(self, groups: Tensor, importance: Tensor, params: Params) -> Tensor:

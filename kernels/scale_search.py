@@ -44,7 +44,7 @@ def extreme_params(groups: Tensor, levels: int, zero: Zero) -> FloatParams:
         return {"scale": scale}
     if zero == "real":
         return {"scale": scale, "minimum": low}
-    return _mirrored(scale, (-low / scale).round_().clamp_(0, levels - 1), levels)
+    return _without_zero(scale, (-low / scale).round_().clamp_(0, levels - 1), levels)
 
 
 def searched_params(groups: Tensor, importance: Tensor, levels: int, zero: Zero) -> FloatParams:
@@ -58,33 +58,46 @@ def searched_params(groups: Tensor, importance: Tensor, levels: int, zero: Zero)
     return _search_multiples(groups, importance, levels, zero)
 
 
+class _Best:
+    """Of the candidates offered, the one with the largest gain, group by group."""
+
+    def __init__(self, params: FloatParams) -> None:
+        self.params = {name: value.clone() for name, value in params.items()}
+        self._gain = torch.zeros_like(params["scale"])
+
+    def offer(self, product: Tensor, power: Tensor, **params: Tensor | int) -> None:
+        """A candidate whose gain is product² / power; all [rows, groups]."""
+        better = product.square() > self._gain * power
+        self._gain = torch.where(better, product.square() / power, self._gain)
+        for name, value in params.items():
+            self.params[name] = torch.where(better, value, self.params[name])
+
+
 def _search_multiples(groups: Tensor, importance: Tensor, levels: int, zero: Zero) -> FloatParams:
-    """Middle and integer. A middle grid is the integer one whose zero point is levels / 2 or, mirrored, one less."""
+    """Middle and integer: a middle grid is an integer one with z = levels / 2 or, mirrored, one less."""
     plain = extreme_params(groups, levels, zero)
+    start = plain["scale"]
     weighted = groups * importance
-    scale, gain = plain["scale"].clone(), torch.zeros_like(plain["scale"])
-    offset = plain.get("zero", torch.full_like(scale, levels // 2)).clone()
-
-    def attempt(start: Tensor, offsets: Sequence[Tensor | int]) -> None:
-        multiples = (groups / start.unsqueeze(-1)).round_()
-        for trial in offsets:
-            codes = _clip(multiples, trial, levels)
-            product = (weighted * codes).sum(-1)
-            power = codes.square_().mul_(importance).sum(-1)
-            better = product.square() > gain * power
-            gain.copy_(torch.where(better, product.square() / power, gain))
-            scale.copy_(torch.where(better, product / power, scale))
-            offset.copy_(torch.where(better, trial, offset))
-
     offsets: Sequence[Tensor | int] = (levels // 2, levels // 2 - 1)
     if zero == "integer":
-        offsets = [(offset + step).clamp_(0, levels - 1) for step in (0, -1, 1)]
+        offsets = [(plain["zero"] + step).clamp_(0, levels - 1) for step in (0, -1, 1)]
+    best = _Best({"scale": start, "zero": torch.zeros_like(start) + offsets[0]})
+
+    def attempt(scale: Tensor, offsets: Sequence[Tensor | int]) -> None:
+        multiples = (groups / scale.unsqueeze(-1)).round_()
+        for offset in offsets:
+            codes = _clip(multiples, offset, levels)
+            product = (weighted * codes).sum(-1)
+            power = codes.square_().mul_(importance).sum(-1)
+            best.offer(product, power, scale=product / power, zero=offset)
+
     for shrink in _shrinks(levels):
-        attempt(plain["scale"] * shrink, offsets)
-    attempt(scale.clone(), [offset.clone()])
+        attempt(start * shrink, offsets)
+    attempt(best.params["scale"], [best.params["zero"]])
     if zero == "middle":
-        return {"scale": torch.where(offset == levels // 2, scale, -scale)}
-    return _mirrored(scale, offset, levels)
+        mirrored = best.params["zero"] != levels // 2
+        return {"scale": torch.where(mirrored, -best.params["scale"], best.params["scale"])}
+    return _without_zero(best.params["scale"], best.params["zero"], levels)
 
 
 def _clip(multiples: Tensor, offset: Tensor | int, levels: int) -> Tensor:
@@ -99,28 +112,31 @@ def _clip(multiples: Tensor, offset: Tensor | int, levels: int) -> Tensor:
 def _search_line(groups: Tensor, importance: Tensor, levels: int) -> FloatParams:
     """Real: codes from a range cut at both ends, then the weighted straight line through them."""
     plain = extreme_params(groups, levels, "real")
+    span = plain["scale"] * (levels - 1)
     total = importance.sum(-1).clamp(min=torch.finfo(torch.float32).tiny)
     mean = (groups * importance).sum(-1) / total
     centred = (groups - mean.unsqueeze(-1)).mul_(importance)
-    scale, minimum = plain["scale"].clone(), plain["minimum"].clone()
-    gain = torch.zeros_like(scale)
+    best = _Best(plain)
 
-    def attempt(start: Tensor, low: Tensor) -> None:
-        codes = (groups - low.unsqueeze(-1)).div_(start.unsqueeze(-1)).round_().clamp_(0, levels - 1)
-        middle = (codes * importance).sum(-1) / total
+    def attempt(scale: Tensor, minimum: Tensor) -> None:
+        codes = (groups - minimum.unsqueeze(-1)).div_(scale.unsqueeze(-1)).round_().clamp_(0, levels - 1)
+        centre = (codes * importance).sum(-1) / total
         product = (codes * centred).sum(-1)
-        power = codes.sub_(middle.unsqueeze(-1)).square_().mul_(importance).sum(-1)
-        better = product.square() > gain * power
-        gain.copy_(torch.where(better, product.square() / power, gain))
-        scale.copy_(torch.where(better, product / power, scale))
-        minimum.copy_(torch.where(better, mean - product / power * middle, minimum))
+        power = codes.sub_(centre.unsqueeze(-1)).square_().mul_(importance).sum(-1)
+        slope = product / power
+        best.offer(product, power, scale=slope, minimum=mean - slope * centre)
 
-    span = plain["scale"] * (levels - 1)
     for shrink in _shrinks(levels):
         for lean in (0.25, 0.5, 0.75):
             attempt(plain["scale"] * shrink, plain["minimum"] + span * ((1 - shrink) * lean))
-    attempt(scale.clone(), minimum.clone())
-    return {"scale": scale, "minimum": minimum}
+    attempt(best.params["scale"], best.params["minimum"])
+    return best.params
+
+
+def _without_zero(scale: Tensor, offset: Tensor, levels: int) -> FloatParams:
+    """The same grids, those with the zero point 0 mirrored."""
+    flip = offset == 0
+    return {"scale": torch.where(flip, -scale, scale), "zero": torch.where(flip, levels - 1.0, offset)}
 
 
 def _shrinks(levels: int) -> Iterator[float]:
@@ -128,9 +144,3 @@ def _shrinks(levels: int) -> Iterator[float]:
     narrowest = 1 - 1 / levels**0.5
     for trial in range(_TRIALS):
         yield _WIDEST - (_WIDEST - narrowest) * trial / (_TRIALS - 1)
-
-
-def _mirrored(scale: Tensor, offset: Tensor, levels: int) -> FloatParams:
-    """The same grids, none with the zero point 0."""
-    flip = offset == 0
-    return {"scale": torch.where(flip, -scale, scale), "zero": torch.where(flip, levels - 1.0, offset)}

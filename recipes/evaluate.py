@@ -53,7 +53,7 @@ def evaluate(
     """
     reporter = reporter or Reporter()
     names = [*([reference] if reference else []), *paths]
-    checkpoints = [open_checkpoint(resolve(name)) for name in names]
+    checkpoints = [open_checkpoint(resolve(name, progress=reporter.note)) for name in names]
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
     rows = rows_of(options, load_tokenizer(checkpoints[0]), held_out=True)
     results = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -66,9 +66,9 @@ class Plan(BaseModel):
     verdict: str
 
 
-def plan(recipe: Recipe, *, max_ram: int | None = None) -> Plan:
+def plan(recipe: Recipe, *, max_ram: int | None = None, progress: Callable[[str], None] = lambda _: None) -> Plan:
     """Plan a recipe. Raises RefusedError for what cannot be done or does not fit, InputError for bad files."""
-    source = open_source(recipe)
+    source = open_source(recipe, progress)
     skeleton = Skeleton(load_config(source), source.spec, torch.device("cpu"))
     return plan_opened(recipe, source, skeleton, max_ram or physical_ram())
 

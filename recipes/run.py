@@ -63,6 +63,7 @@ class RunReport(BaseModel):
     """What `compress run --json` prints. `missed` names the gates that were missed."""
 
     model: str
+    parameters: int
     source_bytes: int
     artifacts: list[ArtifactReport]
     metrics: Metrics
@@ -88,7 +89,7 @@ def run(
     different run's work and `fresh` is not set.
     """
     reporter = reporter or Reporter()
-    source = open_source(recipe)
+    source = open_source(recipe, reporter.note)
     skeleton = Skeleton(load_config(source), source.spec, torch.device(device))
     budget = max_ram or physical_ram()
     plan_opened(recipe, source, skeleton, budget)
@@ -151,6 +152,7 @@ def _report(recipe: Recipe, state: Run, passes: list[PassReport], seconds: float
     metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
     return RunReport(
         model=recipe.model,
+        parameters=sum(spec.size for spec in state.source.spec.tensors.values()),
         source_bytes=state.source.nbytes(),
         artifacts=artifacts,
         metrics=metrics,

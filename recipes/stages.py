@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from compress.formats import open_checkpoint
@@ -26,9 +26,9 @@ def stages(passes: Sequence[Pass]) -> list[Stage]:
     return grouped
 
 
-def open_source(recipe: Recipe) -> Checkpoint:
+def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
     """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
-    source = open_checkpoint(resolve(recipe.model))
+    source = open_checkpoint(resolve(recipe.model, progress=progress))
     if any(isinstance(step, LayerPass) for step in recipe.passes):
         return Decoded(source, decoded_spec(source.spec))
     return source

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.formats.errors import InputError
 from compress.passes.core.rows import Rows
+from compress.passes.core.tokenizer import render_chat
 
 _MAX_TEXT = 1 << 30
 
@@ -92,9 +93,7 @@ def _jsonl(path: Path, options: TextOptions, tokenizer: PreTrainedTokenizerBase)
 
 def _text_of(record: Any, where: str, column: str, tokenizer: PreTrainedTokenizerBase) -> str:
     if isinstance(record, dict) and isinstance(record.get("messages"), list):
-        if tokenizer.chat_template is None:
-            raise InputError(f"{where}: `messages` need a chat template, and this model has none")
-        return str(tokenizer.apply_chat_template(record["messages"], tokenize=False))
+        return render_chat(tokenizer, record["messages"], answer=False)
     if isinstance(record, dict) and isinstance(record.get(column), str):
         return str(record[column])
     raise InputError(f"{where}: has neither `messages` nor a string `{column}`", "name it with `column:`")

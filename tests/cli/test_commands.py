@@ -212,6 +212,15 @@ def test_a_bug_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("compress.recipes.inspect.open_checkpoint", full)
+    assert main(["inspect", ".", "--json"]) == 1
+    assert failure(capsys)["message"] == "out of memory"
+
+
 WAITING = """
 import sys, time
 from compress.cli.app import app, main

@@ -377,6 +377,7 @@ def test_what_llama_cpp_does_not_compute_is_refused(
         {"num_key_value_heads": 3},
         {"rms_norm_eps": "small"},
         {"rope_parameters": {"rope_theta": -1.0}},
+        {"rope_parameters": {"rope_theta": 10**400}},
         {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
     ],
     ids=str,
@@ -461,6 +462,41 @@ def test_a_damaged_file_is_an_input_error_that_says_where(
     assert said in f"{error.value} {error.value.hint}"
 
 
+NASTY = [
+    Value(ValueType.UINT64, (1 << 64) - 1),
+    Value(ValueType.INT32, -1),
+    uint(0),
+    uint(7),
+    Value(ValueType.FLOAT32, float("inf")),
+    Value(ValueType.FLOAT64, 1e300),
+    Value(ValueType.STRING, "\\0{{x}}\u2028"),
+    Value(ValueType.BOOL, True),
+    Value(ValueType.ARRAY, [0, 1], ValueType.INT32),
+    Value(ValueType.ARRAY, [], ValueType.STRING),
+    Value(ValueType.ARRAY, ["<s>"] * 320, ValueType.STRING),
+    None,
+]
+
+
+@pytest.mark.parametrize("name", ["llama3", "gpt_neox"])
+def test_no_value_of_any_key_raises_anything_but_an_input_error(
+    name: str, make: Callable[[str], Path], tmp_path: Path
+) -> None:
+    directory = write(open_checkpoint(make(name)), tmp_path / "out")
+    metadata = GGUFFile(directory / FILE).header.metadata
+    rope = f"{metadata['general.architecture'].value}.rope.scaling."
+    optional = [rope + "type", rope + "factor"]
+    refused = 0
+    keys = [key for key in metadata if name == "llama3" or key.startswith("gptneox.")]
+    for key in (*keys, *optional):
+        for value in NASTY:
+            try:
+                GGUF.open(damaged(directory, tmp_path, {key: value})).files()
+            except InputError:
+                refused += 1
+    assert refused > 5 * len(keys)
+
+
 def test_what_is_not_gguf_is_not_recognized(tmp_path: Path, make_model: MakeModel) -> None:
     assert not GGUF.recognizes(tmp_path)
     assert not GGUF.recognizes(tmp_path / "none.gguf")
@@ -470,6 +506,28 @@ def test_what_is_not_gguf_is_not_recognized(tmp_path: Path, make_model: MakeMode
     assert not GGUF.recognizes(tmp_path / "source")
     directory = write(source, tmp_path / "out")
     assert GGUF.recognizes(directory) and GGUF.recognizes(directory / FILE)
+
+
+def test_weights_that_a_type_cannot_hold_are_refused_by_name(make: Callable[[str], Path], tmp_path: Path) -> None:
+    source = open_checkpoint(make("llama"))
+    name = "model.layers.1.mlp.up_proj.weight"
+    tensors = {tensor: source.read(tensor) for tensor in source.spec.tensors}
+    large = Held(source, {**tensors, name: torch.full((128, 64), 1e6)})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RefusedError, match=name):
+        GGUF(type="f16").write(large, tmp_path / "out", lambda told: None)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# Not qwen3: transformers takes every head of a Qwen3 in GGUF to be 128 wide. Not gpt_neox: it has no such family.
+@pytest.mark.parametrize("name", ["llama", "llama3", "qwen2"])
+def test_transformers_reads_the_file_as_we_do(name: str, make: Callable[[str], Path], tmp_path: Path) -> None:
+    directory = write(quantized(open_checkpoint(make(name)), INT8), tmp_path / "out", type="f32")
+    ours, theirs = GGUF.open(directory), AutoModelForCausalLM.from_pretrained(directory, gguf_file=FILE)
+    for tensor, values in theirs.state_dict().items():
+        if tensor in ours.spec.tensors:
+            stored = ours.read(tensor)
+            assert torch.equal(values, stored.dequantize() if isinstance(stored, QTensor) else stored)
 
 
 def test_no_path_of_the_machine_is_written(make_model: MakeModel, tmp_path: Path) -> None:
