@@ -5,6 +5,7 @@ Source: `docs/gguf.md` of ggml; what an engine asks of the metadata: llama.cpp, 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -132,7 +133,7 @@ class GGUF(Dialect):
             raise InputError(f"tensor {source} has the shape {list(spec.shape)}; config.json means {list(place.shape)}")
         block, reason = self._block(source, spec), self.misfit(source, spec, model)
         if block is None or reason is not None:
-            raise RefusedError(f"tensor {source}: {reason}", "requantize: true rounds it to the type you name")
+            raise RefusedError(f"tensor {source}: {reason}")
         return _Entry(place, source, block)
 
 
@@ -159,7 +160,7 @@ class _Plan:
         return [(entry.place.gguf, entry.place.shape, entry.block) for entry in self.entries]
 
     def encode(self, entry: _Entry, model: Checkpoint) -> memoryview:
-        """The bytes of one tensor. Raises RefusedError naming it if its type cannot hold its values."""
+        """The bytes of one tensor. What its type cannot hold is an error that names it."""
         if entry.source is None:
             return memoryview(entry.block.encode(llama3_factors(self.rope, self.dims.head)))
         tensor, order = model.read(entry.source), row_order(entry.place, self.dims)
@@ -168,8 +169,8 @@ class _Plan:
             if isinstance(tensor, QTensor):
                 return memoryview(entry.block.pack(tensor))
             return memoryview(entry.block.encode(tensor))
-        except RefusedError as error:
-            raise RefusedError(f"tensor {entry.source}: {error}", error.hint) from error
+        except (InputError, RefusedError) as error:
+            raise type(error)(f"tensor {entry.source}: {error}", error.hint) from error
 
 
 def _file(path: Path) -> Path:
@@ -200,7 +201,7 @@ def _general(family: Architecture, config: Mapping[str, Any], entries: list[_Ent
     for entry in entries:
         weights[entry.block.name] += prod(entry.place.shape)
     # The last component only: a path would tell where the model lay.
-    name = str(config.get("_name_or_path") or family.model_class).rstrip("/").rpartition("/")[2]
+    name = re.split(r"[/\\]", str(config.get("_name_or_path") or family.model_class).rstrip("/\\"))[-1]
     return {
         "general.architecture": string(family.name),
         "general.type": string("model"),

@@ -43,9 +43,10 @@ class GGUFCheckpoint(Checkpoint):
         if (metadata.integer("split.count", 0, 1 << 16) or 0) > 1:
             raise InputError(f"{path} is one part of a split model", "join it: llama-gguf-split --merge")
         vocab = read_vocab(metadata)
-        config = self._config(read_family(metadata), metadata, vocab)
+        family = read_family(metadata)
+        config = self._config(family, metadata, vocab)
         self._dims = dims_of(config)
-        self._places = {place.hf[0]: place for place in self._found(read_family(metadata), config)}
+        self._places = {place.hf[0]: place for place in self._found(family, config)}
         tensors = {name: self._spec(place) for name, place in self._places.items()}
         self._files = {
             **_config_files(config, vocab),
@@ -100,6 +101,8 @@ class GGUFCheckpoint(Checkpoint):
             if info.shape != expected[name]:
                 shape = list(expected[name])
                 raise InputError(f"{self.path}: tensor {name} has the shape {list(info.shape)}, not {shape}")
+            if "float" not in info.type.spec(info.shape).dtype:
+                raise InputError(f"{self.path}: tensor {name} holds {info.type.name}, and weights are not integers")
         for name in expected:
             if name not in self._tensors:
                 raise InputError(f"{self.path}: tensor {name} is missing")

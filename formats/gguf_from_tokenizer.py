@@ -23,7 +23,7 @@ _PAD = re.compile(r"\[PAD(\d+)\]")
 _NFC = ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]})
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Prepend", "prepend": SPACE}
-_BLEND = "give a model directory with a tokenizer.json (AutoTokenizer.save_pretrained writes one)"
+_MAKE_ONE = "give a model directory with a tokenizer.json (AutoTokenizer.save_pretrained writes one)"
 
 
 def vocab_of(files: Mapping[str, bytes], config: Json, size: int) -> Vocab:
@@ -32,13 +32,13 @@ def vocab_of(files: Mapping[str, bytes], config: Json, size: int) -> Vocab:
     Raises InputError for files that are malformed, RefusedError for a tokenizer that GGUF cannot describe.
     """
     if _FILE not in files:
-        raise RefusedError(f"GGUF holds the tokenizer, and there is no {_FILE}", _BLEND)
+        raise RefusedError(f"GGUF holds the tokenizer, and there is no {_FILE}", _MAKE_ONE)
     tokenizer, settings, names = (
         _object(files, name) for name in (_FILE, "tokenizer_config.json", "special_tokens_map.json")
     )
     model = _child(tokenizer, "model")
     if model.get("type") != "BPE":
-        raise RefusedError(f"{_FILE}: llama.cpp gets {model.get('type')!r} from us only if it is BPE")
+        raise RefusedError(f"{_FILE}: only BPE tokenizers are written to GGUF, not {str(model.get('type'))[:40]!r}")
     tokens, types = _tokens(model, tokenizer, size)
     roles = _roles(tokens, {**names, **settings}, config)
     own = _child(settings, "gguf")
@@ -47,7 +47,7 @@ def vocab_of(files: Mapping[str, bytes], config: Json, size: int) -> Vocab:
     return Vocab(
         **parts,
         tokens=tuple(tokens),
-        roles={**roles, **{role: own[role] for role in OWN_ROLES if isinstance(own.get(role), int)}},
+        roles={**roles, **{role: own[role] for role in OWN_ROLES if type(own.get(role)) is int}},
         add_bos=add_bos,
         add_eos=add_eos,
         chat_template=_chat_template(files, settings),
@@ -143,16 +143,21 @@ def _added_ends(tokenizer: Json, settings: Json, tokens: list[str], roles: Json)
 
 def _template(post: object) -> tuple[list[str], list[str]]:
     """The tokens that a `post_processor` puts before and after a single text."""
-    if not isinstance(post, dict) or post.get("type") == "ByteLevel":
-        return [], []
-    if post.get("type") == "Sequence" and isinstance(post.get("processors"), list):
-        ends = [_template(step) for step in post["processors"]]
-        return [token for before, _ in ends for token in before], [token for _, after in ends for token in after]
-    if post.get("type") != "TemplateProcessing" or not isinstance(post.get("single"), list):
-        raise RefusedError(f"{_FILE}: llama.cpp has no post-processor of the kind {post.get('type')!r}")
-    names = [str(_child(step, "SpecialToken").get("id", "")) for step in post["single"] if isinstance(step, dict)]
-    text = names.index("") if "" in names else len(names)
-    return names[:text], names[text + 1 :]
+    steps = post.get("processors") if isinstance(post, dict) and post.get("type") == "Sequence" else [post]
+    before: list[str] = []
+    after: list[str] = []
+    for step in steps if isinstance(steps, list) else [post]:
+        fields: Json = step if isinstance(step, dict) else {"type": step}
+        kind, single = fields.get("type"), fields.get("single")
+        if kind in (None, "ByteLevel"):
+            continue
+        if kind != "TemplateProcessing" or not isinstance(single, list):
+            raise RefusedError(f"{_FILE}: llama.cpp has no post-processor of the kind {str(kind)[:40]!r}")
+        parts = [part for part in single if isinstance(part, dict)]
+        names = [str(_child(part, "SpecialToken").get("id", "")) for part in parts]
+        text = names.index("") if "" in names else len(names)
+        before, after = before + names[:text], after + names[text + 1 :]
+    return before, after
 
 
 def _byte_level(tokenizer: Json, tokens: list[str], types: list[TokenType], own: Json) -> dict[str, Any]:

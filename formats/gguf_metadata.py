@@ -12,6 +12,7 @@ from compress.formats.gguf_header import Scalar, Value, ValueType
 MAX_FLOAT = 3.4e38  # float32 ends a little above
 _FLOATS = (ValueType.FLOAT32, ValueType.FLOAT64)
 _OTHERS = (ValueType.STRING, ValueType.BOOL, ValueType.ARRAY)
+_WHOLE = tuple(kind for kind in ValueType if kind not in (*_FLOATS, *_OTHERS))
 
 
 class Metadata:
@@ -35,7 +36,7 @@ class Metadata:
 
     def integer(self, key: str, low: int, high: int) -> int | None:
         """A whole number from `low` to `high`, of any width."""
-        value = self._scalar(key, "a whole number", _whole_types())
+        value = self._scalar(key, "a whole number", _WHOLE)
         if value is not None and not low <= int(value) <= high:
             raise InputError(f"GGUF metadata {key} is {value}, not a number from {low} to {high}")
         return None if value is None else int(value)
@@ -54,7 +55,7 @@ class Metadata:
 
     def integers(self, key: str) -> list[int] | None:
         """An array of whole numbers."""
-        items = self._array(key, "whole numbers", _whole_types())
+        items = self._array(key, "whole numbers", _WHOLE)
         return None if items is None else [int(item) for item in items]
 
     def numbers(self, key: str) -> list[float] | None:
@@ -80,10 +81,6 @@ class Metadata:
         if not isinstance(value.value, list) or value.element is None or value.element not in types:
             raise InputError(f"GGUF metadata {key} is not an array of {what}")
         return value.value
-
-
-def _whole_types() -> tuple[ValueType, ...]:
-    return tuple(kind for kind in ValueType if kind not in (*_FLOATS, *_OTHERS))
 
 
 def shortest(value: float) -> float:

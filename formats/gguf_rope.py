@@ -46,13 +46,22 @@ def rope_of(config: Mapping[str, Any], partial: float = 1.0) -> Rope:
 
     Raises RefusedError for a kind of scaling that GGUF has no words for.
     """
-    merged = {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
+    merged = {**_object(config, "rope_scaling"), **_object(config, "rope_parameters")}
+    if any(isinstance(value, dict) for value in merged.values()):
+        raise RefusedError("config.json: layers differ in their rotary embeddings; GGUF has words for one only")
     kind = str(merged.get("rope_type", merged.get("type", "default")))
     if kind not in _KNOWN:
         raise RefusedError(f"config.json: GGUF has no words for the rope type {kind!r}", f"it has: {', '.join(_KNOWN)}")
     theta = _first(merged, config, ("rope_theta", "rotary_emb_base"), 10000.0)
     part = _first(merged, config, ("partial_rotary_factor", "rotary_pct"), partial)
     return Rope(theta, kind, _scaling(kind, merged, config), part)
+
+
+def _object(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise InputError(f"config.json: {key} is not an object")
+    return value
 
 
 def _first(merged: Mapping[str, Any], config: Mapping[str, Any], keys: tuple[str, ...], default: float) -> float:

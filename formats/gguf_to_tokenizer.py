@@ -16,6 +16,7 @@ from compress.formats.gguf_vocab import OWN_ROLES, ROLES, Merge, TokenType, Voca
 from compress.formats.storage import encode_json
 
 SPACE = "▁"  # how SentencePiece writes a space
+_LONGEST_PIECE = 128  # its own limit is 16 by default; cutting a piece in all ways takes the square of it
 _ADDED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
 
 
@@ -144,7 +145,9 @@ def _merges_by_score(vocab: Vocab) -> list[Merge]:
 
 
 def halves(piece: str, pieces: Mapping[str, int]) -> list[Merge]:
-    """Every two pieces that make `piece`, in the order of their ids."""
+    """Every two pieces that make `piece`, in the order of their ids. Raises InputError for an absurd length."""
+    if len(piece) > _LONGEST_PIECE:
+        raise InputError(f"tokenizer: {piece[:40]!r}… has {len(piece)} characters; no SentencePiece has so many")
     splits = [(piece[:at], piece[at:]) for at in range(1, len(piece))]
     made = [split for split in splits if split[0] in pieces and split[1] in pieces]
     return sorted(made, key=lambda split: (pieces[split[0]], pieces[split[1]]))
@@ -154,7 +157,8 @@ def _post_processor(vocab: Vocab) -> dict[str, Any]:
     """What puts the beginning and the end around a text, or a pair of texts."""
     if not (vocab.add_bos or vocab.add_eos):
         return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
-    around = {role: vocab.tokens[vocab.roles[role]] for role, added in _around(vocab) if added}
+    ends = (("bos", vocab.add_bos), ("eos", vocab.add_eos))
+    around = {role: vocab.tokens[vocab.roles[role]] for role, added in ends if added}
     ids = {token: {"id": token, "ids": [vocab.roles[role]], "tokens": [token]} for role, token in around.items()}
     return {
         "type": "TemplateProcessing",
@@ -162,10 +166,6 @@ def _post_processor(vocab: Vocab) -> dict[str, Any]:
         "pair": _template(around, "A", 0) + _template(around, "B", 1),
         "special_tokens": ids,
     }
-
-
-def _around(vocab: Vocab) -> tuple[tuple[str, bool], tuple[str, bool]]:
-    return ("bos", vocab.add_bos), ("eos", vocab.add_eos)
 
 
 def _template(around: Mapping[str, str], text: str, type_id: int) -> list[dict[str, Any]]:

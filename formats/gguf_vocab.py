@@ -92,7 +92,11 @@ class Vocab:
                 raise _error(key, f"has {len(items)} entries for {count} tokens")
         if len(set(self.tokens)) != count:
             raise _error("tokens", "holds a token twice")
-        if any(len(token.encode()) > _MAX_TOKEN for token in self.tokens):
+        try:
+            longest = max(len(token.encode()) for token in self.tokens)
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+            raise _error("tokens", "holds a token that is not Unicode text") from error
+        if longest > _MAX_TOKEN:
             raise _error("tokens", f"holds a token of more than {_MAX_TOKEN} bytes")
         for token, kind in zip(self.tokens, self.types, strict=True):
             if kind is TokenType.BYTE and not _BYTE.fullmatch(token):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 from pydantic import ByteSize, Field
 from torch import Tensor
@@ -35,6 +35,8 @@ from compress.formats.safetensors_shards import (
 from compress.formats.storage import encode_json
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import QTensor
+
+T = TypeVar("T")
 
 
 class GPTQ(Dialect):
@@ -103,7 +105,7 @@ class GPTQ(Dialect):
             if part not in held:
                 progress(weights[part])
                 held.clear()
-                held.update(self._encode(weights[part], model.read(weights[part])))
+                held.update(self._encode(weights[part], model))
             return held[part]
 
         settings = quantization_config(model.spec.tensors, self.checkpoint_format)
@@ -127,15 +129,18 @@ class GPTQ(Dialect):
         """What a tensor is stored as: name → spec."""
         if not isinstance(spec.format, IntFormat):
             return {name: stored_as(spec, self.dtype)}
-        parts = geometry_of(spec.shape, spec.format).parts()
-        return {f"{name.removesuffix('.weight')}.{part}": stored for part, stored in parts.items()}
+        return _beside(name, geometry_of(spec.shape, spec.format).parts())
 
-    def _encode(self, name: str, tensor: Tensor | QTensor) -> dict[str, Tensor]:
-        if not isinstance(tensor, QTensor):
-            spec = TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-            return {name: cast(name, tensor, stored_as(spec, self.dtype).dtype)}
-        parts = encode(name, tensor, self.checkpoint_format)
-        return {f"{name.removesuffix('.weight')}.{part}": stored for part, stored in parts.items()}
+    def _encode(self, name: str, model: Checkpoint) -> dict[str, Tensor]:
+        tensor = model.read(name)
+        if isinstance(tensor, QTensor):
+            return _beside(name, encode(name, tensor, self.checkpoint_format))
+        return {name: cast(name, tensor, stored_as(model.spec.tensors[name], self.dtype).dtype)}
+
+
+def _beside(name: str, parts: Mapping[str, T]) -> dict[str, T]:
+    """`X.weight` and what belongs to qweight, scales, … → the same by `X.qweight`, `X.scales`, …"""
+    return {f"{name.removesuffix('.weight')}.{part}": value for part, value in parts.items()}
 
 
 def _is_linear(name: str) -> bool:

@@ -66,7 +66,7 @@ def quantization_config(tensors: Mapping[str, TensorSpec], checkpoint_format: st
         "group_size": base.group_size,
         "desc_act": False,
         "sym": base.sym,
-        "lm_head": any(setting and not place.blocks for place, setting in settings.items()),
+        "lm_head": _quantizes_head(settings),
         "quant_method": "gptq",
         "checkpoint_format": checkpoint_format,
         "pack_dtype": "int32",
@@ -87,7 +87,7 @@ def engine_notes(model: ModelSpec, checkpoint_format: str) -> tuple[str, ...]:
     used = {setting for setting in settings.values() if setting}
     facts = {
         "AutoGPTQ, transformers: layers differ in bits, group size or symmetry": len(used) > 1,
-        "AutoGPTQ, transformers: lm_head is quantized": any(not place.blocks for place in settings),
+        "AutoGPTQ, transformers: lm_head is quantized": _quantizes_head(settings),
         "AutoGPTQ: linear layers stayed dense": None in settings.values(),
         "AutoGPTQ: it reads gptq_v2 as gptq": checkpoint_format == "gptq_v2",
         "AutoGPTQ: it does not tie embeddings": bool(model.config.get("tie_word_embeddings")),
@@ -102,14 +102,14 @@ def engine_notes(model: ModelSpec, checkpoint_format: str) -> tuple[str, ...]:
 
 
 def _settings(tensors: Mapping[str, TensorSpec]) -> Settings:
-    """The setting of every quantized layer, and None for the dense matrices of the same decoder blocks."""
+    """The setting of every quantized layer, and None for the dense matrices of its decoder blocks; by place."""
     matrices = {
         _place(name.removesuffix(".weight")): _setting(spec)
         for name, spec in tensors.items()
         if name.endswith(".weight") and len(spec.shape) == 2
     }
     blocks = {place.blocks for place, setting in matrices.items() if setting and place.blocks}
-    return {place: setting for place, setting in matrices.items() if setting or place.blocks in blocks}
+    return {place: matrices[place] for place in sorted(matrices) if matrices[place] or place.blocks in blocks}
 
 
 def _place(module: str) -> Place:
@@ -124,6 +124,10 @@ def _setting(spec: TensorSpec) -> Setting | None:
     return Setting(found.bits, found.group_size, found.zero == "middle")
 
 
+def _quantizes_head(settings: Settings) -> bool:
+    return any(not place.blocks for place in settings)
+
+
 def _base(settings: Settings) -> Setting:
     """The commonest setting; AutoGPTQ's defaults if nothing is quantized."""
     counts = Counter(setting for setting in settings.values() if setting)
@@ -134,7 +138,7 @@ def _rules(settings: Settings, base: Setting) -> Iterator[tuple[str, dict[str, A
     """`dynamic` rules for every layer whose setting is not `base`: one for layers that sit side by side."""
     indices: dict[tuple[str, str, Setting | None], list[int]] = defaultdict(list)
     everywhere: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for place, setting in sorted(settings.items(), key=lambda item: item[0]):
+    for place, setting in settings.items():
         everywhere[place.blocks, place.path].append(place.index)
         if setting != base:
             indices[place.blocks, place.path, setting].append(place.index)

@@ -33,14 +33,13 @@ def read_independently(directory: Path) -> Callable[[str], Tensor]:
         groups = stored(f"{module}.g_idx").numpy()
         codes = _codes(words.T, len(groups)).T
         zeros = _codes(stored(f"{module}.qzeros").numpy(), scales.shape[1]) + offset
-        return torch.from_numpy(scales[groups] * (codes - zeros[groups]).astype(np.float32)).T.contiguous()
+        return torch.from_numpy(scales[groups] * (codes - zeros[groups])).T.contiguous()
 
     return read
 
 
-def _codes(words: NDArray[np.int32], count: int) -> NDArray[np.int64]:
-    """words [n, m] → the `count` codes in each row's bits, lowest bit first."""
+def _codes(words: NDArray[np.int32], count: int) -> NDArray[np.float32]:
+    """words [n, m] → the `count` codes in the bits of each row, lowest bit first."""
     octets = np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
     bits = np.unpackbits(octets, axis=1, bitorder="little").reshape(len(words), count, -1)
-    codes: NDArray[np.int64] = bits.astype(np.int64) @ (1 << np.arange(bits.shape[2], dtype=np.int64))
-    return codes
+    return np.packbits(bits, axis=2, bitorder="little")[:, :, 0].astype(np.float32)

@@ -244,13 +244,21 @@ class Lock:
         try:
             while not self._acquire():
                 pass
-            os.truncate(self._file, 0)
-            os.pwrite(self._file, str(os.getpid()).encode(), 0)
+            self._sign()
         except BlockingIOError:
             raise self._held() from None
         except OSError as error:
             raise _storage_error(self.path, None, error) from error
         return self
+
+    def _sign(self) -> None:
+        """Say who holds the lock; a lock that cannot say so is let go."""
+        try:
+            os.truncate(self._file, 0)
+            os.pwrite(self._file, str(os.getpid()).encode(), 0)
+        except OSError:
+            os.close(self._file)
+            raise
 
     def _acquire(self) -> bool:
         """Lock the file; False if its last holder removed it between our opening and our locking it."""

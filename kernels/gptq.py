@@ -5,9 +5,9 @@ their visit and H = U·D·Uᵀ, U unit upper triangular and D diagonal, column j
 
     w'_j = w_j + Σ_{k<j} (w_k − ŵ_k)·U_kj        and then        tr(E·H·Eᵀ) = Σ_j D_j·‖w'_j − ŵ_j‖²,
 
-which takes one Cholesky factor where GPTQ's own equations take two and an inverse. The sum also says what a
-column's rounding error costs: D_j, the part of H_jj that columns yet to come cannot make up for. Parameters
-are therefore fitted with the importance D, not diag(H): that lowers tr(E·H·Eᵀ) by 1 to 10 % (SmolLM2-135M).
+which takes one Cholesky factor where GPTQ's own equations take two and an inverse. Parameters are fitted with
+the importance diag(H). D, what a column costs once later ones have made up for it, lowers tr(E·H·Eᵀ) of each
+layer by 1 to 10 %, but raises the model's KL divergence from 0.137 to 0.167 (fixed work S).
 """
 
 from __future__ import annotations
@@ -46,10 +46,6 @@ class _Factor:
     root: Tensor
     feed: Tensor
 
-    def importance(self) -> Tensor:
-        """D [columns], in the order of the weight's columns."""
-        return torch.empty_like(self.root).index_copy_(0, self.order, self.root.square())
-
 
 def gptq_solve(
     weight: Tensor,
@@ -73,8 +69,7 @@ def gptq_solve(
     weight = torch.where(live, weight, 0.0)
     factor = _factorize(hessian, damp, act_order)
     if params is None:
-        importance = hessian.diagonal() if factor is None else factor.importance()
-        params = number_format.fit(weight, importance * live)
+        params = number_format.fit(weight, hessian.diagonal())
     if factor is None:
         quantized = quantize(weight, number_format, params)
         error = output_energy(weight - quantized.dequantize(), hessian)

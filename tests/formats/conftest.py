@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.base import Checkpoint
 from compress.kernels.qtensor import quantize
 
 
@@ -15,7 +15,7 @@ class InMemory(Checkpoint):
         self.inner, self.formats = inner, formats
         self.path, self.dialect = inner.path, "memory"
         tensors = {name: replace(spec, format=formats.get(name)) for name, spec in inner.spec.tensors.items()}
-        self.spec = ModelSpec(inner.spec.config, tensors)
+        self.spec = replace(inner.spec, tensors=tensors)
 
     def read(self, name):
         weight = self.inner.read(name)

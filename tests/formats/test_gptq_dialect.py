@@ -1,6 +1,7 @@
 """The GPTQ container, against AutoGPTQ's own bytes, a naive unpacker and the engines' rules for `dynamic`."""
 
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -270,7 +271,7 @@ def test_rules_find_the_layers_that_vllm_joins(case, joined, part):
 
 def test_what_stayed_dense_is_listed_for_transformers():
     uniform = quantization_config(decoder(3, CHOICES["attention dense"]), "gptq")
-    assert uniform["modules_in_block_to_quantize"] == [["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]]
+    assert uniform["modules_in_block_to_quantize"] == [["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"]]
     uneven = quantization_config(decoder(3, CHOICES["layer 1 dense, not 10 or 11"]), "gptq")
     names = uneven["modules_in_block_to_quantize"][0]
     assert len(names) == 14 and "model.layers.0.mlp.up_proj" in names
@@ -494,3 +495,20 @@ def test_an_artifact_exported_again_is_the_same(artifact, tmp_path):
     for path in artifact.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
     shutil.rmtree(artifact)
+
+
+def test_mutated_configs_are_input_errors_or_are_read(artifact):
+    """300 seeded mutants of the file that says how to read the weights."""
+    chance, read = random.Random(0), 0
+    original = (artifact / "config.json").read_bytes()
+    for _ in range(300):
+        mutant = bytearray(original)
+        for _ in range(chance.choice((1, 2, 8))):
+            mutant[chance.randrange(len(mutant))] = chance.choice(b'0123456789"[]{},:.-nulltrue x')
+        (artifact / "config.json").write_bytes(mutant)
+        try:
+            open_checkpoint(artifact).read(f"{Q_PROJ}.weight")
+        except InputError:
+            continue
+        read += 1
+    assert 20 < read < 300

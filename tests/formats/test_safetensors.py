@@ -370,6 +370,23 @@ def test_a_broken_index_is_an_input_error(tmp_path, index):
         Weights(tmp_path)
 
 
+def test_mutated_indexes_are_input_errors_or_say_the_same(tmp_path):
+    tensors, specs = shard_specs()
+    write_shards(tmp_path, plan_shards(specs, 130), tensors.__getitem__)
+    original, chance, read = (tmp_path / INDEX).read_bytes(), random.Random(0), 0
+    for _ in range(1000):
+        mutant = bytearray(original)
+        mutant[chance.randrange(len(mutant))] = chance.randrange(256)
+        (tmp_path / INDEX).write_bytes(mutant)
+        try:
+            weights = Weights(tmp_path)
+        except InputError:
+            continue
+        assert weights.specs == specs
+        read += 1
+    assert 20 < read < 900
+
+
 def test_a_directory_without_weights_is_an_input_error(tmp_path):
     with pytest.raises(InputError, match=r"0 \.safetensors files"):
         Weights(tmp_path)
