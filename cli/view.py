@@ -172,7 +172,7 @@ def _quality(metrics: Metrics) -> list[RenderableType]:
     if metrics.kl_divergence is not None:
         text += f" · KL divergence {metrics.kl_divergence:.4f} nats per token"
     if metrics.top1_agreement is not None:
-        text += f" · same next token {100 * metrics.top1_agreement:.1f} %"
+        text += f" · top-1 agreement {100 * metrics.top1_agreement:.1f} %"
     return [text]
 
 

@@ -52,7 +52,6 @@ class GPTQ(Dialect):
         "vllm": "vllm serve {path}",
         "gptqmodel": 'GPTQModel.load("{path}")',
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")  # with optimum and gptqmodel',
-        "auto-gptq": 'AutoGPTQForCausalLM.from_quantized("{path}")',
     }
     dtype: FloatType = "float16"
     checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"

@@ -32,6 +32,8 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
     refuse_existing(target)
     layout = dialect.layout(model.spec)
     require_space(target.parent, layout.nbytes)
+    for note in layout.notes:
+        run.reporter.note(f"{target.name}: {note}")
     partial = target.with_name(target.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     try:

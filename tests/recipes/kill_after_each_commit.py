@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,19 +23,21 @@ def main(folder: Path) -> None:
     text = sys.stdin.read()
     torch.set_num_threads(1)  # an OpenMP pool does not survive a fork
 
-    def work(output: Path) -> None:
+    def work(output: Path, kill_at: int | None = None) -> None:
+        if kill_at:
+            kill_after(kill_at)
         run(load(text), output)
 
-    assert forked(lambda: work(folder / "whole")) == 0
+    assert forked(partial(work, folder / "whole")) == 0
     commit = 0
     while True:
         commit += 1
         output = folder / f"killed-{commit:02d}"
-        status = forked(lambda: (kill_after(commit), work(output)))
+        status = forked(partial(work, output, commit))
         if status == 0:
             break
         assert status == signal.SIGKILL, status
-        assert forked(lambda: work(output)) == 0
+        assert forked(partial(work, output)) == 0
 
 
 def load(text: str) -> Recipe:
@@ -61,7 +64,7 @@ def forked(work: Callable[[], object]) -> int:
     if pid == 0:
         try:
             work()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a forked child must not go on as its parent
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
             os._exit(1)
         os._exit(0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from compress.formats.errors import StorageError
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run

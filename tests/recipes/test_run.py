@@ -131,7 +131,7 @@ def test_a_missing_text_file_is_found_before_compute(tiny_llama: Path, corpus: P
             {},
         )
     )
-    with pytest.raises(InputError, match="none.txt"):
+    with pytest.raises(InputError, match=r"none\.txt"):
         run(missing, tmp_path / "out")
 
 
