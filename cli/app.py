@@ -15,7 +15,6 @@ from typing import Annotated, Any
 import typer
 
 from compress.cli import look, work
-from compress.cli.allocator import return_large_blocks
 from compress.cli.output import print_json
 from compress.cli.signals import Interrupted, interruptible
 from compress.formats.errors import CompressError
@@ -60,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code, as DESIGN §6 lists them."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
-    return_large_blocks()
     with interruptible():
         try:
             code = typer.main.get_command(app)(list(arguments), prog_name="compress", standalone_mode=False)

@@ -17,6 +17,7 @@ from compress.formats.storage import sha256_file
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.anatomy import LayerAnatomy
 from compress.passes.core.base import LayerPass
+from compress.passes.core.memory import return_freed_memory
 from compress.passes.core.run import Run
 from compress.passes.core.stats import LinearStats, Statistic
 from compress.passes.core.tensor_report import tensor_report
@@ -169,6 +170,7 @@ class Sweep:
         }
         self.run.journal.append(record)
         self.run.model.overlay(path)
+        return_freed_memory()
         if self.walk and name in {layer.name for layer in self.anatomy.layers}:
             self.walk.finish(1 + [layer.name for layer in self.anatomy.layers].index(name))
 

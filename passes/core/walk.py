@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compress.passes.core.flight import Flight, PausePoints
 from compress.passes.core.hidden import HiddenStates
+from compress.passes.core.memory import return_freed_memory
 from compress.passes.core.rows import Rows
 from compress.passes.core.skeleton import Skeleton, Weights
 from compress.passes.core.stats import LinearStats, Statistic
@@ -83,6 +84,8 @@ class Walk:
         for index in range(done, len(self.skeleton.anatomy.layers)):
             modules = [self.skeleton.layer(index, stream.weights) for stream in self.streams]
             self.layer(index, modules, [], hold=True)
+            del modules
+            return_freed_memory()
             commit(index + 1)
             self.finish(index + 1)
 
