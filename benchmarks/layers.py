@@ -1,4 +1,4 @@
-"""Does memory grow with the number of layers? Peak RSS of a run on 8, 16 and 32 layers of one width.
+"""Does memory grow with the number of layers? Peak RSS of a run on 8 and on 32 layers of one width.
 
     python benchmarks/layers.py
 
@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 from work_s import measured
 
-LAYERS = (8, 16, 32)
+LAYERS = (8, 32)
 
 
 def main() -> None:

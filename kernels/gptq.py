@@ -7,7 +7,7 @@ their visit and H = U·D·Uᵀ, U unit upper triangular and D diagonal, column j
 
 which takes one Cholesky factor where GPTQ's own equations take two and an inverse. Parameters are fitted with
 the importance diag(H). D, what a column costs once later ones have made up for it, lowers tr(E·H·Eᵀ) of each
-layer by 1 to 10 %, but raises the model's KL divergence from 0.137 to 0.167 (fixed work S).
+layer by 1 to 10 %, but on fixed work S the model came out at KL 0.167, against 0.142 with diag(H).
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.passes.core.config import load_config
 from compress.passes.core.names import tensor_names
+from compress.passes.core.skeleton import assign
 from compress.passes.core.work import dense
 
 
@@ -29,7 +30,9 @@ def load_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype 
     stored = tensor_names(model, checkpoint.spec.tensors)
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
         if name in stored:
-            _assign(model, name, parameter, read(stored[name]).to(device, dtype))
+            value = read(stored[name]).to(device, dtype)
+            _check_shape(name, parameter, value)
+            assign(model, name, value)
     model.tie_weights()
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
@@ -38,11 +41,9 @@ def load_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype 
     return loaded
 
 
-def _assign(model: nn.Module, name: str, parameter: Tensor, value: Tensor) -> None:
+def _check_shape(name: str, parameter: Tensor, value: Tensor) -> None:
     if value.shape != parameter.shape:
         raise InputError(
             f"{name} has shape {list(value.shape)}, config.json asks for {list(parameter.shape)}",
             "config.json and the weights do not belong together",
         )
-    owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))

@@ -208,12 +208,12 @@ class Skeleton:
         for name, _ in list(model.named_parameters(remove_duplicate=False)):
             if name not in without:
                 source = self._embedding_parameter if name == self._head_parameter and self._tied else name
-                _assign(model, name, self._read(weights, source))
+                assign(model, name, self._read(weights, source))
         return model
 
     def _fill(self, module: nn.Module, prefix: str, weights: Weights) -> nn.Module:
         for name, _ in list(module.named_parameters()):
-            _assign(module, name, self._read(weights, prefix + name))
+            assign(module, name, self._read(weights, prefix + name))
         return module
 
     def _read(self, weights: Weights, parameter: str) -> Tensor:
@@ -224,6 +224,7 @@ def _stand_ins(model: nn.Module) -> list[StandIn]:
     return [module for module in model.modules() if isinstance(module, StandIn)]
 
 
-def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+def assign(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make `value` the parameter `name` of `module`."""
     owner, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
