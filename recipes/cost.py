@@ -11,6 +11,8 @@ from compress.passes.core.walk import BATCH_TOKENS
 
 _RUNTIME = 450 << 20
 """Python, torch and transformers themselves."""
+_HEAP = 1.8
+"""What the heap occupies for a byte that is in use: measured on SmolLM2 (975 MiB counted, 1.4 GiB seen)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def sweep_cost(
     working = (held if hold and statistics else batch) + 2 * widest**2 * 4 if tokens else 0
     return Cost(
         flops=forward * forwards * streams + (hessian * streams + solve if statistics else 0),
-        memory=_RUNTIME + max(ends, largest * (1 + streams) + working + batch),
+        memory=_RUNTIME + int(_HEAP * max(ends, largest * (1 + streams) + working + batch)),
         forwards=forwards,
     )
 
