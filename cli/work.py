@@ -25,6 +25,7 @@ Set = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")]
+MaxVram = Annotated[str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory to stay below, as 16GiB.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
@@ -40,6 +41,7 @@ def run(
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in DIR did.")] = False,
     device: Device = "cpu",
     max_ram: MaxRam = None,
+    max_vram: MaxVram = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -50,10 +52,10 @@ def run(
 
     loaded = load(recipe, overrides or ())
     target = output or Path("out") / (Path(recipe).stem if recipe != "-" else "recipe")
-    ram = parse_bytes(max_ram) if max_ram else None
+    ram, vram = (parse_bytes(size) if size else None for size in (max_ram, max_vram))
     place = _device(device)
     with _working(quiet) as reporter:
-        report = run_recipe(loaded, target, fresh=fresh, device=place, max_ram=ram, reporter=reporter)
+        report = run_recipe(loaded, target, fresh=fresh, device=place, max_ram=ram, max_vram=vram, reporter=reporter)
     emit(report.model_dump(mode="json"), json, lambda: view.run_report(report))
     if report.missed:
         for gate in report.missed:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from compress.formats import dialects
 from compress.formats.base import Checkpoint
-from compress.formats.errors import RefusedError
+from compress.formats.errors import RefusedError, UsageError
 from compress.formats.storage import Lock, parse_json, read_bytes, sha256_file, write_json
 from compress.passes.core.base import ModelPass
 from compress.passes.core.config import load_config
@@ -81,6 +81,7 @@ def run(
     fresh: bool = False,
     device: str = "cpu",
     max_ram: int | None = None,
+    max_vram: int | None = None,
     reporter: Reporter | None = None,
 ) -> RunReport:
     """Run `recipe` into the directory `output`. The same call resumes a run that was cut off.
@@ -91,7 +92,7 @@ def run(
     reporter = reporter or Reporter()
     source = open_source(recipe, reporter.note)
     skeleton = Skeleton(load_config(source), source.spec, torch.device(device))
-    budget = max_ram or physical_ram()
+    budget = _budget(torch.device(device), max_ram, max_vram)
     plan_opened(recipe, source, skeleton, budget)
     work = output / WORK
     _make_directory(work)
@@ -105,6 +106,15 @@ def run(
             reporter.note(f"resuming in {output}: {len(journal.of(kind='unit'))} layers are done")
         state = Run(source, skeleton, output, work, journal, reporter, budget, recipe.seed, manifest)
         return _execute(recipe, state)
+
+
+def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> int:
+    """Bytes that the device which computes may use: what was allowed, or all that it has."""
+    if device.type == "cuda":
+        return max_vram or torch.cuda.get_device_properties(device).total_memory
+    if max_vram is not None:
+        raise UsageError(f"--max-vram speaks of a GPU, and this run is on {device}", "use --max-ram")
+    return max_ram or physical_ram()
 
 
 def _execute(recipe: Recipe, state: Run) -> RunReport:

@@ -155,3 +155,11 @@ def test_head_and_embedding_by_name(tmp_path: Path, make_model: Callable[..., Pa
     assert tensors["model.embed_tokens"]["format"] == "int8 g32 sym"
     assert ("lm_head" in tensors) == (not tied)
     assert report.metrics.kl_divergence is not None and report.metrics.kl_divergence < 0.5
+
+
+def test_budgets_are_kept(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="memory"):
+        run(recipe(tiny_llama, corpus), tmp_path / "out", max_ram=1 << 20)
+    with pytest.raises(UsageError, match="max-vram"):
+        run(recipe(tiny_llama, corpus), tmp_path / "out", max_vram=1 << 40)
+    assert not (tmp_path / "out").exists()
