@@ -40,3 +40,10 @@ def resolve(option: PerTensor[T], name: str) -> T | None:
         return cast(T, option)
     rules = cast(tuple[Match[T], ...], option)
     return next((rule.value for rule in rules if rule.covers(name)), None)
+
+
+def plain(option: PerTensor[T]) -> T:
+    """An option that holds one value, as those of a pass that was resolved for a module do."""
+    if isinstance(option, tuple) and option and all(isinstance(rule, Match) for rule in option):
+        raise ValueError("the option still holds rules: resolve it for a module first")
+    return cast(T, option)

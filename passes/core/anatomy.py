@@ -47,11 +47,6 @@ class Anatomy:
     tied: bool
 
     @property
-    def head_tensor(self) -> str:
-        """The tensor that the head really is: the embedding's if they are tied."""
-        return self.embedding if self.tied else self.head
-
-    @property
     def ends(self) -> dict[str, tuple[str, ...]]:
         """Modules outside the decoder layers that a pass may quantize, each with the names it answers to."""
         embedding, head = (name.removesuffix(".weight") for name in (self.embedding, self.head))

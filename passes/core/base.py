@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
+from compress.formats.options import resolve
 from compress.kernels.qtensor import NumberFormat, QTensor
 from compress.passes.core.anatomy import Anatomy
 from compress.passes.core.stats import LinearStats, Statistic
@@ -75,7 +76,7 @@ class LayerPass(Pass):
 class LinearPass(LayerPass):
     """Quantizes one weight at a time. Authors write `number_format` and `linear`.
 
-    Linears that share input and number format are stacked by rows and solved as one matrix: rows are
+    Linears that share input and options are stacked by rows and solved as one matrix: rows are
     independent of each other, and one large solve is faster than several small ones.
     """
 
@@ -103,6 +104,14 @@ class LinearPass(LayerPass):
         chosen = anatomy.linears if self.include is None else tuple(known)
         return frozenset(name for name in chosen if self._covers(known[name]) and self.number_format(name))
 
+    def resolved(self, name: str) -> LinearPass:
+        """This pass with every per-tensor option as it is for the module `name`; defaults where no rule speaks."""
+        options = {}
+        for option, info in type(self).model_fields.items():
+            value = resolve(getattr(self, option), name)
+            options[option] = info.default if value is None else value
+        return self.model_copy(update=options)
+
     def _covers(self, names: tuple[str, ...]) -> bool:
         included = self.include is None or _matches(names, self.include)
         return included and not _matches(names, self.skip)
@@ -118,15 +127,15 @@ class LinearPass(LayerPass):
         return replace(model, tensors=tensors)
 
     def group(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
-        stacks: dict[NumberFormat, list[str]] = {}
+        stacks: dict[LinearPass, list[str]] = {}
         for name in weights:
-            number_format = self.number_format(name)
-            assert number_format is not None
-            stacks.setdefault(number_format, []).append(name)
+            stacks.setdefault(self.resolved(name), []).append(name)
         done: dict[str, Rewritten] = {}
-        for number_format, names in stacks.items():
+        for step, names in stacks.items():
+            number_format = step.number_format(names[0])
+            assert number_format is not None
             for stack in [names] if self.stacks else [[name] for name in names]:
-                whole = self.linear(torch.cat([weights[name] for name in stack]), stats, number_format)
+                whole = step.linear(torch.cat([weights[name] for name in stack]), stats, number_format)
                 done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
         return done
 

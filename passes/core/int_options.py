@@ -22,13 +22,13 @@ class IntOptions(LinearPass):
     bits: PerTensor[Bits] = Field(4, description="bits per weight, 2 to 8")
     group_size: PerTensor[GroupSize] = Field(128, description="columns that share a scale; -1: the whole row")
     symmetric: PerTensor[bool] = Field(True, description="no zero point; GPTQ `sym`, GGUF Q4_0")
-    zero: Zero | None = Field(
-        None, description="zero point of asymmetric grids: `integer` (GPTQ, AWQ) or `real` (GGUF Q4_1, Q5_1)"
+    zero: PerTensor[Zero] = Field(
+        "integer", description="zero point of asymmetric grids: `integer` (GPTQ, AWQ) or `real` (GGUF Q4_1, Q5_1)"
     )
 
     def number_format(self, name: str) -> NumberFormat | None:
         bits, group_size = resolve(self.bits, name), resolve(self.group_size, name)
         if bits is None or group_size is None:
             return None
-        zero: Zero = "middle" if resolve(self.symmetric, name) else (self.zero or "integer")
+        zero: Zero = "middle" if resolve(self.symmetric, name) else (resolve(self.zero, name) or "integer")
         return IntFormat(bits, group_size, zero)

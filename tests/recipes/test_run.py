@@ -163,3 +163,16 @@ def test_budgets_are_kept(tiny_llama: Path, corpus: Path, tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="max-vram"):
         run(recipe(tiny_llama, corpus), tmp_path / "out", max_vram=1 << 40)
     assert not (tmp_path / "out").exists()
+
+
+def test_every_option_may_differ_from_module_to_module(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    """Rules that name a module change that module as the plain option would, and no other in its layer."""
+
+    def damps(name: str, **gptq: Any) -> dict[str, float]:
+        run(recipe(tiny_llama, corpus, gptq=gptq), tmp_path / name)
+        manifest = json.loads((tmp_path / name / "gptq" / "compress.json").read_text())
+        return {tensor: report["damp"] for tensor, report in manifest["tensors"].items()}
+
+    off = [{"match": "*.q_proj", "value": False}]
+    rules = damps("rules", damp=[{"match": "*.q_proj", "value": 0.5}], search=off, act_order=off, correct=off)
+    assert {name: 0.5 if name.endswith("q_proj") else 0.01 for name in rules} == rules
