@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from compress.kernels.activations import ActivationFormat, CacheFormat
 from compress.kernels.qtensor import NumberFormat, QTensor
 
 Progress = Callable[[str], None]
@@ -42,11 +43,15 @@ class ModelSpec:
     """A model's headers: its `config.json` and the specs of its tensors, by Hugging Face name.
 
     `files` are the checkpoint's non-weight files: the size of a container that holds a tokenizer needs them.
+    `activations` are the linear modules (names without `.weight`) whose inputs are rounded at run time, and
+    `kv_cache` says how the cache is; static scales are tensors like any other.
     """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorSpec]
     files: Mapping[str, bytes] = field(default_factory=dict)
+    activations: Mapping[str, ActivationFormat] = field(default_factory=dict)
+    kv_cache: CacheFormat | None = None
 
 
 class Checkpoint(ABC):
@@ -126,6 +131,17 @@ class Dialect(BaseModel):
     @abstractmethod
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         """Why this container cannot hold that tensor exactly, and what could; None if it can."""
+
+    def runtime_misfit(self, model: ModelSpec) -> str | None:
+        """Why this container cannot say how `model` rounds activations or its cache, and what could; None if it can.
+
+        Most containers speak of weights only.
+        """
+        if model.activations:
+            return f"{self.name} files cannot say that inputs are rounded at run time; compressed-tensors can"
+        if model.kv_cache:
+            return f"{self.name} files cannot hold scales of the key/value cache; compressed-tensors can"
+        return None
 
     @abstractmethod
     def layout(self, model: ModelSpec) -> Layout:

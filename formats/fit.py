@@ -16,8 +16,13 @@ def fit_spec(model: ModelSpec, dialect: Dialect, requantize: bool) -> ModelSpec:
     """The headers of `model` as `dialect` can hold them.
 
     Quantized tensors that it cannot hold exactly raise RefusedError, naming the first and what would work;
-    with `requantize` they become dense and the dialect's own choice for dense tensors applies.
+    with `requantize` they become dense and the dialect's own choice for dense tensors applies. So it is with
+    the rounding of activations and cache: refused, or dropped.
     """
+    if reason := dialect.runtime_misfit(model):
+        if not requantize:
+            raise RefusedError(reason, "or say `requantize: true` to export the weights alone")
+        model = without_runtime(model)
     misfits = {
         name: reason
         for name, spec in model.tensors.items()
@@ -32,6 +37,17 @@ def fit_spec(model: ModelSpec, dialect: Dialect, requantize: bool) -> ModelSpec:
         )
     dense = {name: replace(model.tensors[name], format=None) for name in misfits}
     return replace(model, tensors={**model.tensors, **dense})
+
+
+def without_runtime(model: ModelSpec) -> ModelSpec:
+    """The headers of `model` with nothing rounded at run time, and without the scales for it."""
+    scales = {f"{module}.input_scale" for module in model.activations}
+    tensors = {
+        name: spec
+        for name, spec in model.tensors.items()
+        if name not in scales and not (model.kv_cache and name.endswith((".k_scale", ".v_scale")))
+    }
+    return replace(model, tensors=tensors, activations={}, kv_cache=None)
 
 
 def decoded_spec(model: ModelSpec) -> ModelSpec:

@@ -33,6 +33,11 @@ class NumberFormat(ABC):
     def levels(self) -> int:
         """How many codes there are; codes run from 0 to levels − 1."""
 
+    @property
+    def rows_apart(self) -> bool:
+        """Whether every parameter belongs to one row, so that a weight may be cut, or stacked, by rows."""
+        return True
+
     @abstractmethod
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a tensor of this shape cannot have this format, or None if it can."""

@@ -134,7 +134,8 @@ class LinearPass(LayerPass):
         for step, names in stacks.items():
             number_format = step.number_format(names[0])
             assert number_format is not None
-            for stack in [names] if self.stacks else [[name] for name in names]:
+            together = self.stacks and number_format.rows_apart
+            for stack in [names] if together else [[name] for name in names]:
                 whole = step.linear(torch.cat([weights[name] for name in stack]), stats, number_format)
                 done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
         return done
