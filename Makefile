@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := cli recipes passes formats kernels
 
-.PHONY: check lint types test
+.PHONY: check lint types test conformance
 
 check: lint types test
 
@@ -28,3 +28,9 @@ types: $(VENV)/installed .typecheck/compress
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+# Engines take gigabytes and time: not part of `check`. ENGINES is where their environments are, or will be.
+ENGINES := .engines
+conformance: $(VENV)/installed
+	$(BIN)/python tests/conformance/table/environments.py $(ENGINES)
+	$(BIN)/python tests/conformance/table --engines $(ENGINES)

@@ -60,8 +60,10 @@ def ask(engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], ti
 
 def _run(command: list[str], request: str, timeout: float) -> subprocess.CompletedProcess[str]:
     """subprocess.run, but what the process started ends with it. Raises TimeoutExpired and OSError."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, text=True, errors="replace", start_new_session=True, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace", start_new_session=True
+    ) as process:
         try:
             output, errors = process.communicate(request, timeout)
         except BaseException:

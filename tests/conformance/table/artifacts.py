@@ -52,7 +52,7 @@ def combinations(model: str | None) -> dict[str, Any]:
 def make(wanted: Mapping[str, Any], work: Path) -> Iterator[Artifact]:
     """Every artifact of the list, below `work`; those that are there already are kept."""
     for method, passes in wanted["methods"].items():
-        exports = {name: {**options, "path": _slug(name)} for name, options in wanted["containers"].items()}
+        exports = dict(_exports(method, wanted["containers"]))
         refused = {name: _refusal(_recipe(wanted["model"], passes, [export])) for name, export in exports.items()}
         kept = [export for name, export in exports.items() if refused[name] is None]
         output = work / _slug(method)
@@ -60,6 +60,13 @@ def make(wanted: Mapping[str, Any], work: Path) -> Iterator[Artifact]:
             run(_recipe(wanted["model"], passes, kept), output)
         for name, export in exports.items():
             yield Artifact(method, name, output / export["path"], refused[name])
+
+
+def _exports(method: str, containers: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The options of `export` for every container that is wanted with the method."""
+    for name, options in containers.items():
+        if method in options.get("only", [method]):
+            yield name, {**{key: value for key, value in options.items() if key != "only"}, "path": _slug(name)}
 
 
 def _recipe(model: str, passes: list[Any], exports: list[Mapping[str, Any]]) -> Recipe:
