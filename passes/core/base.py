@@ -41,6 +41,9 @@ class Pass(BaseModel, ABC):
 class ModelPass(Pass):
     """A step on the whole model at once: it is a stage of its own."""
 
+    calibrated: ClassVar[bool] = False
+    """Whether it runs the calibration rows through the model."""
+
     def prepare(self, run: Run) -> None:
         """What can fail for want of a file is done here, before any stage computes anything."""
 

@@ -19,11 +19,14 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError
-from compress.passes.core.anatomy import Anatomy, Call, LayerAnatomy, find_layers, trace_groups
-from compress.passes.core.cache import Attention, Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
+from compress.passes.core.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.core.cache import Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
 from compress.passes.core.names import tensor_names
 from compress.passes.core.rows import Rows
 from compress.passes.core.weights import Weights, round_inputs
+
+_PROBE = Rows(torch.zeros(1, 4, dtype=torch.int64))
+"""Rows to trace with: what they hold does not matter."""
 
 
 class StandIn(nn.Module):
@@ -68,7 +71,7 @@ class Skeleton:
         parent, _, leaf = path.rpartition(".")
         setattr(self._model.get_submodule(parent), leaf, nn.ModuleList(StandIn(layer) for layer in self._layers))
         self._move_buffers()
-        self._attentions: dict[int, Attention | None] = {}
+        self._attentions: tuple[Attention | None, ...] | None = None
         self._calls: dict[tuple[int, int, bool], list[Call]] = {}
         self._embedding_parameter = self._name_of(self._model.get_input_embeddings())
         self._head_parameter = self._name_of(self._model.get_output_embeddings())
@@ -106,18 +109,16 @@ class Skeleton:
 
     def watch(self, index: int, weights: Weights) -> Watch | None:
         """What rounds the cache of layer `index` as `weights` say; None if nothing does."""
-        if weights.kv_cache is None or (attention := self.attention(index)) is None:
+        if weights.kv_cache is None or (attention := self.attentions()[index]) is None:
             return None
         return rounding(weights.kv_cache, weights, attention.module)
 
-    def attention(self, index: int) -> Attention | None:
-        """The module of layer `index` that uses a cache, as the checkpoint names it; None if none does."""
-        if index not in self._attentions:
-            call = self._calls_for(Rows(torch.zeros(1, 4, dtype=torch.int64)), cached=True)[index]
-            hidden = torch.zeros(1, 4, self.width)
-            found = find_attention(copy.deepcopy(self._layers[index]), call, hidden)
-            self._attentions[index] = found and replace(found, module=self._stored_module(index, found.module))
-        return self._attentions[index]
+    def attentions(self) -> tuple[Attention | None, ...]:
+        """What caches the keys and values of each layer; None where nothing does."""
+        if self._attentions is None:
+            calls = self._record_calls(_PROBE, cached=True)
+            self._attentions = tuple(self._find_attention(index, call) for index, call in enumerate(calls))
+        return self._attentions
 
     def front(self, weights: Weights) -> Callable[[Rows], Tensor]:
         """The model up to its first layer: rows → hidden [rows, length, width]."""
@@ -155,16 +156,15 @@ class Skeleton:
                     owner._buffers[name] = buffer.to(self.device)
 
     def _trace(self) -> Anatomy:
-        rows = Rows(torch.zeros(1, 4, dtype=torch.int64))
         hidden = torch.zeros(1, 4, self.width)
         layers = []
-        for index, call in enumerate(self._record_calls(rows)):
+        for index, call in enumerate(self._record_calls(_PROBE)):
             groups, as_tuple = trace_groups(copy.deepcopy(self._layers[index]), call, hidden)
             for model in (self._model, self._probe):
                 _stand_ins(model)[index].as_tuple = as_tuple
             layers.append(self._layer_anatomy(self._layer_names[index], groups))
         embedding, head = (self._names.get(name, name) for name in (self._embedding_parameter, self._head_parameter))
-        return Anatomy(tuple(layers), embedding, head, self._tied)
+        return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
 
     def _layer_anatomy(self, prefix: str, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
         """Linears by the names that the checkpoint gives them."""
@@ -176,6 +176,10 @@ class Skeleton:
         named = [{stored(linear): linear for linear in group} for group in groups]
         modules = {name: linear for group in named for name, linear in group.items()}
         return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules)
+
+    def _find_attention(self, index: int, call: Call) -> Attention | None:
+        found = find_attention(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
+        return found and replace(found, module=self._stored_module(index, found.module))
 
     def _stored_module(self, index: int, module: str) -> str:
         """A module of layer `index` by the name that the checkpoint gives it: that of its linears, less their own."""
