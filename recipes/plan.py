@@ -78,12 +78,14 @@ def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram:
     model, planned, artifacts = source.spec, [], []
     calibration: Calibrate | None = None
     rewritten: set[str] = set()
+    prepared: set[str] = set()
     rate = _flops_per_second()
     for stage in stages(recipe.passes):
         steps: Sequence[Pass] = stage if isinstance(stage, tuple) else (stage,)
         before = model
+        prepared.clear()
         for step in steps:
-            model = _apply(step, model, skeleton, rewritten)
+            model = _apply(step, model, skeleton, rewritten, prepared)
         if isinstance(stage, Calibrate):
             calibration = stage
         if isinstance(stage, Export):
@@ -120,16 +122,18 @@ def physical_ram() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _apply(step: Pass, model: ModelSpec, skeleton: Skeleton, rewritten: set[str]) -> ModelSpec:
+def _apply(step: Pass, model: ModelSpec, skeleton: Skeleton, rewritten: set[str], prepared: set[str]) -> ModelSpec:
+    """What `step` makes of `model`. `prepared`: what an earlier pass of the same stage hands on unrounded."""
     after = step.plan(model, skeleton.anatomy)
     if isinstance(step, LayerPass):
         targets = {f"{name}.weight" for name in step.targets(skeleton.anatomy)}
-        if again := sorted(targets & rewritten):
+        if again := sorted(targets & rewritten - prepared):
             raise RefusedError(
                 f"{step.name}: {again[0]} was quantized by an earlier pass",
                 "skip it in one of the two passes",
             )
         rewritten |= targets
+        prepared |= targets if step.prepares() else set()
     return after
 
 

@@ -90,6 +90,10 @@ class Skeleton:
         """How many tokens the embedding knows."""
         return int(self._model.get_input_embeddings().weight.shape[0])
 
+    def stored(self, parameter: str) -> str:
+        """The name that the checkpoint gives a parameter."""
+        return self._names.get(parameter, parameter)
+
     def layer(self, index: int, weights: Weights) -> nn.Module:
         """A copy of decoder layer `index`, filled; its linears round their inputs as `weights` say."""
         module = self._fill(copy.deepcopy(self._layers[index]), f"{self._layer_names[index]}.", weights)
@@ -163,17 +167,16 @@ class Skeleton:
             for model in (self._model, self._probe):
                 _stand_ins(model)[index].as_tuple = as_tuple
             layers.append(self._layer_anatomy(self._layer_names[index], groups))
-        embedding, head = (self._names.get(name, name) for name in (self._embedding_parameter, self._head_parameter))
+        embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
         return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
 
     def _layer_anatomy(self, prefix: str, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
         """Linears by the names that the checkpoint gives them."""
 
-        def stored(linear: str) -> str:
-            parameter = f"{prefix}.{linear}.weight"
-            return self._names.get(parameter, parameter).removesuffix(".weight")
+        def named_by(linear: str) -> str:
+            return self.stored(f"{prefix}.{linear}.weight").removesuffix(".weight")
 
-        named = [{stored(linear): linear for linear in group} for group in groups]
+        named = [{named_by(linear): linear for linear in group} for group in groups]
         modules = {name: linear for group in named for name, linear in group.items()}
         return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules)
 
@@ -254,7 +257,7 @@ class Skeleton:
         return module
 
     def _read(self, weights: Weights, parameter: str) -> Tensor:
-        return weights(self._names.get(parameter, parameter)).to(self.device, self.dtype)
+        return weights(self.stored(parameter)).to(self.device, self.dtype)
 
 
 def _stand_ins(model: nn.Module) -> list[StandIn]:
