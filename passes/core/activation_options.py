@@ -15,10 +15,11 @@ from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError
 from compress.formats.options import PerTensor, plain
 from compress.kernels.activations import ActivationFormat, grid_scale
-from compress.kernels.qtensor import NumberFormat, quantize
+from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.anatomy import Anatomy
-from compress.passes.core.base import LinearPass, Rewritten, Tie
+from compress.passes.core.base import Rewritten, Tie
 from compress.passes.core.input_ranges import Extremes, Histogram, Moments
+from compress.passes.core.rounding_options import RoundingOptions, may_be
 from compress.passes.core.stats import LinearStats, Statistic
 
 Mode = Literal["dynamic", "static", "none"]
@@ -33,7 +34,7 @@ Sigma = Annotated[float, Field(gt=0)]
 Percent = Annotated[float, Field(gt=0, le=100)]
 
 
-class ActivationOptions(LinearPass):
+class ActivationOptions(RoundingOptions):
     """Weights rounded to nearest, and how engines are to round what comes in."""
 
     activations: PerTensor[Mode] = Field(
@@ -50,18 +51,15 @@ class ActivationOptions(LinearPass):
         lt=1,
         description="SmoothQuant's α: move outliers of the inputs into the weights, through the op before (0.5)",
     )
-    search: PerTensor[bool] = Field(
-        False, description="choose weight scales for the least error weighted by the inputs' energy; needs calibration"
-    )
 
     @abstractmethod
     def input_format(self) -> ActivationFormat:
         """How inputs are rounded by a pass that was resolved for a module; `activations` is not `none`."""
 
     def needs(self) -> frozenset[type[Statistic]]:
-        wanted: set[type[Statistic]] = {Moments} if _may_be(self.search, True) else set()
-        if _may_be(self.activations, "static"):
-            wanted |= {statistic for name, statistic in _RANGES.items() if _may_be(self.range, name)}
+        wanted = set(super().needs())
+        if may_be(self.activations, "static"):
+            wanted |= {statistic for name, statistic in _RANGES.items() if may_be(self.range, name)}
         if self.smooth is not None:
             wanted.add(Extremes)
         return frozenset(wanted)
@@ -93,10 +91,7 @@ class ActivationOptions(LinearPass):
         return None if step.activations == "none" else step.input_format()
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        importance = stats[Moments].energy.float() if plain(self.search) and Moments in stats else None
-        # Engines expect positive scales; which side of an 8-bit grid is the longer one hardly matters.
-        params = {name: param.abs() for name, param in number_format.fit(weight, importance).items()}
-        return Rewritten(quantize(weight, number_format, params), tensors=self._scales(stats))
+        return replace(super().linear(weight, stats, number_format), tensors=self._scales(stats))
 
     def _scales(self, stats: LinearStats) -> dict[str, Tensor]:
         rule: Range = plain(self.range)
@@ -120,9 +115,3 @@ def smoothing_scale(inputs: Tensor, weights: Sequence[Tensor], alpha: float) -> 
     columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
     scale = inputs**alpha / columns ** (1 - alpha)
     return torch.where((inputs > 0) & (columns > 0), scale, 1.0)
-
-
-def _may_be(option: object, value: object) -> bool:
-    """Whether a per-tensor option has this value for any module."""
-    rules = option if isinstance(option, tuple) else (option,)
-    return any(getattr(rule, "value", rule) == value for rule in rules)

@@ -25,7 +25,7 @@ PASSES = {
     "fp8 tensor dynamic": FP8(per="tensor"),
     "fp8 channel static": FP8(activations="static"),
     "fp8 block dynamic": FP8(per="block"),
-    "fp8 search": FP8(search=True),
+    "fp8 search": FP8(search="inputs"),
 }
 
 
@@ -125,8 +125,8 @@ def test_a_resumed_run_rounds_as_well(tmp_path, tiny_llama, swept):
 
 
 def test_weights_are_int8_with_positive_scales(tmp_path, tiny_llama, swept):
-    for search in (False, True):
-        run = swept(tiny_llama, tmp_path / str(search), [INT8(search=search)])
+    for search in ("off", "weights", "inputs"):
+        run = swept(tiny_llama, tmp_path / search, [INT8(search=search)])
         weight = run.model.read("model.layers.0.mlp.up_proj.weight")
         assert isinstance(weight, QTensor) and weight.format == IntFormat(8, -1)
         assert weight.params["scale"].shape == (128, 1) and bool((weight.params["scale"] > 0).all())
