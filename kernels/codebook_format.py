@@ -87,13 +87,15 @@ class CodebookFormat(NumberFormat):
             return self._stored(plain)
         importance = importance / importance.mean().clamp(min=1e-30)
         searched = torch.cat([self._searched(*part) for part in self._parts(weight, importance, plain)])
-        candidates = [self._stored(plain), self._stored(searched)]
+        if not self.double_quant:
+            return {"scale": searched}
         # Rounding the scales may undo what the search gained.
+        candidates = [self._stored(plain), self._stored(searched)]
         return min(candidates, key=lambda params: self._error(weight, importance, params))
 
     def _plain(self, weight: Tensor) -> Tensor:
         """Scales [rows, b] by the rule of the table."""
-        blocks = weight.unflatten(1, (-1, self.block_size))
+        blocks = weight.reshape(len(weight), -1, self.block_size)
         if self.table in BY_LARGEST:
             return blocks.abs().amax(2)
         return blocks.square().mean(2).sqrt()
@@ -103,7 +105,7 @@ class CodebookFormat(NumberFormat):
         rows = max(1, _CHUNK // weight.shape[1])
         spread = importance.view(1, -1, self.block_size)
         for part, plain in zip(weight.split(rows), scale.split(rows)):
-            yield part.unflatten(1, (-1, self.block_size)), spread, plain
+            yield part.reshape(len(part), -1, self.block_size), spread, plain
 
     def _searched(self, blocks: Tensor, importance: Tensor, plain: Tensor) -> Tensor:
         """Scales [r, b] of a small Σ importance·(w − ŵ)²: for fixed codes t, the best is Σhwt / Σht².

@@ -67,7 +67,8 @@ def _values(table: Table) -> Tensor:
 
 
 def _quantiles() -> Tensor:
-    return torch.special.ndtri((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
+    quantiles: Tensor = torch.special.ndtri((torch.arange(LEVELS, dtype=torch.float64) + 0.5) / LEVELS)
+    return quantiles
 
 
 def _lloyd_max() -> Tensor:
