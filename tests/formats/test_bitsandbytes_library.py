@@ -124,6 +124,11 @@ def logits(model: torch.nn.Module) -> torch.Tensor:
     return out
 
 
+def assert_close(found: torch.Tensor, meant: torch.Tensor) -> None:
+    """Equal but for the order and place of roundings in float32."""
+    assert float((found - meant).abs().max()) < 1e-5 * float(meant.abs().max())
+
+
 @pytest.mark.parametrize("format_", FORMATS, ids=lambda f: f.name)
 def test_transformers_computes_our_logits_from_our_files(
     llama: Path, tmp_path: Path, in_memory: Any, format_: CodebookFormat
