@@ -1,0 +1,10 @@
+"""Which weights are a linear layer's, by name."""
+
+from __future__ import annotations
+
+
+def is_linear(name: str) -> bool:
+    """Whether a matrix is a linear layer's weight; the only others that people quantize are embeddings."""
+    module, _, kind = name.rpartition(".")
+    leaf = module.rpartition(".")[2]
+    return kind == "weight" and leaf not in ("wte", "wpe") and ("emb" not in leaf or leaf == "embed_out")
