@@ -118,8 +118,8 @@ class IntFormat(NumberFormat):
         difference = self.value(self.round(groups, spread), spread).sub_(groups)
         return difference.square_().mul_(importance).sum(-1)
 
-    def expand(self, params: Params, columns: int) -> Params:
-        size = self._group(columns)
+    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+        size = self._group(shape[1])
         return {name: value.float().repeat_interleave(size, 1) for name, value in params.items()}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
