@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,10 +51,14 @@ class ModelPass(Pass):
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A weight as a pass leaves it, and what there is to say about how it got there."""
+    """A weight as a pass leaves it, and what there is to say about how it got there.
+
+    `tensors` go beside it into the checkpoint, named within the module: `input_scale`.
+    """
 
     weight: QTensor
     notes: Mapping[str, float | str] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class LayerPass(Pass):
@@ -104,7 +108,7 @@ class LinearPass(LayerPass):
         chosen = anatomy.linears if self.include is None else tuple(known)
         return frozenset(name for name in chosen if self._covers(known[name]) and self.number_format(name))
 
-    def resolved(self, name: str) -> LinearPass:
+    def resolved(self, name: str) -> Self:
         """This pass with every per-tensor option as it is for the module `name`; defaults where no rule speaks."""
         options = {}
         for option, info in type(self).model_fields.items():

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
 
-from compress.formats.base import Checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import UsageError
 from compress.formats.native import save_tensors
 from compress.formats.storage import sha256_file
@@ -60,6 +60,11 @@ class Sweep:
             errors = [float(report["relative_error"]) for report in commit.reports.values()]
             self.run.reporter.advance(name, error=sum(errors) / len(errors) if errors else 0.0)
         self.run.reporter.finish()
+        self.run.model.round_as(self._planned())
+
+    def _planned(self) -> ModelSpec:
+        """The headers that this stage was to leave; weights and scales have come, unit by unit."""
+        return reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
 
     def _make_walk(self) -> Walk:
         rows = self.run.calibration
@@ -151,6 +156,7 @@ class Sweep:
             for name, rewritten in step.group(mine, stats).items() if mine else ():
                 values = rewritten.weight.dequantize()
                 commit.tensors[f"{name}.weight"] = rewritten.weight
+                commit.tensors.update({f"{name}.{leaf}": tensor for leaf, tensor in rewritten.tensors.items()})
                 commit.reports[name] = tensor_report(mine[name], values, rewritten, stats)
                 if place is not None:
                     place[name].copy_(values)

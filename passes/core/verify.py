@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,8 +15,9 @@ from compress.formats.errors import CompressError
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.rows import Rows
 from compress.passes.core.scores import score
-from compress.passes.core.skeleton import Skeleton, Weights
+from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.walk import Stream, Walk
+from compress.passes.core.weights import Weights
 from compress.passes.core.work import dense
 
 _TOKENS = 64
@@ -29,6 +31,7 @@ def verify(model: Checkpoint, dialect: type[Dialect], path: Path, skeleton: Skel
     A quantized tensor must decode to the same values; a dense one may have been converted to the container's
     type, at a bounded loss. Raises CompressError naming the tensor. Returns figures for the manifest.
     """
+    _check_runtime(model, dialect.open(path), path)
     rows = Rows(torch.arange(_TOKENS).remainder(skeleton.vocabulary).unsqueeze(0))
     worst: dict[str, float] = {}
     weights = {"memory": dense(model), "artifact": _compared(model, dialect.witness(path), worst)}
@@ -52,6 +55,13 @@ def verify(model: Checkpoint, dialect: type[Dialect], path: Path, skeleton: Skel
     }
 
 
+def _check_runtime(model: Checkpoint, artifact: Checkpoint, path: Path) -> None:
+    """What the artifact says of rounding at run time must be what was meant."""
+    meant, seen = model.spec, artifact.spec
+    if dict(meant.activations) != dict(seen.activations) or meant.kv_cache != seen.kv_cache:
+        raise CompressError(f"{path} says otherwise how activations or the cache are rounded", "please report this")
+
+
 def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[str, float]) -> Weights:
     """The witness's tensors, each checked against the model's on the way."""
     meant = dense(model)
@@ -68,4 +78,4 @@ def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[s
         worst[name] = error
         return seen
 
-    return read
+    return replace(meant, read=read)
