@@ -10,6 +10,7 @@ from typing import Any
 
 from compress.formats.base import Checkpoint, Dialect
 from compress.formats.errors import CompressError, RefusedError, StorageError
+from compress.formats.matrices import Restored
 from compress.formats.storage import (
     PARTIAL,
     require_space,
@@ -30,7 +31,8 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
     is not what was meant; in every case nothing new stands under the final name.
     """
     refuse_existing(target)
-    layout = dialect.layout(model.spec)
+    stored = Restored(model)
+    layout = dialect.layout(stored.spec)
     require_space(target.parent, layout.nbytes)
     for note in layout.notes:
         run.reporter.note(f"{target.name}: {note}")
@@ -39,7 +41,7 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
     try:
         partial.mkdir(parents=True)
         run.reporter.start(f"export {dialect.name}", len(model.spec.tensors), "tensor")
-        dialect.write(model, partial, run.reporter.advance)
+        dialect.write(stored, partial, run.reporter.advance)
         run.reporter.finish()
         written = sum((partial / file.name).stat().st_size for file in layout.files)
         if written != layout.nbytes:

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.core.anatomy import Anatomy, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.core.empty import empty_model
 from compress.passes.core.names import tensor_names
 from compress.passes.core.rows import Rows
 
@@ -58,8 +58,7 @@ class Skeleton:
     def __init__(self, config: PreTrainedConfig, spec: ModelSpec, device: torch.device) -> None:
         self.device = device
         self.dtype = torch.float32
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
+        model = empty_model(config, self.dtype)
         self._names = tensor_names(model, spec.tensors)
         self._model = model.eval().requires_grad_(False)
         path = find_layers(self._model)

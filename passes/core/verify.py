@@ -11,6 +11,7 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect
 from compress.formats.errors import CompressError
+from compress.formats.matrices import Matrices
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.rows import Rows
 from compress.passes.core.scores import score
@@ -31,7 +32,8 @@ def verify(model: Checkpoint, dialect: type[Dialect], path: Path, skeleton: Skel
     """
     rows = Rows(torch.arange(_TOKENS).remainder(skeleton.vocabulary).unsqueeze(0))
     worst: dict[str, float] = {}
-    weights = {"memory": dense(model), "artifact": _compared(model, dialect.witness(path), worst)}
+    written = _witnessed(model, dialect, path)
+    weights = {"memory": dense(model), "artifact": _compared(model, written, worst)}
     with torch.no_grad(), TemporaryDirectory(dir=work) as folder:
         walks = {}
         for name, read in weights.items():
@@ -50,6 +52,22 @@ def verify(model: Checkpoint, dialect: type[Dialect], path: Path, skeleton: Skel
         "top1_agreement": scores.top1_agreement,
         "largest_weight_error": max(worst.values(), default=0.0),
     }
+
+
+def _witnessed(model: Checkpoint, dialect: type[Dialect], path: Path) -> Callable[[str], Tensor]:
+    """The tensors of the artifact by the names that they have in `model`, through the witness."""
+    witness = dialect.witness(path)
+    origins = {name: spec.origin for name, spec in model.spec.tensors.items() if spec.origin is not None}
+    if not origins:
+        return witness
+    artifact = Matrices(dialect.open(path), origins)
+
+    def read(name: str) -> Tensor:
+        tensor = artifact.cut(name, witness)
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    return read
 
 
 def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[str, float]) -> Weights:
