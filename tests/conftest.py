@@ -50,7 +50,20 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon, new": {"new_decoder_architecture": True, "num_kv_heads": 2},
     "falcon, old": {"new_decoder_architecture": False, "alibi": True, "parallel_attn": False, "bias": True},
     "gpt2": {"n_positions": 256},
+    "mixtral": {"num_local_experts": 4},
+    "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64},
+    "qwen3_moe": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 32},
+    "gpt_oss": {
+        "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 8, "pad_token_id": 0,
+    },
+    "llama4_text": {
+        "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 128, "head_dim": 16,
+        "pad_token_id": 0, "no_rope_layers": [1, 0],
+    },
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }  # fmt: skip
+# Its experts lie in stacks that nothing says the form of.
+REFUSED = "llama4_text"
 
 
 def _config(family: str) -> Callable[[int], PreTrainedConfig]:
@@ -114,9 +127,9 @@ def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=CONFIGS)
+@pytest.fixture(params=[family for family in CONFIGS if family != REFUSED])
 def every_family(request: pytest.FixtureRequest) -> str:
-    """Every family that transformers and this project know, one after the other."""
+    """Every family that works, one after the other."""
     return str(request.param)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compress.formats.base import Checkpoint, Dialect
+from compress.formats.base import Checkpoint, Dialect, ModelSpec
 from compress.formats.errors import CompressError, RefusedError, StorageError
 from compress.formats.matrices import Restored
 from compress.formats.storage import (
@@ -52,6 +52,7 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
             "path": target.name,
             "bytes": written,
             "bits_per_weight": written * 8 / sum(spec.size for spec in model.spec.tensors.values()),
+            "quantized_share": _quantized_share(model.spec),
             "verification": verified,
         }
         _describe(partial, record, run)
@@ -64,6 +65,12 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return record
+
+
+def _quantized_share(model: ModelSpec) -> float:
+    """The part of all weights that is quantized: 0 … 1."""
+    quantized = sum(spec.size for spec in model.tensors.values() if spec.format is not None)
+    return quantized / sum(spec.size for spec in model.tensors.values())
 
 
 def refuse_existing(target: Path) -> None:

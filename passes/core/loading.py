@@ -21,7 +21,7 @@ def load_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype 
     Raises InputError if transformers has no causal language model of that architecture, or if a tensor is
     missing or has another shape than `config.json` asks for.
     """
-    model = empty_model(load_config(checkpoint), dtype)
+    model = empty_model(load_config(checkpoint), checkpoint.spec.tensors, dtype)
     read = dense(checkpoint)
     stored = tensor_names(model, checkpoint.spec.tensors)
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):

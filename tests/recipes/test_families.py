@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
-from compress.kernels.qtensor import QTensor
+from compress.formats.errors import RefusedError
+from compress.kernels.qtensor import QTensor, quantize
 from compress.passes.core.config import load_config
 from compress.passes.core.empty import matrices
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.loading import load_model
+from compress.passes.core.report import Reporter
 from compress.passes.core.rows import Rows
 from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.walk import Stream, Walk
@@ -38,6 +42,16 @@ class Finished:
     source: Path
     output: Path
     report: RunReport
+
+
+class Told(Reporter):
+    """Keeps the notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def in_transformers(path: Path) -> PreTrainedModel:
@@ -115,13 +129,21 @@ def test_transformers_computes_what_we_exported(model: Finished, tmp_path: Path)
 
 
 def test_every_linear_layer_is_quantized(model: Finished) -> None:
-    source, artifact = (open_checkpoint(path).spec.tensors for path in (model.source, model.output / "gptq"))
-    inside = [name for name, spec in source.items() if len(spec.shape) > 1 and (".layers." in name or ".h." in name)]
-    assert inside and all(artifact[name].format is not None for name in inside)
+    """All matrices of the decoder layers but the routers of experts, by transformers' own count of parameters."""
+    parameters = dict(in_transformers(model.source).named_parameters())
+    quantized = {
+        name: parameter.numel()
+        for name, parameter in parameters.items()
+        if parameter.ndim > 1 and re.search(r"\.(layers|h)\.", name)
+        if not name.endswith(("mlp.gate.weight", "router.weight", "shared_expert_gate.weight", "bias"))
+    }
+    total = sum(parameter.numel() for parameter in parameters.values())
+    for artifact in model.report.artifacts:
+        assert artifact.quantized_share == pytest.approx(sum(quantized.values()) / total, rel=1e-12)
 
 
 # One family for each form that weights are kept in: the rest is as above.
-FORMS = ["gpt2", "phi3"]
+FORMS = ["gpt2", "phi3", "mixtral", "gpt_oss"]
 
 
 @pytest.mark.parametrize("family", FORMS)
@@ -152,7 +174,7 @@ def test_rounding_needs_no_data(family: str, make_model: Callable[..., Path], tm
         assert isinstance(old, Tensor) and isinstance(new, Tensor) and new.shape == old.shape
         assert (new - old).abs().max() <= old.abs().max() / 127
         changed += not torch.equal(old, new)
-    assert changed == 2 * 4
+    assert changed == {"gpt2": 8, "phi3": 8, "mixtral": 2 * (4 + 4 * 3), "gpt_oss": 2 * (4 + 2)}[family]
 
 
 def test_a_layer_that_stays_dense_keeps_its_form(tmp_path: Path, make_model: Callable[..., Path]) -> None:
@@ -175,3 +197,41 @@ def test_names_without_what_the_head_sits_on(tmp_path: Path, make_model: Callabl
     )
     again = matrices(open_checkpoint(source))
     torch.testing.assert_close(streamed_logits(again, rows, tmp_path / "hidden"), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("correct", [False, True])
+def test_experts_that_no_token_reaches_are_rounded_and_named(
+    correct: bool, tmp_path: Path, make_model: Callable[..., Path], corpus: Path
+) -> None:
+    """Three tokens, two of eight experts each: some are left over."""
+    source, told = make_model(tmp_path / "source", "qwen3_moe"), Told()
+    steps: list[dict[str, Any]] = [
+        {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 3}},
+        {"gptq": {"group_size": 32, "correct": correct}},
+        {"export": {"dialect": "gptq", "dtype": "float32"}},
+    ]
+    run(build(document(source, *steps)), tmp_path / "out", reporter=told)
+    reports = json.loads((tmp_path / "out" / "gptq" / "compress.json").read_text())["tensors"]
+    assert len(reports) == 2 * (4 + 8 * 3)
+    left = {name for name, report in reports.items() if report.get("reason") == "no calibration token reached it"}
+    assert 2 * 2 * 3 <= len(left) < len(reports) and all(".experts." in name for name in left)
+    assert all(any(name in note for note in told.notes) for name in left)
+    before, after = open_checkpoint(source), open_checkpoint(tmp_path / "out" / "gptq")
+    for name in left:
+        weight, stored = before.read(f"{name}.weight"), after.read(f"{name}.weight")
+        assert isinstance(weight, Tensor) and isinstance(stored, QTensor)
+        assert torch.equal(stored.codes, quantize(weight, stored.format, stored.format.fit(weight)).codes)
+
+
+def test_routers_are_quantized_by_name_only(tmp_path: Path, make_model: Callable[..., Path]) -> None:
+    source = make_model(tmp_path / "source", "qwen2_moe")
+    steps = [{"rtn": {"group_size": 32, "include": ["*.shared_expert_gate"]}}, {"export": {"dialect": "dense"}}]
+    run(build(document(source, *steps)), tmp_path / "out")
+    tensors = json.loads((tmp_path / "out" / "dense" / "compress.json").read_text())["tensors"]
+    assert set(tensors) == {f"model.layers.{layer}.mlp.shared_expert_gate" for layer in (0, 1)}
+
+
+def test_stacks_of_an_unknown_form_are_not_skipped_in_silence(tmp_path: Path, make_model: Callable[..., Path]) -> None:
+    source = make_model(tmp_path / "source", "llama4_text")
+    with pytest.raises(RefusedError, match="several matrices"):
+        run(build(document(source, {"rtn": {"group_size": 32}}, {"export": {"dialect": "dense"}})), tmp_path / "out")
