@@ -14,7 +14,7 @@ from torch import Tensor
 from compress.formats.options import PerTensor, plain
 from compress.kernels.correct import corrected_target
 from compress.kernels.gptq import gptq_solve
-from compress.kernels.qtensor import NumberFormat, quantize
+from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Rewritten
 from compress.passes.core.grid_options import GridOptions
 from compress.passes.core.stats import Drift, Hessian, LinearStats, Statistic
@@ -34,8 +34,6 @@ class GPTQ(GridOptions):
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        if Hessian not in stats:  # an embedding: its inputs are one-hot, and every row stands for itself
-            return Rewritten(quantize(weight, number_format, number_format.fit(weight)), {"fallback": "rtn"})
         hessian = stats[Hessian].matrix
         target = corrected_target(weight, stats[Drift].matrix, hessian) if self.correct else weight
         params = None if self.search else number_format.fit(target)

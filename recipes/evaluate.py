@@ -14,6 +14,7 @@ from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.source import resolve
 from compress.passes.core.config import load_config
+from compress.passes.core.empty import matrices
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.report import Reporter
 from compress.passes.core.rows import Rows
@@ -53,7 +54,7 @@ def evaluate(
     """
     reporter = reporter or Reporter()
     names = [*([reference] if reference else []), *paths]
-    checkpoints = [open_checkpoint(resolve(name, progress=reporter.note)) for name in names]
+    checkpoints = [matrices(open_checkpoint(resolve(name, progress=reporter.note))) for name in names]
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
     rows = rows_of(options, load_tokenizer(checkpoints[0]), held_out=True)
     results = []

@@ -13,6 +13,7 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.source import resolve
+from compress.passes.core.empty import matrices
 from compress.passes.core.loading import load_model
 from compress.passes.core.tokenizer import load_tokenizer, render_chat
 
@@ -35,7 +36,7 @@ def generate(
     The chat template frames the prompt where the tokenizer has one and `raw` is not set. Temperature 0 is
     greedy. Raises InputError for a checkpoint, tokenizer or template that is broken.
     """
-    checkpoint = open_checkpoint(resolve(model))
+    checkpoint = matrices(open_checkpoint(resolve(model)))
     tokenizer = load_tokenizer(checkpoint)
     ids = _prompt_ids(tokenizer, prompt, raw or tokenizer.chat_template is None)
     if not ids:

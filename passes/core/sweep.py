@@ -16,7 +16,7 @@ from compress.formats.native import save_tensors
 from compress.formats.storage import sha256_file
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.anatomy import LayerAnatomy
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import UNREACHED, LayerPass
 from compress.passes.core.memory import return_freed_memory
 from compress.passes.core.run import Run
 from compress.passes.core.stats import LinearStats, Statistic
@@ -57,6 +57,7 @@ class Sweep:
             started = time.perf_counter()
             commit = process()
             self._commit(name, commit, time.perf_counter() - started)
+            self._tell_unreached(commit)
             errors = [float(report["relative_error"]) for report in commit.reports.values()]
             self.run.reporter.advance(name, error=sum(errors) / len(errors) if errors else 0.0)
         self.run.reporter.finish()
@@ -65,6 +66,11 @@ class Sweep:
     def _planned(self) -> ModelSpec:
         """The headers that this stage was to leave; weights and scales have come, unit by unit."""
         return reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
+
+    def _tell_unreached(self, commit: Commit) -> None:
+        unreached = [name for name, report in commit.reports.items() if report.get("reason") == UNREACHED]
+        if unreached:
+            self.run.reporter.note(f"{UNREACHED}, so it is rounded to nearest: {', '.join(unreached)}")
 
     def _make_walk(self) -> Walk:
         rows = self.run.calibration

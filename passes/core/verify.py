@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect
 from compress.formats.errors import CompressError
+from compress.formats.matrices import Matrices
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.rows import Rows
 from compress.passes.core.scores import score
@@ -34,7 +35,8 @@ def verify(model: Checkpoint, dialect: type[Dialect], path: Path, skeleton: Skel
     _check_runtime(model, dialect.open(path), path)
     rows = Rows(torch.arange(_TOKENS).remainder(skeleton.vocabulary).unsqueeze(0))
     worst: dict[str, float] = {}
-    weights = {"memory": dense(model), "artifact": _compared(model, dialect.witness(path), worst)}
+    written = _witnessed(model, dialect, path)
+    weights = {"memory": dense(model), "artifact": _compared(model, written, worst)}
     with torch.no_grad(), TemporaryDirectory(dir=work) as folder:
         walks = {}
         for name, read in weights.items():
@@ -60,6 +62,22 @@ def _check_runtime(model: Checkpoint, artifact: Checkpoint, path: Path) -> None:
     meant, seen = model.spec, artifact.spec
     if dict(meant.activations) != dict(seen.activations) or meant.kv_cache != seen.kv_cache:
         raise CompressError(f"{path} says otherwise how activations or the cache are rounded", "please report this")
+
+
+def _witnessed(model: Checkpoint, dialect: type[Dialect], path: Path) -> Callable[[str], Tensor]:
+    """The tensors of the artifact by the names that they have in `model`, through the witness."""
+    witness = dialect.witness(path)
+    origins = {name: spec.origin for name, spec in model.spec.tensors.items() if spec.origin is not None}
+    if not origins:
+        return witness
+    artifact = Matrices(dialect.open(path), origins)
+
+    def read(name: str) -> Tensor:
+        tensor = artifact.cut(name, witness)
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    return read
 
 
 def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[str, float]) -> Weights:
