@@ -31,6 +31,7 @@ class Commit:
 
     tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
     reports: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    authors: dict[str, str] = field(default_factory=dict)
 
 
 class Sweep:
@@ -163,6 +164,7 @@ class Sweep:
                 values = rewritten.weight.dequantize()
                 commit.tensors[f"{name}.weight"] = rewritten.weight
                 commit.tensors.update({f"{name}.{leaf}": tensor for leaf, tensor in rewritten.tensors.items()})
+                commit.authors[f"{name}.weight"] = step.name
                 commit.reports[name] = tensor_report(mine[name], values, rewritten, stats)
                 if place is not None:
                     place[name].copy_(values)
@@ -178,6 +180,7 @@ class Sweep:
             "file": str(path.relative_to(self.run.work)),
             "sha256": sha256_file(path),
             "tensors": commit.reports,
+            "authors": commit.authors,
             "seconds": seconds,
         }
         self.run.journal.append(record)
