@@ -135,6 +135,14 @@ class IntFormat(NumberFormat):
             return (codes * expanded["scale"]).add_(expanded["minimum"])
         return (codes - self._offset(expanded)).mul_(expanded["scale"])
 
+    def times_rows(self, params: Params, factors: Tensor) -> Params | None:
+        def times(value: Tensor) -> Tensor:
+            return (value.float() * factors.unsqueeze(1)).half()
+
+        scaled = {name: value if name == "zero" else times(value) for name, value in params.items()}
+        sound = all(bool(value.isfinite().all()) for value in scaled.values()) and bool(scaled["scale"].all())
+        return scaled if sound else None
+
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         params = 16 + {"middle": 0, "integer": self.bits, "real": 16}[self.zero]
         return self.bits + params / self._group(shape[1])

@@ -66,6 +66,13 @@ class NumberFormat(ABC):
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
         """The real values (fp32) that fp32 codes stand for; shapes as `codes`."""
 
+    def times_rows(self, params: Params, factors: Tensor) -> Params | None:
+        """Parameters of the same codes with row i times `factors[i]` ([rows] fp32 > 0), rounded as they are stored.
+
+        None if the format has no such parameters, or they would leave its range.
+        """
+        return None
+
     @abstractmethod
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         """Information per weight in bits, parameters included, whatever container holds it."""
@@ -82,6 +89,11 @@ class QTensor:
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(self.codes.shape)
+
+    def times_rows(self, factors: Tensor) -> QTensor | None:
+        """Row i times `factors[i]` ([rows] fp32 > 0), up to the rounding of stored parameters; None if it cannot be."""
+        params = self.format.times_rows(self.params, factors)
+        return None if params is None else QTensor(self.format, self.codes, params)
 
     def dequantize(self) -> Tensor:
         """The values [rows, columns] in fp32."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from compress.formats.options import PerTensor, plain
 from compress.kernels.activations import ActivationFormat, grid_scale
 from compress.kernels.qtensor import NumberFormat, quantize
 from compress.passes.core.anatomy import Anatomy
-from compress.passes.core.base import LinearPass, Rewritten
+from compress.passes.core.base import LinearPass, Rewritten, Tie
 from compress.passes.core.input_ranges import Extremes, Histogram, Moments
 from compress.passes.core.stats import LinearStats, Statistic
 
@@ -42,6 +44,12 @@ class ActivationOptions(LinearPass):
     )
     sigma: PerTensor[Sigma] = Field(6.0, description="k of `range: sigma`")
     percentile: PerTensor[Percent] = Field(99.99, description="per cent of `range: percentile`")
+    smooth: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="SmoothQuant's α: move outliers of the inputs into the weights, through the op before (0.5)",
+    )
     search: PerTensor[bool] = Field(
         False, description="choose weight scales for the least error weighted by the inputs' energy; needs calibration"
     )
@@ -54,7 +62,16 @@ class ActivationOptions(LinearPass):
         wanted: set[type[Statistic]] = {Moments} if _may_be(self.search, True) else set()
         if _may_be(self.activations, "static"):
             wanted |= {statistic for name, statistic in _RANGES.items() if _may_be(self.range, name)}
+        if self.smooth is not None:
+            wanted.add(Extremes)
         return frozenset(wanted)
+
+    def scales(self) -> bool:
+        return self.smooth is not None
+
+    def input_scale(self, weights: Mapping[str, Tensor], stats: LinearStats, tie: Tie) -> Tensor | None:
+        assert self.smooth is not None
+        return tie(smoothing_scale(stats[Extremes].columns, list(weights.values()), self.smooth))
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         model = super().plan(model, anatomy)
@@ -87,12 +104,22 @@ class ActivationOptions(LinearPass):
             return {}
         grid = self.input_format().grid
         reach = {
-            "minmax": lambda: stats[Extremes].largest,
+            "minmax": lambda: stats[Extremes].columns.amax(),
             "sigma": lambda: stats[Moments].reach(plain(self.sigma)),
             "percentile": lambda: stats[Histogram].percentile(plain(self.percentile)),
             "mse": lambda: stats[Histogram].least_error(grid),
         }[rule]()
         return {"input_scale": grid_scale(reach, grid).reshape(1)}
+
+
+def smoothing_scale(inputs: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor:
+    """SmoothQuant (arXiv 2211.10438, equation 4): s = max|x|^α / max|W|^(1 − α) [in] fp32, 1 where either is zero.
+
+    `inputs` [in]: the largest |x| of every column; `weights` [out, in] each.
+    """
+    columns = torch.stack([weight.abs().amax(0) for weight in weights]).amax(0)
+    scale = inputs**alpha / columns ** (1 - alpha)
+    return torch.where((inputs > 0) & (columns > 0), scale, 1.0)
 
 
 def _may_be(option: object, value: object) -> bool:

@@ -7,7 +7,6 @@ Any layer that takes a cache calls its `update` with new keys (after the rotary 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,7 +15,8 @@ from torch.utils._pytree import tree_map
 from transformers import DynamicCache
 
 from compress.kernels.activations import CacheFormat, grid_scale, round_to_grid
-from compress.passes.core.anatomy import Call
+from compress.passes.core.anatomy import Attention, Call
+from compress.passes.core.rows import Rows
 from compress.passes.core.weights import Weights
 
 Watch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -32,14 +32,6 @@ class WatchedCache(DynamicCache):  # type: ignore[misc]  # transformers has no t
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return self._watch(key_states, value_states)
-
-
-@dataclass(frozen=True)
-class Attention:
-    """The module of a layer that uses the cache (its name within the layer) and its number of key/value heads."""
-
-    module: str
-    heads: int
 
 
 def placeholder() -> WatchedCache:
@@ -58,7 +50,7 @@ def with_cache(call: Call, cache: WatchedCache | None) -> Call:
 
 
 def find_attention(layer: nn.Module, call: Call, hidden: Tensor) -> Attention | None:
-    """Run `layer` on meta tensors and note where it updates its cache; None if it does not.
+    """Run `layer` on meta tensors and note which module of it updates its cache; None if none does.
 
     `call` was recorded with a cache; `hidden` is [batch, tokens, width].
     """
@@ -96,6 +88,29 @@ def rounding(number_format: CacheFormat, weights: Weights, attention: str) -> Wa
         round_to_grid(keys, k_scale.to(keys.device), grid),
         round_to_grid(values, v_scale.to(values.device), grid),
     )
+
+
+class Peaks:
+    """The largest |key| and |value| of every head: `keys`, `values` [heads] fp32. Padding does not count."""
+
+    def __init__(self) -> None:
+        self.keys = self.values = torch.zeros(())
+
+    def watch(self, rows: Rows) -> Watch:
+        """Notes what is cached for `rows`, and changes nothing."""
+        mask = None if rows.mask is None else rows.mask[:, None, :, None]
+
+        def note(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+            self.keys = torch.maximum(self.keys, _peak(keys, mask))
+            self.values = torch.maximum(self.values, _peak(values, mask))
+            return keys, values
+
+        return note
+
+
+def _peak(states: Tensor, mask: Tensor | None) -> Tensor:
+    magnitude = states.abs() if mask is None else states.abs() * mask.to(states.device)
+    return magnitude.amax((0, 2, 3)).float().cpu()
 
 
 def _per_token(states: Tensor, number_format: CacheFormat) -> Tensor:

@@ -18,13 +18,16 @@ from transformers import PreTrainedConfig
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError
-from compress.passes.core.anatomy import Anatomy, Call, LayerAnatomy, find_layers, trace_groups
-from compress.passes.core.cache import Attention, Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
+from compress.passes.core.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.core.cache import Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
 from compress.passes.core.empty import empty_model
 from compress.passes.core.experts import beside_experts, unknown_stacks
 from compress.passes.core.names import tensor_names
 from compress.passes.core.rows import Rows
 from compress.passes.core.weights import Weights, round_inputs
+
+_PROBE = Rows(torch.zeros(1, 4, dtype=torch.int64))
+"""Rows to trace with: what they hold does not matter."""
 
 
 class StandIn(nn.Module):
@@ -68,7 +71,7 @@ class Skeleton:
         parent, _, leaf = path.rpartition(".")
         setattr(self._model.get_submodule(parent), leaf, nn.ModuleList(StandIn(layer) for layer in self._layers))
         self._move_buffers()
-        self._attentions: dict[int, Attention | None] = {}
+        self._attentions: tuple[Attention | None, ...] | None = None
         self._calls: dict[tuple[int, int, bool], list[Call]] = {}
         self._embedding_parameter = self._name_of(self._model.get_input_embeddings())
         self._head_parameter = self._name_of(self._model.get_output_embeddings())
@@ -86,6 +89,10 @@ class Skeleton:
     def vocabulary(self) -> int:
         """How many tokens the embedding knows."""
         return int(self._model.get_input_embeddings().weight.shape[0])
+
+    def stored(self, parameter: str) -> str:
+        """The name that the checkpoint gives a parameter."""
+        return self._names.get(parameter, parameter)
 
     def layer(self, index: int, weights: Weights) -> nn.Module:
         """A copy of decoder layer `index`, filled; its linears round their inputs as `weights` say."""
@@ -106,18 +113,16 @@ class Skeleton:
 
     def watch(self, index: int, weights: Weights) -> Watch | None:
         """What rounds the cache of layer `index` as `weights` say; None if nothing does."""
-        if weights.kv_cache is None or (attention := self.attention(index)) is None:
+        if weights.kv_cache is None or (attention := self.attentions()[index]) is None:
             return None
         return rounding(weights.kv_cache, weights, attention.module)
 
-    def attention(self, index: int) -> Attention | None:
-        """The module of layer `index` that uses a cache, as the checkpoint names it; None if none does."""
-        if index not in self._attentions:
-            call = self._calls_for(Rows(torch.zeros(1, 4, dtype=torch.int64)), cached=True)[index]
-            hidden = torch.zeros(1, 4, self.width)
-            found = find_attention(copy.deepcopy(self._layers[index]), call, hidden)
-            self._attentions[index] = found and replace(found, module=self._stored_module(index, found.module))
-        return self._attentions[index]
+    def attentions(self) -> tuple[Attention | None, ...]:
+        """What caches the keys and values of each layer; None where nothing does."""
+        if self._attentions is None:
+            calls = self._record_calls(_PROBE, cached=True)
+            self._attentions = tuple(self._find_attention(index, call) for index, call in enumerate(calls))
+        return self._attentions
 
     def front(self, weights: Weights) -> Callable[[Rows], Tensor]:
         """The model up to its first layer: rows → hidden [rows, length, width]."""
@@ -155,30 +160,32 @@ class Skeleton:
                     owner._buffers[name] = buffer.to(self.device)
 
     def _trace(self) -> Anatomy:
-        rows = Rows(torch.zeros(1, 4, dtype=torch.int64))
         hidden = torch.zeros(1, 4, self.width)
         layers = []
-        for index, call in enumerate(self._record_calls(rows)):
+        for index, call in enumerate(self._record_calls(_PROBE)):
             groups, as_tuple = trace_groups(copy.deepcopy(self._layers[index]), call, hidden)
             for model in (self._model, self._probe):
                 _stand_ins(model)[index].as_tuple = as_tuple
             layers.append(self._layer_anatomy(index, groups))
-        embedding, head = (self._names.get(name, name) for name in (self._embedding_parameter, self._head_parameter))
-        return Anatomy(tuple(layers), embedding, head, self._tied)
+        embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
+        return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
 
     def _layer_anatomy(self, index: int, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
         """Linears by the names that the checkpoint gives them."""
         prefix, layer = self._layer_names[index], self._layers[index]
 
-        def stored(linear: str) -> str:
-            parameter = f"{prefix}.{linear}.weight"
-            return self._names.get(parameter, parameter).removesuffix(".weight")
+        def named_by(linear: str) -> str:
+            return self.stored(f"{prefix}.{linear}.weight").removesuffix(".weight")
 
-        named = [{stored(linear): linear for linear in group} for group in groups]
+        named = [{named_by(linear): linear for linear in group} for group in groups]
         modules = {name: linear for group in named for name, linear in group.items()}
         routers = frozenset(name for name, linear in modules.items() if beside_experts(layer, linear))
         stacks = tuple(f"{prefix}.{name}" for name in unknown_stacks(layer))
         return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules, routers, stacks)
+
+    def _find_attention(self, index: int, call: Call) -> Attention | None:
+        found = find_attention(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
+        return found and replace(found, module=self._stored_module(index, found.module))
 
     def _stored_module(self, index: int, module: str) -> str:
         """A module of layer `index` by the name that the checkpoint gives it: that of its linears, less their own."""
@@ -253,7 +260,7 @@ class Skeleton:
         return module
 
     def _read(self, weights: Weights, parameter: str) -> Tensor:
-        return weights(self._names.get(parameter, parameter)).to(self.device, self.dtype)
+        return weights(self.stored(parameter)).to(self.device, self.dtype)
 
 
 def _stand_ins(model: nn.Module) -> list[StandIn]:

@@ -33,7 +33,7 @@ class Stream:
 
     weights: Weights
     hidden: HiddenStates
-    watch: Callable[[int], Watch | None] | None = None
+    watch: Callable[[int, Rows], Watch | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,9 @@ class Walk:
 
     def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Flight]:
         def forward(stream: Stream, module: nn.Module) -> Tensor:
-            watch = stream.watch(index) if stream.watch else self.skeleton.watch(index, stream.weights)
-            call = self.skeleton.call(index, self.rows.batch(*batch), watch)
+            rows = self.rows.batch(*batch)
+            watch = stream.watch(index, rows) if stream.watch else self.skeleton.watch(index, stream.weights)
+            call = self.skeleton.call(index, rows, watch)
             return self.skeleton.run(module, self._read(stream, index, batch), call)
 
         return [Flight(partial(forward, stream, module)) for stream, module in zip(self.streams, modules)]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
 from compress.formats.errors import InputError
-from compress.kernels.activations import ActivationFormat, CacheFormat, round_input
+from compress.kernels.activations import ActivationFormat, CacheFormat, Grid, round_input
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Weights:
         if not bool(((scale > 0) & scale.isfinite()).all()):
             raise InputError(f"{name} holds {float(scale.min()):g}; scales are positive and finite")
         return scale
+
+
+def cached_as(grid: Grid | None, weights: Weights) -> Weights:
+    """`weights` run with a cache on `grid`, scales per token and head; unchanged if it is None."""
+    return weights if grid is None else replace(weights, kv_cache=CacheFormat(grid, "token"))
 
 
 def round_inputs(linears: Mapping[str, nn.Module], weights: Weights) -> None:
