@@ -31,7 +31,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class _Layer:
-    """One quantized weight: what its state says, and the tensors (by the names of `parts_of`) that it lies as."""
+    """One quantized weight, as its state or its shape says."""
 
     shape: tuple[int, ...]
     format: NumberFormat
@@ -47,7 +47,7 @@ class BitsAndBytesCheckpoint(HFCheckpoint):
 
     def __init__(self, path: Path, dialect: str) -> None:
         super().__init__(path, dialect)
-        self._layers = dict(self._find())
+        self._layers = self._find()
         parts = {part: name for name, layer in self._layers.items() for part in self._check(name, layer)}
         tensors: dict[str, TensorSpec] = {}
         for stored, spec in self.weights.specs.items():
@@ -87,7 +87,7 @@ class BitsAndBytesCheckpoint(HFCheckpoint):
         if not torch.equal(self.weights.read(name), known):
             raise InputError(f"{name} is not bitsandbytes' own table, the only one that its kernels compute with")
 
-    def _find(self) -> list[tuple[str, _Layer]]:
+    def _find(self) -> dict[str, _Layer]:
         """Every quantized weight by its name."""
         found: dict[str, _Layer] = {}
         for stored, spec in self.weights.specs.items():
@@ -100,7 +100,7 @@ class BitsAndBytesCheckpoint(HFCheckpoint):
                 name = f"{stored.removesuffix('.SCB')}.weight"
                 shape = self.weights.specs[name].shape if name in self.weights.specs else ()
                 found[name] = _Layer(shape, RowInt8Format())
-        return list(found.items())
+        return found
 
     def _state(self, name: str, spec: TensorSpec) -> Mapping[str, Any]:
         if spec.dtype != "uint8" or spec.size > _MAX_STATE:

@@ -69,7 +69,7 @@ def engine_notes(model: ModelSpec) -> tuple[str, ...]:
     """Where a bitsandbytes artifact of this model will not run, found with bitsandbytes 0.50.2."""
     notes = []
     if any(is_int8(spec.format) for spec in model.tensors.values()):
-        notes.append("bitsandbytes rounds inputs to int8 too at run time (LLM.int8), outliers apart")
+        notes.append("bitsandbytes on a GPU rounds inputs to int8 too (LLM.int8), outliers apart")
     if any(isinstance(spec.format, CodebookFormat) and spec.format.block_size == 32 for spec in model.tensors.values()):
         notes.append("will not load in bitsandbytes before 0.50: its blocks have at least 64 weights")
     odd = [

@@ -43,7 +43,11 @@ _CPU = torch.device("cpu")
 
 
 def is_int8(number_format: NumberFormat | None) -> bool:
-    """Whether LLM.int8 holds it: s·(q − 128) with one s a row is (q − 128)·SCB/127 with SCB = 127·s, exactly."""
+    """Whether LLM.int8 holds it: with one s a row, s·(q − 128) is (q − 128)·SCB/127 with SCB = 127·s.
+
+    float32 holds SCB exactly (11 bits of a float16 and 7 of 127), and bitsandbytes takes it of either sign and
+    all of −128 … 127, though its own quantizer makes less.
+    """
     return isinstance(number_format, RowInt8Format) or number_format == IntFormat(8, -1)
 
 
