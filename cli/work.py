@@ -1,4 +1,4 @@
-"""The commands that compute: run, plan, export, eval, generate."""
+"""The commands that compute: run, plan, export, eval, verify, generate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import typer
 from compress.cli.output import Json, emit
 from compress.cli.progress import reporter_for
 from compress.cli.units import parse_bytes
-from compress.formats.errors import GateError, RefusedError, UsageError
+from compress.formats.errors import CompressError, GateError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from compress.passes.core.report import Reporter
@@ -148,6 +148,32 @@ def evaluate(
             reporter=reporter,
         )
     emit({"results": [row.model_dump(mode="json") for row in rows]}, json, lambda: view.results(rows))
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that compress wrote.")],
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="Also start this engine and compare its answers: vllm, llama.cpp, transformers."),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option("--python", metavar="PATH", help="The interpreter that the engine is installed for."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check an artifact: hashes, settings, every tensor, the tokenizer, logits against the recorded ones."""
+    from compress.cli import view
+    from compress.recipes.verify import verify as verify_artifact
+
+    if python is not None and engine is None:
+        raise UsageError("--python names the interpreter of an engine", "say which: --engine vllm")
+    with _working(quiet) as reporter:
+        found = verify_artifact(artifact, engine=engine, python=python, reporter=reporter)
+    emit(found.model_dump(mode="json"), json, lambda: view.verification(found))
+    if not found.passed:
+        raise typer.Exit(CompressError.exit_code)
 
 
 def generate(

@@ -26,6 +26,7 @@ from compress.formats.hf_files import (
     quantization_of,
     write_files,
 )
+from compress.formats.linear_names import is_linear
 from compress.formats.parts import beside, write_parts
 from compress.formats.safetensors_shards import (
     DEFAULT_SHARD_SIZE,
@@ -82,7 +83,7 @@ class GPTQ(Dialect):
             return f"GPTQ files pack 2, 3, 4 or 8 bits, not {found.bits}"
         if found.zero == "real":
             return f"{found.name} has real minimums; GPTQ files hold whole zero points, gguf's q4_1 minimums"
-        if not _is_linear(name):
+        if not is_linear(name):
             return "GPTQ files hold linear layers only: leave it dense"
         if reason := found.misfit(spec.shape):
             return reason
@@ -124,10 +125,3 @@ class GPTQ(Dialect):
         if isinstance(tensor, QTensor):
             return beside(name, encode(name, tensor, self.checkpoint_format))
         return {name: cast(name, tensor, stored_as(model.spec.tensors[name], self.dtype).dtype)}
-
-
-def _is_linear(name: str) -> bool:
-    """Whether a quantized weight is a linear layer's; the only others that people quantize are embeddings."""
-    module, _, kind = name.rpartition(".")
-    leaf = module.rpartition(".")[2]
-    return kind == "weight" and leaf not in ("wte", "wpe") and ("emb" not in leaf or leaf == "embed_out")

@@ -15,6 +15,7 @@ from compress.formats.errors import InputError
 from compress.formats.source import resolve
 from compress.kernels.activations import Grid
 from compress.passes.core.config import load_config
+from compress.passes.core.empty import matrices
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.report import Reporter
 from compress.passes.core.rows import Rows
@@ -57,7 +58,7 @@ def evaluate(
     """
     reporter = reporter or Reporter()
     names = [*([reference] if reference else []), *paths]
-    checkpoints = [open_checkpoint(resolve(name, progress=reporter.note)) for name in names]
+    checkpoints = [matrices(open_checkpoint(resolve(name, progress=reporter.note))) for name in names]
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
     rows = rows_of(options, load_tokenizer(checkpoints[0]), held_out=True)
     results = []

@@ -14,6 +14,7 @@ from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.source import resolve
 from compress.kernels.activations import Grid
+from compress.passes.core.empty import matrices
 from compress.passes.core.loading import load_model
 from compress.passes.core.quantized_cache import cache_for
 from compress.passes.core.tokenizer import load_tokenizer, render_chat
@@ -39,7 +40,7 @@ def generate(
     greedy. With `kv_cache` keys and values are kept on that grid, whatever the checkpoint says; without, as it
     says. Raises InputError for a checkpoint, tokenizer or template that is broken.
     """
-    checkpoint = open_checkpoint(resolve(model))
+    checkpoint = matrices(open_checkpoint(resolve(model)))
     tokenizer = load_tokenizer(checkpoint)
     ids = _prompt_ids(tokenizer, prompt, raw or tokenizer.chat_template is None)
     if not ids:

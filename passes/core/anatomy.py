@@ -34,12 +34,15 @@ class Attention:
 class LayerAnatomy:
     """A decoder layer: its name (`model.layers.3`) and its linears, group by group, as the checkpoint names them.
 
-    `modules` has each linear's name within the layer (`self_attn.q_proj`).
+    `modules` has each linear's name within the layer (`self_attn.q_proj`). `routers` are the linears that choose
+    or weigh experts; `stacks` the parameters that hold several matrices in a form not known here.
     """
 
     name: str
     groups: tuple[tuple[str, ...], ...]
     modules: Mapping[str, str]
+    routers: frozenset[str] = frozenset()
+    stacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,14 @@ class Anatomy:
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """Every linear module of the decoder layers, in the order of the forward."""
-        return tuple(name for layer in self.layers for group in layer.groups for name in group)
+        """Every linear module of the decoder layers but the routers, in the order of the forward."""
+        groups = ((layer, name) for layer in self.layers for group in layer.groups for name in group)
+        return tuple(name for layer, name in groups if name not in layer.routers)
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """The linear modules that choose or weigh experts."""
+        return tuple(name for layer in self.layers for name in sorted(layer.routers))
 
 
 def find_layers(model: nn.Module) -> str:

@@ -20,6 +20,7 @@ class Commit:
 
     tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
     reports: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    authors: dict[str, str] = field(default_factory=dict)
 
 
 class GroupRewrite:
@@ -36,6 +37,7 @@ class GroupRewrite:
         self._original = dict(self._current)
         self._stats, self._commit, self._fold = stats, commit, fold
         self._scale: Tensor | None = None
+        self._scaled_by = ""
 
     def take(self, step: LayerPass, targets: frozenset[str]) -> None:
         """Let `step` rewrite its targets among the weights."""
@@ -48,6 +50,7 @@ class GroupRewrite:
             values = rewritten.weight.dequantize()
             report = tensor_report(self._original[name], values, rewritten, self._stats)
             self._commit.tensors[f"{name}.weight"] = rewritten.weight
+            self._commit.authors[f"{name}.weight"] = step.name
             self._commit.tensors.update({f"{name}.{leaf}": tensor for leaf, tensor in rewritten.tensors.items()})
             self._commit.reports.setdefault(name, {}).update({**report, **notes})
             self._current[name] = values if rewritten.target is None else rewritten.target
@@ -55,7 +58,9 @@ class GroupRewrite:
     def finish(self, place: Mapping[str, Tensor] | None) -> None:
         """Put into `place` what the forward goes on with, and commit the op that took the scale, if any."""
         if self._scale is not None and self._fold is not None:
-            self._commit.tensors.update(self._fold.folded(self._scale))
+            folded = self._fold.folded(self._scale)
+            self._commit.tensors.update(folded)
+            self._commit.authors.update(dict.fromkeys(folded, self._scaled_by))
         for name, weight in place.items() if place else ():
             rewritten = self._commit.tensors[f"{name}.weight"]
             assert isinstance(rewritten, QTensor)
@@ -78,4 +83,5 @@ class GroupRewrite:
         self._original = {name: weight * scale for name, weight in self._original.items()}
         self._stats.divide(scale)
         self._scale = scale if self._scale is None else self._scale * scale
+        self._scaled_by = step.name
         return {"fold": self._fold.op}

@@ -13,14 +13,15 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.core.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_groups
 from compress.passes.core.cache import Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
+from compress.passes.core.empty import empty_model
+from compress.passes.core.experts import beside_experts, unknown_stacks
 from compress.passes.core.names import tensor_names
 from compress.passes.core.rows import Rows
 from compress.passes.core.weights import Weights, round_inputs
@@ -61,8 +62,7 @@ class Skeleton:
     def __init__(self, config: PreTrainedConfig, spec: ModelSpec, device: torch.device) -> None:
         self.device = device
         self.dtype = torch.float32
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
+        model = empty_model(config, spec.tensors, self.dtype)
         self._names = tensor_names(model, spec.tensors)
         self._model = model.eval().requires_grad_(False)
         path = find_layers(self._model)
@@ -166,19 +166,22 @@ class Skeleton:
             groups, as_tuple = trace_groups(copy.deepcopy(self._layers[index]), call, hidden)
             for model in (self._model, self._probe):
                 _stand_ins(model)[index].as_tuple = as_tuple
-            layers.append(self._layer_anatomy(self._layer_names[index], groups))
+            layers.append(self._layer_anatomy(index, groups))
         embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
         return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
 
-    def _layer_anatomy(self, prefix: str, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
+    def _layer_anatomy(self, index: int, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
         """Linears by the names that the checkpoint gives them."""
+        prefix, layer = self._layer_names[index], self._layers[index]
 
         def named_by(linear: str) -> str:
             return self.stored(f"{prefix}.{linear}.weight").removesuffix(".weight")
 
         named = [{named_by(linear): linear for linear in group} for group in groups]
         modules = {name: linear for group in named for name, linear in group.items()}
-        return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules)
+        routers = frozenset(name for name, linear in modules.items() if beside_experts(layer, linear))
+        stacks = tuple(f"{prefix}.{name}" for name in unknown_stacks(layer))
+        return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules, routers, stacks)
 
     def _find_attention(self, index: int, call: Call) -> Attention | None:
         found = find_attention(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))

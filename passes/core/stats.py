@@ -103,6 +103,16 @@ class LinearStats:
         assert isinstance(statistic, kind)
         return statistic
 
+    @property
+    def gathered(self) -> bool:
+        """Whether anything was gathered at all; an embedding's inputs, for one, are not."""
+        return bool(self._statistics)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the statistics are of."""
+        return max((statistic.tokens for statistic in self._statistics.values()), default=0)
+
     def __contains__(self, kind: type[Statistic]) -> bool:
         return kind in self._statistics
 

@@ -14,7 +14,7 @@ from compress.formats.errors import UsageError
 from compress.formats.native import save_tensors
 from compress.formats.storage import sha256_file
 from compress.passes.core.anatomy import LayerAnatomy
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import UNREACHED, LayerPass
 from compress.passes.core.fold import Fold, Folds, Read
 from compress.passes.core.memory import return_freed_memory
 from compress.passes.core.rewrite import Commit, GroupRewrite
@@ -49,6 +49,7 @@ class Sweep:
             started = time.perf_counter()
             commit = process()
             self._commit(name, commit, time.perf_counter() - started)
+            self._tell_unreached(commit)
             errors = [float(report["relative_error"]) for report in commit.reports.values()]
             self.run.reporter.advance(name, error=sum(errors) / len(errors) if errors else 0.0)
         self.run.reporter.finish()
@@ -57,6 +58,11 @@ class Sweep:
     def _planned(self) -> ModelSpec:
         """The headers that this stage was to leave; weights and scales have come, unit by unit."""
         return reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
+
+    def _tell_unreached(self, commit: Commit) -> None:
+        unreached = [name for name, report in commit.reports.items() if report.get("reason") == UNREACHED]
+        if unreached:
+            self.run.reporter.note(f"{UNREACHED}, so it is rounded to nearest: {', '.join(unreached)}")
 
     def _make_walk(self) -> Walk:
         rows = self.run.calibration
@@ -170,6 +176,7 @@ class Sweep:
             "file": str(path.relative_to(self.run.work)),
             "sha256": sha256_file(path),
             "tensors": commit.reports,
+            "authors": commit.authors,
             "seconds": seconds,
         }
         self.run.journal.append(record)
