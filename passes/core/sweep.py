@@ -31,7 +31,6 @@ class Commit:
 
     tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
     reports: dict[str, dict[str, float | str]] = field(default_factory=dict)
-    authors: dict[str, str] = field(default_factory=dict)
 
 
 class Sweep:
@@ -152,10 +151,15 @@ class Sweep:
             for name, rewritten in step.group(mine, stats).items() if mine else ():
                 values = rewritten.weight.dequantize()
                 commit.tensors[f"{name}.weight"] = rewritten.weight
-                commit.authors[f"{name}.weight"] = step.name
                 commit.reports[name] = tensor_report(mine[name], values, rewritten, stats)
                 if place is not None:
                     place[name].copy_(values)
+
+    def _authors(self, tensor: str) -> str:
+        """The passes that rewrote a tensor, joined by +: those that target it, else the whole stage."""
+        module = tensor.removesuffix(".weight")
+        names = [step.name for step, targets in self.targets.items() if module in targets]
+        return " + ".join(names or [step.name for step in self.passes])
 
     def _commit(self, name: str, commit: Commit, seconds: float) -> None:
         number = len(self.run.journal.of(stage=self.stage, kind="unit"))
@@ -168,7 +172,7 @@ class Sweep:
             "file": str(path.relative_to(self.run.work)),
             "sha256": sha256_file(path),
             "tensors": commit.reports,
-            "authors": commit.authors,
+            "authors": {tensor: self._authors(tensor) for tensor in commit.tensors},
             "seconds": seconds,
         }
         self.run.journal.append(record)
