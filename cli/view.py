@@ -142,7 +142,7 @@ def verification(found: Verification) -> list[RenderableType]:
     if found.engine_difference is not None:
         engine = ", ".join(f"{name} {version}" for name, version in found.engine.items())
         lines.append(f"engine: at most {found.engine_difference:.2g} nats from the recorded logits ({engine})")
-    verdict = "as it was written" if found.passed else "NOT as it was written"
+    verdict = "passed" if found.passed else "did NOT pass"
     return [checks, *problems, *lines, f"{found.path} ({found.dialect}): {verdict}"]
 
 

@@ -14,15 +14,15 @@ from torch import Tensor
 from compress.formats.options import PerTensor, plain
 from compress.kernels.correct import corrected_target
 from compress.kernels.gptq import gptq_solve
-from compress.kernels.qtensor import NumberFormat, quantize
+from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Rewritten
-from compress.passes.core.int_options import IntOptions
+from compress.passes.core.grid_options import GridOptions
 from compress.passes.core.stats import Drift, Hessian, LinearStats, Statistic
 
 Damp = Annotated[float, Field(gt=0, le=1)]
 
 
-class GPTQ(IntOptions):
+class GPTQ(GridOptions):
     """Choose codes by second-order information of the calibration data. The standard for 4 bits and below."""
 
     damp: PerTensor[Damp] = Field(0.01, description="added to the Hessian's diagonal, as a part of its mean")
@@ -34,8 +34,6 @@ class GPTQ(IntOptions):
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        if Hessian not in stats:  # an embedding: its inputs are one-hot, and every row stands for itself
-            return Rewritten(quantize(weight, number_format, number_format.fit(weight)), {"fallback": "rtn"})
         hessian = stats[Hessian].matrix
         target = corrected_target(weight, stats[Drift].matrix, hessian) if self.correct else weight
         params = None if self.search else number_format.fit(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from compress.formats.errors import CompressError
 _SCRIPTS = Path(__file__).parent / "engines"
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Refused|Exit)\b.*", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last)"
+_RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # what vLLM puts before every line of it
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def ask(engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], ti
     command = [str(python), "-P", str(_SCRIPTS / f"{engine}.py")]
     request = json.dumps({"path": str(path.absolute()), "rows": [list(row) for row in rows]})
     try:
-        done = subprocess.run(command, input=request, capture_output=True, text=True, errors="replace", timeout=timeout)
+        done = _run(command, request, timeout)
     except subprocess.TimeoutExpired as error:
         raise CompressError(f"{engine} did not answer within {timeout:.0f} s") from error
     except OSError as error:
@@ -54,6 +56,18 @@ def ask(engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], ti
         raise CompressError(f"{engine}: {_last_words(done)}")
     found = json.loads(done.stdout)
     return Answer(found["versions"], _matrix(found["log_probs"]))
+
+
+def _run(command: list[str], request: str, timeout: float) -> subprocess.CompletedProcess[str]:
+    """subprocess.run, but what the process started ends with it. Raises TimeoutExpired and OSError."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, errors="replace", start_new_session=True, **pipes) as process:
+        try:
+            output, errors = process.communicate(request, timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _matrix(rows: Sequence[Sequence[float | None]]) -> Tensor:
@@ -68,7 +82,7 @@ def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     """The exception that ended the process, on one line; else its last line, or the signal that killed it."""
     if done.returncode < 0:
         return f"killed by {signal.Signals(-done.returncode).name}"
-    trace = done.stderr.rpartition(_TRACEBACK)[2] if _TRACEBACK in done.stderr else ""
+    trace = _RANK.sub("", done.stderr).rpartition(_TRACEBACK)[2] if _TRACEBACK in done.stderr else ""
     if raised := _RAISED.search(trace):
         return " ".join(trace[raised.start() :].split())
     lines = done.stderr.strip().splitlines()

@@ -16,6 +16,7 @@ from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError, InputError, RefusedError, UsageError
 from compress.formats.storage import parse_json, read_bytes
 from compress.passes.core.config import load_config
+from compress.passes.core.empty import matrices
 from compress.passes.core.fingerprint import Fingerprint, disagreements, largest_difference, tokens_of
 from compress.passes.core.inventory import check_inventory
 from compress.passes.core.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
@@ -131,7 +132,7 @@ class _Checks:
     def _opened(self) -> Checkpoint | None:
         """The artifact through our strict reader; None, and a problem noted, if it does not open."""
         try:
-            artifact = open_checkpoint(self.path)
+            artifact = matrices(open_checkpoint(self.path))
         except CompressError as error:
             self._note("opens", 1, iter([(str(self.path), str(error))]))
             return None

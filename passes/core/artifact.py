@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compress.formats.base import Checkpoint, Dialect
+from compress.formats.base import Checkpoint, Dialect, ModelSpec
 from compress.formats.errors import CompressError, RefusedError, StorageError
+from compress.formats.matrices import Restored
 from compress.formats.storage import (
     PARTIAL,
     require_space,
@@ -18,6 +19,7 @@ from compress.formats.storage import (
     write_json,
 )
 from compress.passes.core.card import model_card
+from compress.passes.core.empty import matrices
 from compress.passes.core.fingerprint import Fingerprint
 from compress.passes.core.inventory import Entry, take_inventory
 from compress.passes.core.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
@@ -32,7 +34,8 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
     is not what was meant; in every case nothing new stands under the final name.
     """
     refuse_existing(target)
-    layout = dialect.layout(model.spec)
+    stored = Restored(model)
+    layout = dialect.layout(stored.spec)
     require_space(target.parent, layout.nbytes)
     for note in layout.notes:
         run.reporter.note(f"{target.name}: {note}")
@@ -41,18 +44,19 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
     try:
         partial.mkdir(parents=True)
         run.reporter.start(f"export {dialect.name}", len(model.spec.tensors), "tensor")
-        dialect.write(model, partial, run.reporter.advance)
+        dialect.write(stored, partial, run.reporter.advance)
         run.reporter.finish()
         written = sum((partial / file.name).stat().st_size for file in layout.files)
         if written != layout.nbytes:
             raise CompressError(f"{target}: {written:,} bytes written, {layout.nbytes:,} planned", "please report this")
-        artifact = dialect.open(partial)
+        artifact = matrices(dialect.open(partial))
         verified = verify(model, type(dialect), artifact, run.skeleton, run.work)
         record = {
             "dialect": dialect.name,
             "path": target.name,
             "bytes": written,
             "bits_per_weight": written * 8 / sum(spec.size for spec in model.spec.tensors.values()),
+            "quantized_share": _quantized_share(model.spec),
             "verification": verified.figures,
         }
         inventory = take_inventory(artifact, model, run.source, _authors(run), _tied(run))
@@ -66,6 +70,12 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return record
+
+
+def _quantized_share(model: ModelSpec) -> float:
+    """The part of all weights that is quantized: 0 … 1."""
+    quantized = sum(spec.size for spec in model.tensors.values() if spec.format is not None)
+    return quantized / sum(spec.size for spec in model.tensors.values())
 
 
 def refuse_existing(target: Path) -> None:

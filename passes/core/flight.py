@@ -10,7 +10,8 @@ own code where it stands, on one thread and in a fixed order, so results do not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import greenlet
@@ -47,8 +48,21 @@ class Flight(greenlet.greenlet):
     def __init__(self, forward: Forward) -> None:
         super().__init__(forward)
         self.ground = greenlet.getcurrent()
+        self.tokens: Tensor | None = None
+        """Which of the batch's tokens [rows · length] the paused input holds, int64; None: all of them, in order."""
 
     def next(self) -> Tensor:
         """The input [batch, tokens, in] of the next group; after the last group, the forward's result."""
         result: Tensor = self.switch()
         return result
+
+
+@contextmanager
+def routed(tokens: Tensor) -> Iterator[None]:
+    """Within, the forward deals with these of the batch's tokens only: an expert's."""
+    flight = greenlet.getcurrent()
+    if isinstance(flight, Flight):
+        flight.tokens = tokens
+    yield
+    if isinstance(flight, Flight):
+        flight.tokens = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,12 +12,14 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect
 from compress.formats.errors import CompressError
+from compress.formats.matrices import Matrices
 from compress.passes.core.fingerprint import Fingerprint, answers_at, fingerprint, fixed_tokens
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.rows import Rows
 from compress.passes.core.scores import score
-from compress.passes.core.skeleton import Skeleton, Weights
+from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.walk import Stream, Walk
+from compress.passes.core.weights import Weights
 from compress.passes.core.work import dense
 
 _EXACT = 1e-6
@@ -38,12 +40,15 @@ def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skel
     A quantized tensor must decode to the same values; a dense one may have been converted to the container's
     type, at a bounded loss. Raises CompressError naming the tensor.
     """
+    _check_runtime(model, artifact)
     text, tokens = fixed_tokens(artifact, skeleton.vocabulary)
     rows, path = Rows(torch.tensor([tokens])), artifact.path
     worst: dict[str, float] = {}
     with torch.no_grad(), TemporaryDirectory(dir=work) as folder:
         memory = _carried(skeleton, rows, dense(model), Path(folder) / "memory")
-        written = _carried(skeleton, rows, _compared(model, dialect.witness(path), worst), Path(folder) / "artifact")
+        written = _carried(
+            skeleton, rows, _compared(model, _witnessed(artifact, dialect), worst), Path(folder) / "artifact"
+        )
         scores = score(written, memory)
         answers = fingerprint(written, text)
     assert scores.kl_divergence is not None and scores.top1_agreement is not None
@@ -65,7 +70,7 @@ def answers_again(artifact: Checkpoint, dialect: type[Dialect], skeleton: Skelet
 
     Raises CompressError naming the first tensor that the two readers do not read alike.
     """
-    read = _compared(artifact, dialect.witness(artifact.path), {})
+    read = _compared(artifact, _witnessed(artifact, dialect), {})
     with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
         walk = _carried(skeleton, recorded.rows, read, Path(folder))
         return answers_at(walk, [place.after for place in recorded.next])
@@ -77,6 +82,28 @@ def _carried(skeleton: Skeleton, rows: Rows, read: Weights, folder: Path) -> Wal
     walk = Walk(skeleton, rows, [Stream(read, hidden)])
     walk.carry(0, lambda boundary: None)
     return walk
+
+
+def _check_runtime(model: Checkpoint, artifact: Checkpoint) -> None:
+    """What the artifact says of rounding at run time must be what was meant."""
+    meant, seen = model.spec, artifact.spec
+    if dict(meant.activations) != dict(seen.activations) or meant.kv_cache != seen.kv_cache:
+        where = artifact.path
+        raise CompressError(f"{where} says otherwise how activations or the cache are rounded", "please report this")
+
+
+def _witnessed(artifact: Checkpoint, dialect: type[Dialect]) -> Callable[[str], Tensor]:
+    """The tensors of the artifact through the witness, by the names that they have in the program."""
+    witness = dialect.witness(artifact.path)
+    if not isinstance(artifact, Matrices):
+        return witness
+
+    def read(name: str) -> Tensor:
+        tensor = artifact.cut(name, witness)
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    return read
 
 
 def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[str, float]) -> Weights:
@@ -95,4 +122,4 @@ def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[s
         worst[name] = error
         return seen
 
-    return read
+    return replace(meant, read=read)

@@ -8,6 +8,9 @@ import sys
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
+# Nothing is compiled for a few tokens, neither by torch nor, with the backend below, by GPTQModel: it takes minutes.
+os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+
 import torch
 
 _PACKAGES = ("gptqmodel", "transformers", "torch")
@@ -22,7 +25,7 @@ def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
     os.cpu_count = lambda: max(_CORES, cores)
     from gptqmodel import BACKEND, GPTQModel
 
-    model = GPTQModel.load(path, device="cpu", backend=BACKEND.TORCH).model.eval()
+    model = GPTQModel.load(path, device="cpu", backend=BACKEND.GPTQ_TORCH).model.eval()
     logits = [model(torch.tensor([row])).logits[0, -1] for row in rows]
     found = packages_distributions()
     return {
