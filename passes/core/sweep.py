@@ -165,6 +165,12 @@ class Sweep:
             group.take(step, targets)
         group.finish(place)
 
+    def _authors(self, tensor: str) -> str:
+        """The passes that rewrote a tensor, joined by +: those that target it, else the whole stage."""
+        module = tensor.removesuffix(".weight")
+        names = [step.name for step, targets in self.targets.items() if module in targets]
+        return " + ".join(names or [step.name for step in self.passes])
+
     def _commit(self, name: str, commit: Commit, seconds: float) -> None:
         number = len(self.run.journal.of(stage=self.stage, kind="unit"))
         path = self.folder / f"unit-{number:04d}.safetensors"
@@ -176,7 +182,7 @@ class Sweep:
             "file": str(path.relative_to(self.run.work)),
             "sha256": sha256_file(path),
             "tensors": commit.reports,
-            "authors": commit.authors,
+            "authors": {tensor: self._authors(tensor) for tensor in commit.tensors},
             "seconds": seconds,
         }
         self.run.journal.append(record)
