@@ -138,6 +138,7 @@ def _apply(step: Pass, model: ModelSpec, skeleton: Skeleton, rewritten: set[str]
                 "skip it in one of the two passes",
             )
         rewritten |= targets
+        prepared -= targets
         prepared |= targets if step.prepares() else set()
     return after
 
