@@ -15,10 +15,12 @@ from compress.formats.options import PerTensor, plain
 from compress.kernels.correct import corrected_target
 from compress.kernels.gptq import gptq_solve
 from compress.kernels.qtensor import NumberFormat, quantize
+from compress.kernels.tune import tune
 from compress.passes.core.base import Rewritten
 from compress.passes.core.int_options import IntOptions
 from compress.passes.core.stats import Drift, Hessian, LinearStats, Statistic
 
+Rounds = Annotated[int, Field(ge=0, le=10)]
 Damp = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -29,6 +31,8 @@ class GPTQ(IntOptions):
     act_order: PerTensor[bool] = Field(True, description="visit columns by falling activation energy")
     search: PerTensor[bool] = Field(True, description="search scales (of either sign) for the least weighted error")
     correct: PerTensor[bool] = Field(False, description="aim at the untouched model's outputs; runs it beside")
+
+    tune: PerTensor[Rounds] = Field(0, description="rounds of tuning")
 
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})
@@ -42,4 +46,7 @@ class GPTQ(IntOptions):
         quantized, report = gptq_solve(
             target, hessian, number_format, damp=plain(self.damp), act_order=plain(self.act_order), params=params
         )
+        if rounds := plain(self.tune):
+            live = hessian.diagonal() > 0
+            quantized = tune(target.where(live, 0.0), hessian, quantized, damp=report.damp, rounds=rounds)
         return Rewritten(quantized, {"damp": report.damp, "fallback": "rtn" if report.fallback else ""})
