@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compress.recipes.memory import Cache, Memory
     from compress.recipes.plan import Plan
     from compress.recipes.run import ArtifactReport, Metrics, RunReport
+    from compress.recipes.verify import Verification
 
 _WIDE = 200
 """Columns where nobody looks at a terminal: a file or a pipe must not be wrapped."""
@@ -119,6 +120,22 @@ def results(rows: Sequence[EvalResult]) -> list[RenderableType]:
         top1 = "–" if row.top1_agreement is None else f"{100 * row.top1_agreement:.1f} %"
         table.add_row(row.path, file_size(row.bytes), f"{row.perplexity:.3f}", kl, top1, f"{row.tokens:,}")
     return [table]
+
+
+def verification(found: Verification) -> list[RenderableType]:
+    """What was compared, what is not as it was written, and the verdict."""
+    checks = _table("check", "compared", "problems", right=(1, 2))
+    for check, count in found.checked.items():
+        checks.add_row(check, f"{count:,}", str(sum(problem.check == check for problem in found.problems)))
+    problems = [f"{problem.check}: {problem.where} {problem.what}" for problem in found.problems]
+    lines = []
+    if found.largest_difference is not None:
+        lines.append(f"logits: at most {found.largest_difference:.2g} nats from the recorded ones")
+    if found.engine_difference is not None:
+        engine = ", ".join(f"{name} {version}" for name, version in found.engine.items())
+        lines.append(f"engine: at most {found.engine_difference:.2g} nats from the recorded logits ({engine})")
+    verdict = "as it was written" if found.passed else "NOT as it was written"
+    return [checks, *problems, *lines, f"{found.path} ({found.dialect}): {verdict}"]
 
 
 def names(rows: Iterable[tuple[str, str]]) -> list[RenderableType]:

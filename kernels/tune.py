@@ -38,25 +38,25 @@ def fit_scales(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTensor:
     """The scales that are best for the codes as they are: row by row, C·H·Cᵀ·s = C·H·w.
 
     C [groups, columns] holds the row's values for a scale of 1, each group in a line of its own. A scale that
-    comes out as zero or not finite stays as it was.
+    comes out as zero, not finite or of the other sign stays as it was.
     """
     gain = quantized.format.gain
     if gain is None:
         return quantized
     before = quantized.params[gain]
-    spread = quantized.format.expand(quantized.params, quantized.shape[1])
+    spread = quantized.format.expand(quantized.params, quantized.shape)
     units = quantized.format.value(quantized.codes.float(), {**spread, gain: torch.ones_like(spread[gain])})
     step = max(1, _CHUNK // (before.shape[1] * quantized.shape[1]))
     fitted = torch.cat([
         _solve_scales(*parts, hessian)
         for parts in zip(units.split(step), weight.split(step), before.float().split(step))
     ]).to(before.dtype)  # fmt: skip
-    usable = fitted.isfinite() & (fitted != 0)
+    usable = fitted.isfinite() & (fitted * before.sign() > 0)
     return replace(quantized, params={**quantized.params, gain: torch.where(usable, fitted, before)})
 
 
 def _solve_scales(units: Tensor, weight: Tensor, before: Tensor, hessian: Tensor) -> Tensor:
-    """Scales [rows, groups] for `units` and `weight` [rows, columns], near those of `before` where H leaves a choice."""
+    """Scales [rows, groups] for `units` and `weight` [rows, columns], near `before` where H leaves a choice."""
     rows, groups = before.shape
     shape = (rows, groups, -1)
     normal = torch.stack(
@@ -69,7 +69,7 @@ def _solve_scales(units: Tensor, weight: Tensor, before: Tensor, hessian: Tensor
     right = ((weight @ hessian) * units).view(shape).sum(-1)
     ridge = _RIDGE * normal.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     normal.diagonal(dim1=1, dim2=2).add_(ridge)
-    solved, _ = torch.linalg.solve_ex(normal, right + ridge * before)
+    solved: Tensor = torch.linalg.solve_ex(normal, right + ridge * before).result
     return solved
 
 
@@ -88,7 +88,7 @@ def revisit_codes(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTenso
     diagonal = hessian.diagonal()
     order = torch.argsort(diagonal, descending=True, stable=True)
     feed = hessian[order][:, order] / diagonal[order].unsqueeze(1)
-    spread = number_format.expand(quantized.params, quantized.shape[1])
+    spread = number_format.expand(quantized.params, quantized.shape)
     ordered = {name: _as_rows(value, order) for name, value in spread.items()}
     codes = _as_rows(quantized.codes, order)
     source = _as_rows(weight, order)

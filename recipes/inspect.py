@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from compress.formats import open_checkpoint
 from compress.formats.base import TensorSpec
+from compress.passes.core.inventory import format_name
 
 
 class _Figures(BaseModel):
@@ -69,11 +70,6 @@ def inspect(path: Path) -> Inspection:
         files=tuple(sorted(checkpoint.files())),
         tensors=tensors,
     )
-
-
-def format_name(tensor: TensorSpec) -> str:
-    """The name of a tensor's number format, or of its dtype if it is dense."""
-    return tensor.format.name if tensor.format else tensor.dtype
 
 
 def bits_of(tensor: TensorSpec) -> float:
