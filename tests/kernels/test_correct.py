@@ -61,8 +61,8 @@ def test_the_gap_of_the_residual_stream_is_made_up_for() -> None:
     )
     weight = torch.randn(8, 16, generator=generator, dtype=torch.float64)
     hessian = seen.T @ seen
-    ridge = 0.1 * hessian.diagonal().mean() * torch.eye(16, dtype=torch.float64)
+    ridge = 0.2 * hessian.diagonal().mean() * torch.eye(16, dtype=torch.float64)
     wanted = x @ weight.T + gap
     expected = (torch.linalg.inv(hessian + ridge) @ (seen.T @ wanted + ridge @ weight.T)).T
-    found = corrected_target(weight, (x - seen).T @ seen, hessian, gap.T @ seen)
+    found = corrected_target(weight, (x - seen).T @ seen, hessian, gap.T @ seen, ridge=0.2, gap_ridge=0.2)
     assert torch.allclose(found, expected, atol=1e-9)
