@@ -125,7 +125,13 @@ class Sweep:
             in_features=next(iter(weights.values())).shape[1],
             kinds=self._kinds(wanted),
             rewrite=lambda stats: self._rewrite(weights, stats, commit, weights, folds.get(group[0])),
+            residual=self._residual(layer, group),
         )
+
+    def _residual(self, layer: LayerAnatomy, group: Sequence[str]) -> str | None:
+        """Where to see what the group's output is added to, if a statistic asks for it."""
+        asked = any(kind.residual for kind in self._kinds(group))
+        return self.run.skeleton.residuals(layer).get(layer.modules[group[0]]) if asked and len(group) == 1 else None
 
     def _reader(self, commit: Commit) -> Read:
         """Tensors as the run has left them so far, this unit's included."""
