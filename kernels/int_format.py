@@ -118,8 +118,8 @@ class IntFormat(NumberFormat):
         difference = self.value(self.round(groups, spread), spread).sub_(groups)
         return difference.square_().mul_(importance).sum(-1)
 
-    def expand(self, params: Params, columns: int) -> Params:
-        size = self._group(columns)
+    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+        size = self._group(shape[1])
         return {name: value.float().repeat_interleave(size, 1) for name, value in params.items()}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
@@ -134,6 +134,14 @@ class IntFormat(NumberFormat):
         if self.zero == "real":
             return (codes * expanded["scale"]).add_(expanded["minimum"])
         return (codes - self._offset(expanded)).mul_(expanded["scale"])
+
+    def times_rows(self, params: Params, factors: Tensor) -> Params | None:
+        def times(value: Tensor) -> Tensor:
+            return (value.float() * factors.unsqueeze(1)).half()
+
+        scaled = {name: value if name == "zero" else times(value) for name, value in params.items()}
+        sound = all(bool(value.isfinite().all()) for value in scaled.values()) and bool(scaled["scale"].all())
+        return scaled if sound else None
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         params = 16 + {"middle": 0, "integer": self.bits, "real": 16}[self.zero]

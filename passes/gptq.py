@@ -16,13 +16,13 @@ from compress.kernels.correct import corrected_target
 from compress.kernels.gptq import gptq_solve
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Rewritten
-from compress.passes.core.int_options import IntOptions
+from compress.passes.core.grid_options import GridOptions
 from compress.passes.core.stats import Drift, Hessian, LinearStats, Statistic
 
 Damp = Annotated[float, Field(gt=0, le=1)]
 
 
-class GPTQ(IntOptions):
+class GPTQ(GridOptions):
     """Choose codes by second-order information of the calibration data. The standard for 4 bits and below."""
 
     damp: PerTensor[Damp] = Field(0.01, description="added to the Hessian's diagonal, as a part of its mean")

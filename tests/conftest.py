@@ -136,7 +136,7 @@ def every_family(request: pytest.FixtureRequest) -> str:
 MakeModel = Callable[..., Path]
 
 
-@pytest.fixture(name="make_model")
+@pytest.fixture(name="make_model", scope="session")
 def make_model_fixture() -> MakeModel:
     return make_model
 

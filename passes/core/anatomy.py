@@ -5,7 +5,7 @@ A *group* is the linear layers that receive the very same tensor (q/k/v; gate/up
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,14 @@ class Call:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """The module that keeps keys and values (its name in the checkpoint), and how many heads they have."""
+
+    module: str
+    heads: int
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,15 @@ class LayerAnatomy:
 class Anatomy:
     """A causal language model's layers, and the names of the weight tensors of its two ends.
 
-    `head` is the output projection's own name, whether or not it is `tied` to the embedding.
+    `head` is the output projection's own name, whether or not it is `tied` to the embedding. `attentions` tells
+    for each layer what caches its keys and values; the layers are traced for it when it is first asked.
     """
 
     layers: tuple[LayerAnatomy, ...]
     embedding: str
     head: str
     tied: bool
+    attentions: Callable[[], tuple[Attention | None, ...]]
 
     @property
     def ends(self) -> dict[str, tuple[str, ...]]:

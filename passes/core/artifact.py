@@ -14,12 +14,15 @@ from compress.formats.matrices import Restored
 from compress.formats.storage import (
     PARTIAL,
     require_space,
-    sha256_file,
     sync_directory,
     write_bytes,
     write_json,
 )
 from compress.passes.core.card import model_card
+from compress.passes.core.empty import matrices
+from compress.passes.core.fingerprint import Fingerprint
+from compress.passes.core.inventory import Entry, take_inventory
+from compress.passes.core.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
 from compress.passes.core.run import Run
 from compress.passes.core.verify import verify
 
@@ -46,16 +49,18 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
         written = sum((partial / file.name).stat().st_size for file in layout.files)
         if written != layout.nbytes:
             raise CompressError(f"{target}: {written:,} bytes written, {layout.nbytes:,} planned", "please report this")
-        verified = verify(model, type(dialect), partial, run.skeleton, run.work)
+        artifact = matrices(dialect.open(partial))
+        verified = verify(model, type(dialect), artifact, run.skeleton, run.work)
         record = {
             "dialect": dialect.name,
             "path": target.name,
             "bytes": written,
             "bits_per_weight": written * 8 / sum(spec.size for spec in model.spec.tensors.values()),
             "quantized_share": _quantized_share(model.spec),
-            "verification": verified,
+            "verification": verified.figures,
         }
-        _describe(partial, record, run)
+        inventory = take_inventory(artifact, model, run.source, _authors(run), _tied(run))
+        _describe(partial, record, run, artifact, inventory, verified.fingerprint)
         os.rename(partial, target)
         sync_directory(target.parent)
     except OSError as error:
@@ -79,11 +84,35 @@ def refuse_existing(target: Path) -> None:
         raise RefusedError(f"{target} exists already", "choose another output directory with -o, or move it away")
 
 
-def _describe(directory: Path, record: dict[str, Any], run: Run) -> None:
-    """The manifest and the model card. Neither holds a time or a path: the same run gives the same bytes."""
+def _authors(run: Run) -> dict[str, str]:
+    """The passes that rewrote each tensor, joined by +."""
+    return {name: author for unit in run.journal.of(kind="unit") for name, author in unit["authors"].items()}
+
+
+def _tied(run: Run) -> str | None:
+    """The head's own tensor, if the embedding stands for it."""
+    anatomy = run.skeleton.anatomy
+    return anatomy.head if anatomy.tied else None
+
+
+def _describe(
+    directory: Path,
+    record: dict[str, Any],
+    run: Run,
+    artifact: Checkpoint,
+    inventory: dict[str, Entry],
+    fingerprint: Fingerprint,
+) -> None:
+    """The model card and the manifest. Neither holds a time or a path: the same run gives the same bytes."""
     tensors = {name: report for unit in run.journal.of(kind="unit") for name, report in unit["tensors"].items()}
-    files = {path.name: sha256_file(path) for path in sorted(directory.iterdir())}
     scores = asdict(run.scores) if run.scores else None
-    manifest = {**run.manifest, "artifact": record, "scores": scores, "tensors": tensors, "files": files}
-    write_json(directory / "compress.json", manifest)
+    manifest = {**run.manifest, "artifact": record, "scores": scores, "tensors": tensors}
     write_bytes(directory / "README.md", model_card(manifest).encode())
+    proof = Record(
+        files=hashes(directory),
+        settings={**settings_on_disk(directory), **settings_inside(artifact)},
+        embedded=embedded_of(artifact),
+        inventory=inventory,
+        fingerprint=fingerprint,
+    )
+    write_json(directory / MANIFEST, {**manifest, **proof.model_dump(mode="json")})

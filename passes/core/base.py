@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 
 UNREACHED = "no calibration token reached it"
+
+Tie = Callable[[Tensor], Tensor]
+"""The nearest scale of a group's inputs ([in] → [in], fp32 > 0) that the op before can take; see core/fold.py."""
 
 
 class Pass(BaseModel, ABC):
@@ -44,6 +47,9 @@ class Pass(BaseModel, ABC):
 class ModelPass(Pass):
     """A step on the whole model at once: it is a stage of its own."""
 
+    calibrated: ClassVar[bool] = False
+    """Whether it runs the calibration rows through the model."""
+
     def prepare(self, run: Run) -> None:
         """What can fail for want of a file is done here, before any stage computes anything."""
 
@@ -54,10 +60,16 @@ class ModelPass(Pass):
 
 @dataclass(frozen=True)
 class Rewritten:
-    """A weight as a pass leaves it, and what there is to say about how it got there."""
+    """A weight as a pass leaves it, and what there is to say about how it got there.
+
+    `tensors` go beside it into the checkpoint, named within the module: `input_scale`. `target` is what a pass
+    after it in the same stage starts from, if that is not the quantized weight.
+    """
 
     weight: QTensor
     notes: Mapping[str, float | str] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    target: Tensor | None = None
 
 
 class LayerPass(Pass):
@@ -70,6 +82,22 @@ class LayerPass(Pass):
     def needs(self) -> frozenset[type[Statistic]]:
         """The statistics it wants of the inputs of its targets."""
         return frozenset()
+
+    def scales(self) -> bool:
+        """Whether it chooses a scale of its inputs, to be folded into the op before them."""
+        return False
+
+    def input_scale(self, weights: Mapping[str, Tensor], stats: LinearStats, tie: Tie) -> Tensor | None:
+        """The scale s [in] fp32 > 0 of the inputs of these linears: `group` then gets W·diag(s) and x/s.
+
+        What comes out of `tie`, or 1 everywhere (None), is a scale that the op before can take. Only asked for
+        where one was proved to take it.
+        """
+        return None
+
+    def prepares(self) -> bool:
+        """Whether a pass after it in the same stage may quantize the same weights, from this one's targets."""
+        return False
 
     @abstractmethod
     def group(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
@@ -117,7 +145,7 @@ class LinearPass(LayerPass):
         chosen = anatomy.linears if self.include is None else tuple(known)
         return frozenset(name for name in chosen if self._covers(known[name]) and self.number_format(name))
 
-    def resolved(self, name: str) -> LinearPass:
+    def resolved(self, name: str) -> Self:
         """This pass with every per-tensor option as it is for the module `name`; defaults where no rule speaks."""
         options = {}
         for option, info in type(self).model_fields.items():
@@ -175,6 +203,9 @@ def _split(whole: Rewritten, rows: Mapping[str, int]) -> dict[str, Rewritten]:
     for name, count in rows.items():
         cut = slice(start, start + count)
         params = {key: value[cut] for key, value in whole.weight.params.items()}
-        parts[name] = replace(whole, weight=QTensor(whole.weight.format, whole.weight.codes[cut], params))
+        target = None if whole.target is None else whole.target[cut]
+        parts[name] = replace(
+            whole, weight=QTensor(whole.weight.format, whole.weight.codes[cut], params), target=target
+        )
         start += count
     return parts

@@ -31,6 +31,10 @@ class Statistic(ABC):
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """All tokens were added."""
 
+    @abstractmethod
+    def divide(self, scale: Tensor) -> None:
+        """Become, in place, the statistic of the inputs x/s, s = `scale` [in] fp32 > 0. After `finish`."""
+
 
 class Hessian(Statistic):
     """H = Σ xᵀx [in, in] fp32, and the count of tokens it sums over."""
@@ -45,6 +49,9 @@ class Hessian(Statistic):
     def finish(self) -> None:
         fill_lower(self.matrix)
 
+    def divide(self, scale: Tensor) -> None:
+        self.matrix.div_(scale).div_(scale.unsqueeze(1))
+
 
 class Drift(Statistic):
     """Σ (x_teacher − x)ᵀx [in, in] fp32: how far the inputs have moved from the untouched model's."""
@@ -58,6 +65,28 @@ class Drift(Statistic):
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         assert teacher_x is not None
         add_cross(self.matrix, teacher_x, x)
+
+    def divide(self, scale: Tensor) -> None:
+        self.matrix.div_(scale).div_(scale.unsqueeze(1))
+
+
+class MeanAbs(Statistic):
+    """Σ |x| [in] fp32; `mean` is what AWQ (arXiv 2306.00978) takes a channel's importance from."""
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.total = torch.zeros(in_features, device=device)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean magnitude of each input channel [in] fp32."""
+        return self.total / max(self.tokens, 1)
+
+    def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
+        self.total += x.abs().sum(0)
+
+    def divide(self, scale: Tensor) -> None:
+        self.total.div_(scale)
 
 
 S = TypeVar("S", bound=Statistic)
@@ -97,3 +126,8 @@ class LinearStats:
         """All tokens were added."""
         for statistic in self._statistics.values():
             statistic.finish()
+
+    def divide(self, scale: Tensor) -> None:
+        """Become the statistics of the inputs x/s, s = `scale` [in]: in place, for the Hessian is large."""
+        for statistic in self._statistics.values():
+            statistic.divide(scale)

@@ -14,12 +14,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from compress.passes.core.cache import Watch
 from compress.passes.core.flight import Flight, PausePoints
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.memory import return_freed_memory
 from compress.passes.core.rows import Rows
-from compress.passes.core.skeleton import Skeleton, Weights
+from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.stats import LinearStats, Statistic
+from compress.passes.core.weights import Weights
 
 BATCH_TOKENS = 4096
 """Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
@@ -27,10 +29,11 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Stream:
-    """One model on its way: whose weights, and where its hidden states lie."""
+    """One model on its way: whose weights, where its hidden states lie, who watches what its layers cache."""
 
     weights: Weights
     hidden: HiddenStates
+    watch: Callable[[int, Rows], Watch | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,9 @@ class Walk:
 
     def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Flight]:
         def forward(stream: Stream, module: nn.Module) -> Tensor:
-            call = self.skeleton.calls(self.rows.batch(*batch))[index]
+            rows = self.rows.batch(*batch)
+            watch = stream.watch(index, rows) if stream.watch else self.skeleton.watch(index, stream.weights)
+            call = self.skeleton.call(index, rows, watch)
             return self.skeleton.run(module, self._read(stream, index, batch), call)
 
         return [Flight(partial(forward, stream, module)) for stream, module in zip(self.streams, modules)]
