@@ -70,25 +70,29 @@ def run(
 def plan(
     source: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model as recipes name it.")],
     overrides: Set = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="ENGINE", help="Refuse what it cannot load, as vllm.")
+    ] = None,
     max_ram: MaxRam = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Say what a recipe will write, or how large a model is. Reads headers only: no weight."""
     from compress.cli import view
-    from compress.recipes.recipe import is_recipe, load
+    from compress.recipes.recipe import is_recipe, load, with_targets
 
     if is_recipe(source):
         from compress.recipes.plan import plan as plan_recipe
 
         recipe = load(source, overrides or ())
+        recipe = with_targets(recipe, target or ())
         ram = parse_bytes(max_ram) if max_ram else None
         with _working(quiet) as reporter:
             planned = plan_recipe(recipe, max_ram=ram, progress=reporter.note)
         emit(planned.model_dump(mode="json"), json, lambda: view.plan(planned))
         return
-    if overrides or max_ram:
-        raise UsageError("--set and --max-ram belong to a recipe, and this is a model")
+    if overrides or max_ram or target:
+        raise UsageError("--set, --target and --max-ram belong to a recipe, and this is a model")
     from compress.formats import open_checkpoint
     from compress.formats.source import resolve
     from compress.recipes.memory import memory_of

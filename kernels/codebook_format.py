@@ -54,6 +54,10 @@ class CodebookFormat(NumberFormat):
         return LEVELS
 
     @property
+    def gain(self) -> str | None:
+        return None if self.double_quant else "scale"
+
+    @property
     def rows_apart(self) -> bool:
         return not self.double_quant
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import RefusedError, UsageError
+from compress.formats.fit import fit_spec
 from compress.passes.calibrate import Calibrate
 from compress.passes.core.base import LayerPass, ModelPass, Pass
 from compress.passes.core.config import load_config
@@ -21,6 +22,8 @@ from compress.passes.export import Export
 from compress.recipes.cost import Cost, sweep_cost
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import open_source, stages
+from compress.recipes.target_checks import Subject
+from compress.recipes.targets import Verdict, refuse_unloadable, verdicts
 
 
 class StagePlan(BaseModel):
@@ -49,6 +52,7 @@ class ArtifactPlan(BaseModel):
     bytes: int
     bits_per_weight: float
     notes: list[str]
+    targets: list[Verdict]
 
 
 class Plan(BaseModel):
@@ -67,7 +71,7 @@ class Plan(BaseModel):
 
 
 def plan(recipe: Recipe, *, max_ram: int | None = None, progress: Callable[[str], None] = lambda _: None) -> Plan:
-    """Plan a recipe. Raises RefusedError for what cannot be done or does not fit, InputError for bad files."""
+    """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files."""
     source = open_source(recipe, progress)
     skeleton = Skeleton(load_config(source), source.spec, torch.device("cpu"))
     return plan_opened(recipe, source, skeleton, max_ram or physical_ram())
@@ -89,7 +93,7 @@ def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram:
         if isinstance(stage, Calibrate):
             calibration = stage
         if isinstance(stage, Export):
-            artifacts.append(_artifact(stage, model))
+            artifacts.append(_artifact(stage, model, recipe.targets))
         cost = _cost(stage, skeleton, before, calibration, max_ram)
         changed = sum(model.tensors[name] != spec for name, spec in before.tensors.items())
         planned.append(
@@ -102,6 +106,7 @@ def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram:
             )
         )
     _refuse_duplicates(artifacts)
+    refuse_unloadable(recipe.targets, [verdict for artifact in artifacts for verdict in artifact.targets])
     memory = max((stage.memory_bytes for stage in planned), default=0)
     return Plan(
         model=recipe.model,
@@ -133,6 +138,7 @@ def _apply(step: Pass, model: ModelSpec, skeleton: Skeleton, rewritten: set[str]
                 "skip it in one of the two passes",
             )
         rewritten |= targets
+        prepared -= targets
         prepared |= targets if step.prepares() else set()
     return after
 
@@ -166,8 +172,9 @@ def _calibration_rows(names: Sequence[str], calibration: Calibrate | None) -> tu
     return calibration.samples, calibration.seq_len
 
 
-def _artifact(step: Export, model: ModelSpec) -> ArtifactPlan:
-    layout = step.layout(model)
+def _artifact(step: Export, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
+    layout, dialect = step.layout(model), step.container()
+    subject = Subject(step.dialect, fit_spec(model, dialect, step.requantize), dialect.model_dump())
     return ArtifactPlan(
         dialect=step.dialect,
         path=step.folder,
@@ -175,6 +182,7 @@ def _artifact(step: Export, model: ModelSpec) -> ArtifactPlan:
         bytes=layout.nbytes,
         bits_per_weight=layout.nbytes * 8 / sum(spec.size for spec in model.tensors.values()),
         notes=list(layout.notes),
+        targets=verdicts(step.folder, subject, targets),
     )
 
 

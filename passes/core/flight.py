@@ -26,6 +26,16 @@ class PausePoints:
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._hooks = [module.register_forward_pre_hook(self._pause) for module in modules]
 
+    def note(self, name: str, module: nn.Module) -> None:
+        """Keep what arrives at `module` in the flight's notes, under `name`."""
+
+        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            current = greenlet.getcurrent()
+            if isinstance(current, Flight):
+                current.notes[name] = args[0]
+
+        self._hooks.append(module.register_forward_pre_hook(keep))
+
     def __enter__(self) -> PausePoints:
         return self
 
@@ -48,6 +58,7 @@ class Flight(greenlet.greenlet):
     def __init__(self, forward: Forward) -> None:
         super().__init__(forward)
         self.ground = greenlet.getcurrent()
+        self.notes: dict[str, Tensor] = {}
         self.tokens: Tensor | None = None
         """Which of the batch's tokens [rows · length] the paused input holds, int64; None: all of them, in order."""
 

@@ -8,7 +8,7 @@ masks, positions, final norm and head run in the model's own code whatever its a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from compress.passes.core.cache import Watch, WatchedCache, find_attention, plac
 from compress.passes.core.empty import empty_model
 from compress.passes.core.experts import beside_experts, unknown_stacks
 from compress.passes.core.names import tensor_names
+from compress.passes.core.residual import find_residuals
 from compress.passes.core.rows import Rows
 from compress.passes.core.weights import Weights, round_inputs
 
@@ -182,6 +183,12 @@ class Skeleton:
         routers = frozenset(name for name, linear in modules.items() if beside_experts(layer, linear))
         stacks = tuple(f"{prefix}.{name}" for name in unknown_stacks(layer))
         return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules, routers, stacks)
+
+    def residuals(self, layer: LayerAnatomy) -> Mapping[str, str]:
+        """See `find_residuals`; names within the layer."""
+        index = self._layer_names.index(layer.name)
+        call = self._record_calls(_PROBE, cached=False)[index]
+        return find_residuals(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
 
     def _find_attention(self, index: int, call: Call) -> Attention | None:
         found = find_attention(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))

@@ -125,7 +125,13 @@ class Sweep:
             in_features=next(iter(weights.values())).shape[1],
             kinds=self._kinds(wanted),
             rewrite=lambda stats: self._rewrite(weights, stats, commit, weights, folds.get(group[0])),
+            residual=self._residual(layer, group),
         )
+
+    def _residual(self, layer: LayerAnatomy, group: Sequence[str]) -> str | None:
+        """Where to see what the group's output is added to, if a statistic asks for it."""
+        asked = any(kind.residual for kind in self._kinds(group))
+        return self.run.skeleton.residuals(layer).get(layer.modules[group[0]]) if asked and len(group) == 1 else None
 
     def _reader(self, commit: Commit) -> Read:
         """Tensors as the run has left them so far, this unit's included."""
@@ -165,6 +171,12 @@ class Sweep:
             group.take(step, targets)
         group.finish(place)
 
+    def _authors(self, tensor: str) -> str:
+        """The passes that rewrote a tensor, joined by +: those that target it, else the whole stage."""
+        module = tensor.removesuffix(".weight")
+        names = [step.name for step, targets in self.targets.items() if module in targets]
+        return " + ".join(names or [step.name for step in self.passes])
+
     def _commit(self, name: str, commit: Commit, seconds: float) -> None:
         number = len(self.run.journal.of(stage=self.stage, kind="unit"))
         path = self.folder / f"unit-{number:04d}.safetensors"
@@ -176,7 +188,7 @@ class Sweep:
             "file": str(path.relative_to(self.run.work)),
             "sha256": sha256_file(path),
             "tensors": commit.reports,
-            "authors": commit.authors,
+            "authors": {tensor: self._authors(tensor) for tensor in commit.tensors},
             "seconds": seconds,
         }
         self.run.journal.append(record)

@@ -38,12 +38,16 @@ class Stream:
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """A group of linears to be rewritten: where it begins, what statistics it wants, what then happens."""
+    """A group of linears to be rewritten: where it begins, what statistics it wants, what then happens.
+
+    `residual` is the module within the layer whose input the group's output is added to, if that is wanted.
+    """
 
     first: str
     in_features: int
     kinds: frozenset[type[Statistic]]
     rewrite: Callable[[LinearStats], None]
+    residual: str | None = None
 
 
 class Walk:
@@ -71,7 +75,9 @@ class Walk:
         """
         with ExitStack() as stack:
             for module in modules:
-                stack.enter_context(PausePoints(module.get_submodule(group.first) for group in groups))
+                points = stack.enter_context(PausePoints(module.get_submodule(group.first) for group in groups))
+                for taker in {group.residual for group in groups if group.residual is not None}:
+                    points.note(taker, module.get_submodule(taker))
             if hold or not groups:
                 flights = [self._fly(index, modules, batch) for batch in self._batches]
                 self._gather(flights, groups)
@@ -117,7 +123,7 @@ class Walk:
         for group in groups:
             stats = LinearStats(group.kinds, group.in_features, self.skeleton.device)
             for batch, flying in zip(self._batches, flights):
-                self._add(stats, batch, flying)
+                self._add(stats, batch, flying, group.residual)
             stats.finish()
             group.rewrite(stats)
 
@@ -125,17 +131,28 @@ class Walk:
         gathered = [LinearStats(group.kinds, group.in_features, self.skeleton.device) for group in groups]
         for batch in self._batches:
             flying = self._fly(index, modules, batch)
-            for stats in gathered:
-                self._add(stats, batch, flying)
+            for stats, group in zip(gathered, groups):
+                self._add(stats, batch, flying, group.residual)
         for group, stats in zip(groups, gathered):
             stats.finish()
             group.rewrite(stats)
 
-    def _add(self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight]) -> None:
+    def _add(
+        self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight], residual: str | None = None
+    ) -> None:
         """Fly on to the next group and feed its inputs to `stats`, without padding."""
         arrived = [self._arrival(flight, batch) for flight in flying]
         (x, tokens), teacher = arrived[0], arrived[1:]
-        stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None)
+        gap = None
+        if residual is not None and teacher:
+            mine, other = (self._real(flight.notes.pop(residual).flatten(0, -2), batch) for flight in flying)
+            gap = other - mine
+        stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap)
+
+    def _real(self, x: Tensor, batch: tuple[int, int]) -> Tensor:
+        """x [rows · length, width] without padding."""
+        mask = self.rows.batch(*batch).mask
+        return x if mask is None else x[mask.flatten().to(x.device)]
 
     def _arrival(self, flight: Flight, batch: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """The input [tokens, in] of the next group, and which tokens of the batch these are (None: all)."""
