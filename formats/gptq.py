@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ByteSize, Field
 from torch import Tensor
@@ -25,18 +26,18 @@ from compress.formats.hf_files import (
     quantization_of,
     write_files,
 )
+from compress.formats.linear_names import is_linear
+from compress.formats.parts import beside, write_parts
 from compress.formats.safetensors_shards import (
     DEFAULT_SHARD_SIZE,
     Shards,
     plan_shards,
     planned_files,
-    write_shards,
 )
 from compress.formats.storage import encode_json
+from compress.formats.untied import TIED, Untied, untied_spec
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import QTensor
-
-T = TypeVar("T")
 
 
 class GPTQ(Dialect):
@@ -45,6 +46,7 @@ class GPTQ(Dialect):
     Holds linear layers of 2, 3, 4 or 8 bits, symmetric or with whole-number zero points, any group size or
     per channel; layers may differ. Everything else is stored as `dtype`; scales are always float16.
     `checkpoint_format` is AutoGPTQ's layout (`gptq`), or GPTQModel's for asymmetric weights (`gptq_v2`).
+    `untie` writes a head that is tied to the embedding out, without which AutoGPTQ answers noise.
     """
 
     name: ClassVar[str] = "gptq"
@@ -52,9 +54,11 @@ class GPTQ(Dialect):
         "vllm": "vllm serve {path}",
         "gptqmodel": 'GPTQModel.load("{path}")',
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")  # with optimum and gptqmodel',
+        "autogptq": 'AutoGPTQForCausalLM.from_quantized("{path}")  # see `untie`',
     }
     dtype: FloatType = "float16"
     checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
+    untie: bool = False
     max_shard_size: ByteSize = Field(default=ByteSize(DEFAULT_SHARD_SIZE), gt=0)
 
     @classmethod
@@ -83,7 +87,7 @@ class GPTQ(Dialect):
             return f"GPTQ files pack 2, 3, 4 or 8 bits, not {found.bits}"
         if found.zero == "real":
             return f"{found.name} has real minimums; GPTQ files hold whole zero points, gguf's q4_1 minimums"
-        if not _is_linear(name):
+        if not is_linear(name):
             return "GPTQ files hold linear layers only: leave it dense"
         if reason := found.misfit(spec.shape):
             return reason
@@ -92,30 +96,22 @@ class GPTQ(Dialect):
         return None
 
     def layout(self, model: ModelSpec) -> Layout:
+        model = untied_spec(model) if self.untie else model
         return Layout(planned_files(self._shards(model)), engine_notes(model, self.checkpoint_format))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
+        model = Untied(model) if self.untie else model
         shards = self._shards(model.spec)
         weights = {part: name for name, spec in model.spec.tensors.items() for part in self._parts(name, spec)}
-        held: dict[str, Tensor] = {}
-
-        def fill(part: str) -> Tensor:
-            # A layer's four tensors are asked for one after the other: it is read and packed once.
-            if part not in held:
-                progress(weights[part])
-                held.clear()
-                held.update(self._encode(weights[part], model))
-            return held[part]
-
         settings = quantization_config(model.spec.tensors, self.checkpoint_format)
         changes: dict[str, Any] = {
             **dtype_change(model.spec.config, self.dtype),
             "quantization_config": settings,
         }
-        if settings["lm_head"]:
-            changes["tie_word_embeddings"] = False
+        if settings["lm_head"] or self.untie:
+            changes[TIED] = False
         write_files(directory, {**edit_config(model, changes), QUANTIZE_CONFIG: encode_json(settings)})
-        write_shards(directory, shards, fill)
+        write_parts(directory, shards, weights, partial(self._encode, model), progress)
 
     def _shards(self, model: ModelSpec) -> Shards:
         fitting = fit_spec(model, self, requantize=False).tensors
@@ -128,22 +124,10 @@ class GPTQ(Dialect):
         """What a tensor is stored as: name → spec."""
         if not isinstance(spec.format, IntFormat):
             return {name: stored_as(spec, self.dtype)}
-        return _beside(name, geometry_of(spec.shape, spec.format).parts())
+        return beside(name, geometry_of(spec.shape, spec.format).parts())
 
-    def _encode(self, name: str, model: Checkpoint) -> dict[str, Tensor]:
+    def _encode(self, model: Checkpoint, name: str) -> dict[str, Tensor]:
         tensor = model.read(name)
         if isinstance(tensor, QTensor):
-            return _beside(name, encode(name, tensor, self.checkpoint_format))
+            return beside(name, encode(name, tensor, self.checkpoint_format))
         return {name: cast(name, tensor, stored_as(model.spec.tensors[name], self.dtype).dtype)}
-
-
-def _beside(name: str, parts: Mapping[str, T]) -> dict[str, T]:
-    """`X.weight` and what belongs to qweight, scales, … → the same by `X.qweight`, `X.scales`, …"""
-    return {f"{name.removesuffix('.weight')}.{part}": value for part, value in parts.items()}
-
-
-def _is_linear(name: str) -> bool:
-    """Whether a quantized weight is a linear layer's; the only others that people quantize are embeddings."""
-    module, _, kind = name.rpartition(".")
-    leaf = module.rpartition(".")[2]
-    return kind == "weight" and leaf not in ("wte", "wpe") and ("emb" not in leaf or leaf == "embed_out")

@@ -59,7 +59,7 @@ Settings = Mapping[Place, Setting | None]  # None: a linear layer that stayed de
 
 def quantization_config(tensors: Mapping[str, TensorSpec], checkpoint_format: str) -> dict[str, Any]:
     """The `quantization_config` of a model with these tensors."""
-    settings = _settings(tensors)
+    settings = settings_of(tensors)
     base = _base(settings)
     config: dict[str, Any] = {
         "bits": base.bits,
@@ -83,7 +83,7 @@ def engine_notes(model: ModelSpec, checkpoint_format: str) -> tuple[str, ...]:
 
     Tried with AutoGPTQ 0.7.1, GPTQModel 7.7 and transformers 5.23: where they fail, most load noise in silence.
     """
-    settings = _settings(model.tensors)
+    settings = settings_of(model.tensors)
     used = {setting for setting in settings.values() if setting}
     facts = {
         "AutoGPTQ, transformers: layers differ in bits, group size or symmetry": len(used) > 1,
@@ -95,16 +95,16 @@ def engine_notes(model: ModelSpec, checkpoint_format: str) -> tuple[str, ...]:
             checkpoint_format == "gptq" and not all(setting.sym for setting in used)
         ),
     }
-    split = next(_split_joints(settings), None)
+    split = next(split_joints(settings), None)
     if split is not None:
         facts[f"vLLM: it joins {split}, which differ"] = True
     return tuple(f"will not load in {fact}" for fact, holds in facts.items() if holds)
 
 
-def _settings(tensors: Mapping[str, TensorSpec]) -> Settings:
+def settings_of(tensors: Mapping[str, TensorSpec]) -> Settings:
     """The setting of every quantized layer, and None for the dense matrices of its decoder blocks; by place."""
     matrices = {
-        _place(name.removesuffix(".weight")): _setting(spec)
+        place_of(name.removesuffix(".weight")): _setting(spec)
         for name, spec in tensors.items()
         if name.endswith(".weight") and len(spec.shape) == 2
     }
@@ -112,7 +112,8 @@ def _settings(tensors: Mapping[str, TensorSpec]) -> Settings:
     return {place: matrices[place] for place in sorted(matrices) if matrices[place] or place.blocks in blocks}
 
 
-def _place(module: str) -> Place:
+def place_of(module: str) -> Place:
+    """Where the module of that full name sits."""
     match = _IN_BLOCK.fullmatch(module)
     return Place(match["blocks"], int(match["index"]), match["path"]) if match else Place("", 0, module)
 
@@ -162,7 +163,7 @@ def _any_of(leaves: list[str]) -> str:
     return names[0] if len(names) == 1 else f"(?:{'|'.join(names)})"
 
 
-def _split_joints(settings: Settings) -> Iterator[str]:
+def split_joints(settings: Settings) -> Iterator[str]:
     """The layers that vLLM joins and that have different settings."""
     found: dict[tuple[str, int, str], dict[str, Setting | None]] = defaultdict(dict)
     for place, setting in settings.items():

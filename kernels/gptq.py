@@ -86,7 +86,7 @@ def _visit(weight: Tensor, factor: _Factor, number_format: NumberFormat, params:
     """
     order, feed = factor.order, factor.feed
     original = _as_rows(weight, order)
-    spread = number_format.expand(params, weight.shape[1])
+    spread = number_format.expand(params, tuple(weight.shape))
     spread = {name: _as_rows(value, order) for name, value in spread.items()}
     errors = torch.empty_like(original)
     codes = torch.empty_like(original, dtype=torch.uint8)

@@ -57,6 +57,10 @@ class IntFormat(NumberFormat):
     def levels(self) -> int:
         return 1 << self.bits
 
+    @property
+    def gain(self) -> str | None:
+        return None if self.zero == "real" else "scale"
+
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 2 or 0 in shape:
             return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"
@@ -107,7 +111,7 @@ class IntFormat(NumberFormat):
     def _stored(self, params: Params) -> Params:
         """fp32 parameters in the dtypes that containers hold; scales kept off zero."""
         stored = {name: value.byte() if name == "zero" else value.half() for name, value in params.items()}
-        stored["scale"] = torch.where(stored["scale"] == 0, _SMALLEST, stored["scale"])
+        stored["scale"] = _off_zero(stored["scale"])
         if not all(bool(value.isfinite().all()) for value in stored.values()):
             raise ValueError("the weight is too large: float16 cannot hold the scale of a group")
         return stored
@@ -118,8 +122,8 @@ class IntFormat(NumberFormat):
         difference = self.value(self.round(groups, spread), spread).sub_(groups)
         return difference.square_().mul_(importance).sum(-1)
 
-    def expand(self, params: Params, columns: int) -> Params:
-        size = self._group(columns)
+    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+        size = self._group(shape[1])
         return {name: value.float().repeat_interleave(size, 1) for name, value in params.items()}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
@@ -135,6 +139,14 @@ class IntFormat(NumberFormat):
             return (codes * expanded["scale"]).add_(expanded["minimum"])
         return (codes - self._offset(expanded)).mul_(expanded["scale"])
 
+    def times_rows(self, params: Params, factors: Tensor) -> Params | None:
+        def times(value: Tensor) -> Tensor:
+            return (value.float() * factors.unsqueeze(1)).half()
+
+        scaled = {name: value if name == "zero" else times(value) for name, value in params.items()}
+        scaled["scale"] = _off_zero(scaled["scale"])
+        return scaled if all(bool(value.isfinite().all()) for value in scaled.values()) else None
+
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         params = 16 + {"middle": 0, "integer": self.bits, "real": 16}[self.zero]
         return self.bits + params / self._group(shape[1])
@@ -144,3 +156,7 @@ class IntFormat(NumberFormat):
 
     def _group(self, columns: int) -> int:
         return columns if self.group_size == -1 else self.group_size
+
+
+def _off_zero(scale: Tensor) -> Tensor:
+    return torch.where(scale == 0, _SMALLEST, scale)

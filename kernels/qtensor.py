@@ -2,7 +2,7 @@
 
 A `NumberFormat` says what real values codes can stand for. It knows nothing of files (containers) and
 nothing of how codes are chosen (algorithms). It is defined elementwise, so that any algorithm runs on any
-format: `expand` spreads the parameters over the weight's columns, `round` and `value` then work on equal
+format: `expand` spreads the parameters over the whole weight, `round` and `value` then work on equal
 shapes, be that a whole matrix or a single column.
 """
 
@@ -38,6 +38,11 @@ class NumberFormat(ABC):
         """Whether every parameter belongs to one row, so that a weight may be cut, or stacked, by rows."""
         return True
 
+    @property
+    def gain(self) -> str | None:
+        """The parameter that all values of a group of columns are proportional to, if there is one."""
+        return None
+
     @abstractmethod
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a tensor of this shape cannot have this format, or None if it can."""
@@ -55,8 +60,8 @@ class NumberFormat(ABC):
         """
 
     @abstractmethod
-    def expand(self, params: Params, columns: int) -> Params:
-        """The parameters of every single weight: each [rows, columns], in fp32."""
+    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+        """The parameters of every single weight of a matrix of this `shape` [rows, columns]: each so, in fp32."""
 
     @abstractmethod
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
@@ -65,6 +70,13 @@ class NumberFormat(ABC):
     @abstractmethod
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
         """The real values (fp32) that fp32 codes stand for; shapes as `codes`."""
+
+    def times_rows(self, params: Params, factors: Tensor) -> Params | None:
+        """Parameters of the same codes with row i times `factors[i]` ([rows] fp32 > 0), rounded as they are stored.
+
+        None if the format has no such parameters, or they would leave its range.
+        """
+        return None
 
     @abstractmethod
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
@@ -83,13 +95,18 @@ class QTensor:
     def shape(self) -> tuple[int, ...]:
         return tuple(self.codes.shape)
 
+    def times_rows(self, factors: Tensor) -> QTensor | None:
+        """Row i times `factors[i]` ([rows] fp32 > 0), up to the rounding of stored parameters; None if it cannot be."""
+        params = self.format.times_rows(self.params, factors)
+        return None if params is None else QTensor(self.format, self.codes, params)
+
     def dequantize(self) -> Tensor:
         """The values [rows, columns] in fp32."""
-        expanded = self.format.expand(self.params, self.codes.shape[1])
+        expanded = self.format.expand(self.params, self.shape)
         return self.format.value(self.codes.float(), expanded)
 
 
 def quantize(weight: Tensor, number_format: NumberFormat, params: Params) -> QTensor:
     """Round `weight` [rows, columns] to the nearest value of `number_format`, weight by weight."""
-    expanded = number_format.expand(params, weight.shape[1])
+    expanded = number_format.expand(params, tuple(weight.shape))
     return QTensor(number_format, number_format.round(weight, expanded).byte(), params)

@@ -4,33 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
 
-from compress.formats.base import Checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import UsageError
 from compress.formats.native import save_tensors
 from compress.formats.storage import sha256_file
-from compress.kernels.qtensor import QTensor
 from compress.passes.core.anatomy import LayerAnatomy
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import UNREACHED, LayerPass
+from compress.passes.core.fold import Fold, Folds, Read
 from compress.passes.core.memory import return_freed_memory
+from compress.passes.core.rewrite import Commit, GroupRewrite
 from compress.passes.core.run import Run
 from compress.passes.core.stats import LinearStats, Statistic
-from compress.passes.core.tensor_report import tensor_report
 from compress.passes.core.walk import GroupPlan, Stream, Walk
 from compress.passes.core.work import dense
-
-
-@dataclass
-class Commit:
-    """What one unit of the sweep (an end of the model, or a layer) leaves behind."""
-
-    tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
-    reports: dict[str, dict[str, float | str]] = field(default_factory=dict)
 
 
 class Sweep:
@@ -42,6 +33,7 @@ class Sweep:
         self.targets = {step: step.targets(self.anatomy) for step in passes}
         self.folder = run.work / f"stage-{stage}"
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.folds = Folds(run.skeleton) if any(step.scales() for step in passes) else None
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
         self.hold = self.walk is not None and run.can_hold(self.walk.held_bytes(self._widest()))
 
@@ -57,9 +49,20 @@ class Sweep:
             started = time.perf_counter()
             commit = process()
             self._commit(name, commit, time.perf_counter() - started)
+            self._tell_unreached(commit)
             errors = [float(report["relative_error"]) for report in commit.reports.values()]
             self.run.reporter.advance(name, error=sum(errors) / len(errors) if errors else 0.0)
         self.run.reporter.finish()
+        self.run.model.round_as(self._planned())
+
+    def _planned(self) -> ModelSpec:
+        """The headers that this stage was to leave; weights and scales have come, unit by unit."""
+        return reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
+
+    def _tell_unreached(self, commit: Commit) -> None:
+        unreached = [name for name, report in commit.reports.items() if report.get("reason") == UNREACHED]
+        if unreached:
+            self.run.reporter.note(f"{UNREACHED}, so it is rounded to nearest: {', '.join(unreached)}")
 
     def _make_walk(self) -> Walk:
         rows = self.run.calibration
@@ -100,12 +103,18 @@ class Sweep:
         if index == 0:
             self.walk.start()
         modules = [self.run.skeleton.layer(index, stream.weights) for stream in self.walk.streams]
-        groups = [plan for group in layer.groups if (plan := self._plan_group(modules[0], layer, group, commit))]
+        folds = self.folds.of(index, modules[0], self._reader(commit)) if self.folds else {}
+        groups = [plan for group in layer.groups if (plan := self._plan_group(modules[0], layer, group, commit, folds))]
         self.walk.layer(index, modules, groups, hold=self.hold)
         return commit
 
     def _plan_group(
-        self, module: nn.Module, layer: LayerAnatomy, group: Sequence[str], commit: Commit
+        self,
+        module: nn.Module,
+        layer: LayerAnatomy,
+        group: Sequence[str],
+        commit: Commit,
+        folds: Mapping[str, Fold],
     ) -> GroupPlan | None:
         wanted = {name: module.get_submodule(layer.modules[name]) for name in group if self._wanted(name)}
         if not wanted:
@@ -115,8 +124,18 @@ class Sweep:
             first=layer.modules[group[0]],
             in_features=next(iter(weights.values())).shape[1],
             kinds=self._kinds(wanted),
-            rewrite=lambda stats: self._rewrite(weights, stats, commit, weights),
+            rewrite=lambda stats: self._rewrite(weights, stats, commit, weights, folds.get(group[0])),
+            residual=self._residual(layer, group),
         )
+
+    def _residual(self, layer: LayerAnatomy, group: Sequence[str]) -> str | None:
+        """Where to see what the group's output is added to, if a statistic asks for it."""
+        asked = any(kind.residual for kind in self._kinds(group))
+        return self.run.skeleton.residuals(layer).get(layer.modules[group[0]]) if asked and len(group) == 1 else None
+
+    def _reader(self, commit: Commit) -> Read:
+        """Tensors as the run has left them so far, this unit's included."""
+        return lambda name: commit.tensors[name] if name in commit.tensors else self.run.model.read(name)
 
     def _end_unit(self, name: str, with_statistics: bool = False) -> Commit:
         commit, weights = Commit(), {name: self._weight(name)}
@@ -144,16 +163,19 @@ class Sweep:
         stats: LinearStats,
         commit: Commit,
         place: Mapping[str, Tensor] | None,
+        fold: Fold | None = None,
     ) -> None:
         """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
+        group = GroupRewrite(weights, stats, commit, fold)
         for step, targets in self.targets.items():
-            mine = {name: weight.detach() for name, weight in weights.items() if name in targets}
-            for name, rewritten in step.group(mine, stats).items() if mine else ():
-                values = rewritten.weight.dequantize()
-                commit.tensors[f"{name}.weight"] = rewritten.weight
-                commit.reports[name] = tensor_report(mine[name], values, rewritten, stats)
-                if place is not None:
-                    place[name].copy_(values)
+            group.take(step, targets)
+        group.finish(place)
+
+    def _authors(self, tensor: str) -> str:
+        """The passes that rewrote a tensor, joined by +: those that target it, else the whole stage."""
+        module = tensor.removesuffix(".weight")
+        names = [step.name for step, targets in self.targets.items() if module in targets]
+        return " + ".join(names or [step.name for step in self.passes])
 
     def _commit(self, name: str, commit: Commit, seconds: float) -> None:
         number = len(self.run.journal.of(stage=self.stage, kind="unit"))
@@ -166,6 +188,7 @@ class Sweep:
             "file": str(path.relative_to(self.run.work)),
             "sha256": sha256_file(path),
             "tensors": commit.reports,
+            "authors": {tensor: self._authors(tensor) for tensor in commit.tensors},
             "seconds": seconds,
         }
         self.run.journal.append(record)

@@ -40,10 +40,9 @@ def reference(weight, hessian, damp, act_order, nearest):
     return values
 
 
-def nearest_in(number_format, params, columns):
+def nearest_in(number_format, params, shape):
     """The nearest of all values that the format has for a column: no formula of the format's own is used."""
-    expanded = number_format.expand(params, columns)
-    shape = next(iter(expanded.values())).shape
+    expanded = number_format.expand(params, shape)
     codes = (torch.full(shape, float(code)) for code in range(number_format.levels))
     table = torch.stack([number_format.value(code, expanded).double() for code in codes])
 
@@ -74,8 +73,8 @@ class Codebook(NumberFormat):
     def fit(self, weight, importance=None):
         return {"absmax": weight.abs().amax(1, keepdim=True)}
 
-    def expand(self, params, columns):
-        return {"absmax": params["absmax"].expand(-1, columns)}
+    def expand(self, params, shape):
+        return {"absmax": params["absmax"].expand(-1, shape[1])}
 
     def round(self, weight, expanded):
         return (weight.div(expanded["absmax"]).unsqueeze(-1) - self.book).abs().argmin(-1).float()
@@ -97,7 +96,7 @@ class Codebook(NumberFormat):
 def test_equals_the_equations_of_the_paper(rows, columns, number_format, act_order):
     weight, hessian = problem(rows, columns)
     quantized, report = gptq_solve(weight, hessian, number_format, damp=0.01, act_order=act_order)
-    nearest = nearest_in(number_format, quantized.params, columns)
+    nearest = nearest_in(number_format, quantized.params, weight.shape)
     expected = reference(weight, hessian, 0.01, act_order, nearest)
     torch.testing.assert_close(quantized.dequantize().double(), expected, rtol=0, atol=0)
     error = (weight.double() - expected).mul((weight.double() - expected) @ hessian.double()).sum()

@@ -1,0 +1,82 @@
+"""What an AWQ artifact says of itself: `quantization_config` in config.json.
+
+It has one `bits`, `group_size` and `zero_point` for the whole model. `modules_to_not_convert` names the linears
+that stayed dense: vLLM 0.32 and AutoAWQ 0.2.9 look whether one of the names is part of a module's name,
+transformers 5.23 whether the module's name ends with it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.errors import InputError
+from compress.formats.gptq_config import Settings, settings_of, split_joints
+from compress.kernels.int_format import IntFormat
+
+GROUP_SIZES = (32, 64, 128, -1)  # what the engines' kernels take: vLLM awq_triton.py, marlin_utils.py
+
+
+def quantization_config(tensors: Mapping[str, TensorSpec]) -> dict[str, Any]:
+    """The `quantization_config` of a model with these tensors."""
+    return {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": group_size_of(tensors),
+        "zero_point": True,
+        "version": "gemm",
+        "modules_to_not_convert": list(_dense(settings_of(tensors))),
+    }
+
+
+def group_size_of(tensors: Mapping[str, TensorSpec]) -> int:
+    """The commonest group size of the integer weights; AutoAWQ's default if there are none."""
+    sizes = Counter(spec.format.group_size for spec in tensors.values() if isinstance(spec.format, IntFormat))
+    return sizes.most_common(1)[0][0] if sizes else 128
+
+
+def declared_group_size(settings: Mapping[str, Any], path: Path) -> int:
+    """The group size of a file. Raises InputError for a packing other than AutoAWQ's 4-bit GEMM."""
+    bits = settings.get("bits", settings.get("w_bit", 4))
+    version = str(settings.get("version", settings.get("format", "gemm"))).lower()
+    if settings.get("backend") == "llm-awq" or version != "gemm":
+        raise InputError(
+            f"{path} is packed as AWQ {version[:40]!r}; what is read is gemm",
+            "get the model in that packing, or unquantized",
+        )
+    if bits != 4 or settings.get("zero_point", True) is not True:
+        raise InputError(f"{path}: AWQ files have 4 bits and zero points; these have {str(settings)[:100]}")
+    found = settings.get("group_size", settings.get("q_group_size", 128))
+    if type(found) is not int or (found != -1 and found < 1):
+        raise InputError(f"{path}: group_size is {str(found)[:40]}; it must be a positive whole number, or -1")
+    return found
+
+
+def engine_notes(model: ModelSpec, dtype: str) -> tuple[str, ...]:
+    """Which engines will not load this model from an AWQ artifact, and why. Sources: see above."""
+    settings, group_size = settings_of(model.tensors), group_size_of(model.tensors)
+    notes = []
+    if group_size not in GROUP_SIZES:
+        notes.append(f"will not load in vLLM: groups of {group_size}; its kernels take 32, 64, 128 or a whole row")
+    alike = {place: setting and replace(setting, sym=True) for place, setting in settings.items()}
+    if split := next(split_joints(alike), None):
+        notes.append(f"will not load in vLLM: it joins {split}, which differ")
+    if part := next(_hidden(settings), None):
+        notes.append(f"will not load in vLLM, AutoAWQ: they take {part[1]} for the dense {part[0]}")
+    if dtype != "float16":
+        notes.append(f"vLLM rounds the float16 scales to {dtype}: export with dtype: float16 for exact weights")
+    return tuple(notes)
+
+
+def _dense(settings: Settings) -> Iterator[str]:
+    return (place.name for place, setting in settings.items() if setting is None)
+
+
+def _hidden(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Dense modules whose name is part of a quantized one's: a router `mlp.gate` of `mlp.gate_proj`."""
+    quantized = [place.name for place, setting in settings.items() if setting]
+    return ((dense, name) for dense in _dense(settings) for name in quantized if dense in name)

@@ -1,0 +1,133 @@
+"""FP8 weights, E4M3FN (arXiv 2209.05433): sign, 4 bits of exponent, 3 of mantissa; ±448 at most, no infinities.
+
+    ŵ = s·fp8(w/s)
+
+Codes are the bit patterns. Scales are float32: one per tensor, per row (a channel), or per block of 128×128 as
+DeepSeek-V3 has it (arXiv 2412.19437, 3.3); blocks at the right and lower edge may be partial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from compress.kernels.qtensor import NumberFormat, Params
+
+Region = Literal["tensor", "channel", "block"]
+
+FP8_MAX = torch.finfo(torch.float8_e4m3fn).max
+BLOCK = 128
+_SMALLEST = torch.finfo(torch.float32).tiny
+_FACTORS = (0.9, 0.95, *(2 ** (step / 8) for step in range(1, 8)))
+"""Scales to try, as parts of max|w|/448: one octave, for twice the scale is the same grid, moved by a bit."""
+
+
+def fp8_codes(x: Tensor) -> Tensor:
+    """Bit patterns uint8 of x, floating-point and not NaN: nearest, ties to even, ±448 at most."""
+    return x.clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn).view(torch.uint8)
+
+
+def fp8_values(codes: Tensor) -> Tensor:
+    """The fp32 values of bit patterns uint8; 0x7f and 0xff, which `fp8_codes` never gives, are NaN."""
+    return codes.view(torch.float8_e4m3fn).float()
+
+
+@dataclass(frozen=True)
+class FloatFormat(NumberFormat):
+    """FP8 E4M3FN. `scale` float32, finite and positive: [row regions, column regions].
+
+    That is [1, 1] per tensor, [rows, 1] per channel, [⌈rows/128⌉, ⌈columns/128⌉] per block.
+    """
+
+    per: Region = "channel"
+
+    def __post_init__(self) -> None:
+        if self.per not in ("tensor", "channel", "block"):
+            raise ValueError(f"an FP8 scale is one per tensor, channel or block, not per {self.per!r}")
+
+    @property
+    def name(self) -> str:
+        return f"fp8 per {self.per}"
+
+    @property
+    def levels(self) -> int:
+        return 256
+
+    @property
+    def rows_apart(self) -> bool:
+        return self.per == "channel"
+
+    def misfit(self, shape: tuple[int, ...]) -> str | None:
+        if len(shape) != 2 or 0 in shape:
+            return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"
+        return None
+
+    def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
+        height, width = self._region(shape)
+        return {"scale": ((-(-shape[0] // height), -(-shape[1] // width)), "float32")}
+
+    def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
+        """See NumberFormat.fit. Raises ValueError for a shape that does not fit, for NaN or Inf."""
+        reason = self.misfit(tuple(weight.shape))
+        if reason is not None:
+            raise ValueError(reason)
+        if not bool(weight.isfinite().all()):
+            raise ValueError("the weight holds NaN or Inf")
+        largest = self._regions(weight.abs()).amax((1, 3))
+        plain = torch.where(largest > 0, (largest / FP8_MAX).clamp(min=_SMALLEST), 1.0)
+        return {"scale": plain if importance is None else self._searched(weight, importance, plain)}
+
+    def _searched(self, weight: Tensor, importance: Tensor, plain: Tensor) -> Tensor:
+        """Of `plain` and its multiples, region by region, the scale of the least weighted error."""
+        unit = self.expand({"scale": plain}, tuple(weight.shape))["scale"]
+        # Relative to the plain scale and with a mean of 1, no square leaves the range of float32.
+        importance = importance / importance.mean().clamp(min=1e-30)
+
+        def error(scale: Tensor) -> Tensor:
+            spread = self.expand({"scale": scale}, tuple(weight.shape))
+            difference = self.value(self.round(weight, spread), spread).sub_(weight).div_(unit)
+            return self._regions(difference.square_().mul_(importance)).sum((1, 3))
+
+        best, least = plain, error(plain)
+        for factor in _FACTORS:
+            scale = (plain * factor).clamp(min=_SMALLEST)
+            reached = error(scale)
+            best = torch.where(reached < least, scale, best)
+            least = torch.minimum(reached, least)
+        return best
+
+    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+        height, width = self._region(shape)
+        rows = params["scale"].float().repeat_interleave(height, 0)[: shape[0]]
+        return {"scale": rows.repeat_interleave(width, 1)[:, : shape[1]]}
+
+    def round(self, weight: Tensor, expanded: Params) -> Tensor:
+        return fp8_codes(weight / expanded["scale"]).float()
+
+    def value(self, codes: Tensor, expanded: Params) -> Tensor:
+        return fp8_values(codes.byte()).mul_(expanded["scale"])
+
+    def times_rows(self, params: Params, factors: Tensor) -> Params | None:
+        if self.per != "channel":
+            return None
+        scale = params["scale"] * factors.unsqueeze(1)
+        return {"scale": scale} if bool((scale.isfinite() & (scale >= _SMALLEST)).all()) else None
+
+    def bits_per_weight(self, shape: tuple[int, ...]) -> float:
+        rows, columns = self.param_shapes(shape)["scale"][0]
+        return 8 + 32 * rows * columns / (shape[0] * shape[1])
+
+    def _region(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Rows and columns that share a scale."""
+        return {"tensor": (shape[0], shape[1]), "channel": (1, shape[1]), "block": (BLOCK, BLOCK)}[self.per]
+
+    def _regions(self, matrix: Tensor) -> Tensor:
+        """[row regions, height, column regions, width], filled up with zeros."""
+        height, width = self._region(tuple(matrix.shape))
+        rows, columns = matrix.shape
+        filled = pad(matrix, (0, -columns % width, 0, -rows % height))
+        return filled.view(filled.shape[0] // height, height, filled.shape[1] // width, width)

@@ -1,0 +1,67 @@
+"""AWQ (arXiv 2306.00978): scale input channels by their activations, fold the scale into the op before, clip, round.
+
+Followed by another pass in the same stage, as `gptq`, it hands on the scaled and clipped weights unrounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from compress.formats.options import PerTensor, plain
+from compress.kernels.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
+from compress.kernels.int_format import IntFormat
+from compress.kernels.qtensor import NumberFormat, quantize
+from compress.passes.core.base import Rewritten, Tie
+from compress.passes.core.int_options import IntOptions
+from compress.passes.core.stats import Hessian, LinearStats, MeanAbs, Statistic
+
+Gamma = Annotated[float, Field(ge=0, le=1)]
+
+
+class AWQ(IntOptions):
+    """Spare the input channels that carry large activations. Needs data; faster than gptq, and may go before it."""
+
+    symmetric: PerTensor[bool] = Field(False, description="no zero point; AWQ files hold either")
+    search: bool = Field(True, description="try 40 scales and keep the one with the least error of the outputs")
+    gamma: Gamma = Field(0.5, description="without search: channels are scaled by mean|x|^gamma")
+    clip: PerTensor[bool] = Field(True, description="cut each group's range where the outputs err least")
+
+    def needs(self) -> frozenset[type[Statistic]]:
+        return frozenset({Hessian, MeanAbs})
+
+    def scales(self) -> bool:
+        return True
+
+    def prepares(self) -> bool:
+        return True
+
+    def input_scale(self, weights: Mapping[str, Tensor], stats: LinearStats, tie: Tie) -> Tensor | None:
+        magnitude = stats[MeanAbs].mean
+        if not self.search:
+            return tie(power_scale(magnitude, self.gamma))
+        hessian = stats[Hessian].matrix
+        formats = {name: self._int_format(name) for name in weights}
+        share = weight_share(weights.values(), next(iter(formats.values())).group_size)
+        tried = [tie(scale) for scale in grid(magnitude, share)]
+        errors = [
+            sum(scaled_error(weight, hessian, formats[name], scale) for name, weight in weights.items())
+            for scale in tried
+        ]
+        return tried[errors.index(min(errors))]
+
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+        if Hessian not in stats:  # an embedding: its inputs are one-hot, and every row stands for itself
+            return Rewritten(quantize(weight, number_format, number_format.fit(weight)), {"fallback": "rtn"})
+        if not plain(self.clip):
+            return Rewritten(quantize(weight, number_format, number_format.fit(weight)), target=weight)
+        params = clipped_params(weight, stats[Hessian].matrix, number_format)
+        return Rewritten(quantize(weight, number_format, params), target=clip(weight, number_format, params))
+
+    def _int_format(self, name: str) -> IntFormat:
+        number_format = self.number_format(name)
+        assert isinstance(number_format, IntFormat)
+        return number_format

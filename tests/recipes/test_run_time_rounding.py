@@ -1,0 +1,62 @@
+"""Activations and cache in whole runs: measured, planned, refused where a container cannot say them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from compress.formats.errors import RefusedError, UsageError
+from compress.recipes.evaluate import evaluate
+from compress.recipes.generate import generate
+from compress.recipes.plan import plan
+from compress.recipes.recipe import Recipe, build
+from compress.recipes.run import run
+from compress.recipes.yaml import Document
+
+
+def recipe(model: Path, corpus: Path, *steps: dict) -> Recipe:
+    passes = [{"calibrate": {"data": str(corpus), "samples": 4, "seq_len": 32}}, *steps]
+    return build(Document("test", {"model": str(model), "passes": passes}, {}))
+
+
+def test_w8a8_and_an_fp8_cache_are_measured(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    measure = {"evaluate": {"data": str(corpus), "samples": 2, "seq_len": 32}}
+    losses = []
+    for name, steps in {
+        "w8a16": [{"int8": {"activations": "none"}}],
+        "w8a8": [{"int8": {"activations": "static", "smooth": 0.5}}],
+        "cache": [{"int8": {"activations": "static", "smooth": 0.5}}, {"kv_cache": {"dtype": "fp8"}}],
+    }.items():
+        work = recipe(tiny_llama, corpus, *steps, measure)
+        assert plan(work).verdict == "fits"
+        report = run(work, tmp_path / name)
+        losses.append(report.metrics.kl_divergence)
+    assert 0 < losses[0] < losses[1] < losses[2] < 0.1
+
+
+def test_a_container_of_weights_refuses_them(tiny_llama: Path, corpus: Path) -> None:
+    dense = {"export": {"dialect": "dense"}}
+    for step, word in (({"int8": {}}, "inputs are rounded"), ({"kv_cache": {}}, "key/value cache")):
+        with pytest.raises(RefusedError, match=word):
+            plan(recipe(tiny_llama, corpus, step, dense))
+    alone = {"export": {"dialect": "dense", "requantize": True}}
+    planned = plan(recipe(tiny_llama, corpus, {"int8": {"activations": "static"}}, {"kv_cache": {}}, alone))
+    assert planned.artifacts[0].bytes > 0
+
+
+def test_a_cache_cannot_be_calibrated_on_nothing(tiny_llama: Path) -> None:
+    document = Document("test", {"model": str(tiny_llama), "passes": [{"kv_cache": {}}]}, {})
+    with pytest.raises(UsageError, match="kv_cache needs calibration data"):
+        plan(build(document))
+
+
+def test_eval_and_generate_run_with_a_cache_of_codes(tiny_llama: Path, corpus: Path) -> None:
+    options = {"reference": str(tiny_llama), "data": str(corpus), "windows": 2, "seq_len": 32}
+    (plain,) = evaluate([str(tiny_llama)], **options)
+    (cached,) = evaluate([str(tiny_llama)], kv_cache="int8", **options)
+    assert plain.kl_divergence == pytest.approx(0, abs=1e-7)
+    assert 1e-7 < cached.kl_divergence < 0.01
+    pieces: list[str] = []
+    generate(str(tiny_llama), "The quick", pieces.append, max_tokens=4, raw=True, kv_cache="int8")
+    assert "".join(pieces)
