@@ -27,16 +27,17 @@ from compress.formats.fit import fit_spec
 from compress.formats.hf_files import dtype_change, edit_config, is_hf_directory, quantization_of, write_files
 from compress.formats.linear_names import is_linear
 from compress.formats.parts import beside, write_parts
+from compress.formats.runtime_scales import runtime_scales
 from compress.formats.safetensors_shards import DEFAULT_SHARD_SIZE, Shards, plan_shards, planned_files
 from compress.kernels.qtensor import QTensor
 
 
 class CompressedTensors(Dialect):
-    """Integer weights as llm-compressor packs them, for vLLM and transformers.
+    """What llm-compressor writes, for vLLM and transformers: integers, packed or with int8 inputs, and FP8.
 
     Holds linear layers of 2 to 8 bits, symmetric or with whole-number zero points, any group size or per
-    channel; layers may differ. Everything else is stored as `dtype`. Scales are float16, or float32 with
-    `dtype: float32`.
+    channel, and FP8 per tensor, channel or block; how inputs and cache are rounded; layers may differ.
+    Everything else is stored as `dtype`. Scales of integers are float16, or float32 with `dtype: float32`.
     """
 
     name: ClassVar[str] = METHOD
@@ -65,19 +66,29 @@ class CompressedTensors(Dialect):
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         if spec.format is None:
             return None
-        if reason := Scheme(spec.format).storage.misfit(spec.format):
+        if reason := Scheme(spec.format).misfit():
             return reason
         if not is_linear(name):
             return "compressed-tensors engines quantize linear layers only: leave it dense"
         return spec.format.misfit(spec.shape)
+
+    def runtime_misfit(self, model: ModelSpec) -> str | None:
+        if model.kv_cache and model.kv_cache.per == "token":
+            return "compressed-tensors files hold static scales of the cache, not scales per token"
+        schemes = schemes_of(model)
+        for module, inputs in model.activations.items():
+            if module not in schemes:
+                return f"{module} rounds its inputs ({inputs.name}) and stays dense: quantize its weight as well"
+            if reason := schemes[module].misfit():
+                return f"{module}: {reason}"
+        return None
 
     def layout(self, model: ModelSpec) -> Layout:
         return Layout(planned_files(self._shards(model)), engine_notes(model, self.dtype))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         shards = self._shards(model.spec)
-        schemes = schemes_of(model.spec)
-        homes = {part: name for name, spec in model.spec.tensors.items() for part in self._parts(name, spec, schemes)}
+        homes = {part: name for name in model.spec.tensors for part in self._parts(name, model.spec)}
         changes: dict[str, Any] = {
             **dtype_change(model.spec.config, self.dtype),
             "quantization_config": quantization_config(model.spec),
@@ -85,37 +96,32 @@ class CompressedTensors(Dialect):
         if quantizes_head(model.spec):
             changes["tie_word_embeddings"] = False
         write_files(directory, edit_config(model, changes))
-        write_parts(directory, shards, homes, partial(self._encode, model, schemes), progress)
+        write_parts(directory, shards, homes, partial(self._encode, model), progress)
 
     def _shards(self, model: ModelSpec) -> Shards:
         fitting = fit_spec(model, self, requantize=False)
-        schemes = schemes_of(fitting)
-        if not schemes:
+        if not schemes_of(fitting):
             raise RefusedError(
                 "no tensor is quantized, and compressed-tensors files are of quantized models", "use dialect: dense"
             )
-        specs = {
-            part: stored
-            for name, spec in fitting.tensors.items()
-            for part, stored in self._parts(name, spec, schemes).items()
-        }
+        specs = {part: stored for name in fitting.tensors for part, stored in self._parts(name, fitting).items()}
         return plan_shards(specs, self.max_shard_size)
 
-    def _parts(self, name: str, spec: TensorSpec, schemes: Mapping[str, Scheme]) -> dict[str, TensorSpec]:
+    def _parts(self, name: str, model: ModelSpec) -> dict[str, TensorSpec]:
         """What a tensor is stored as: name → spec."""
-        if spec.format is None:
+        spec = model.tensors[name]
+        if spec.format is not None:
+            storage = Scheme(spec.format, model.activations.get(name.removesuffix(".weight"))).storage
+            return beside(name, storage.parts(spec.shape, spec.format, storage.scale_dtype(self.dtype)))
+        if name not in runtime_scales(model):
             return {name: stored_as(spec, self.dtype)}
-        storage = schemes[name.removesuffix(".weight")].storage
-        return beside(name, storage.parts(spec.shape, spec.format, self._scale_dtype))
+        per_head = model.kv_cache and model.kv_cache.per == "head" and not name.endswith(".input_scale")
+        return {name: TensorSpec((spec.size, 1, 1) if per_head else (1,), "float32")}
 
-    def _encode(self, model: Checkpoint, schemes: Mapping[str, Scheme], name: str) -> dict[str, Tensor]:
+    def _encode(self, model: Checkpoint, name: str) -> dict[str, Tensor]:
         tensor = model.read(name)
         if isinstance(tensor, QTensor):
-            storage = schemes[name.removesuffix(".weight")].storage
-            return beside(name, storage.encode(tensor, self._scale_dtype))
-        return {name: cast(name, tensor, stored_as(model.spec.tensors[name], self.dtype).dtype)}
-
-    @property
-    def _scale_dtype(self) -> str:
-        """float16 as the number format has it; engines make weights of the scale's type, so float32 for float32."""
-        return "float32" if self.dtype == "float32" else "float16"
+            storage = Scheme(tensor.format, model.spec.activations.get(name.removesuffix(".weight"))).storage
+            return beside(name, storage.encode(tensor, storage.scale_dtype(self.dtype)))
+        stored = self._parts(name, model.spec)[name]
+        return {name: cast(name, tensor, stored.dtype).view(stored.shape)}

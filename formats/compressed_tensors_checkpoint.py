@@ -10,22 +10,24 @@ import torch
 from torch import Tensor
 
 from compress.formats.base import TensorSpec
-from compress.formats.compressed_tensors_config import read_groups
-from compress.formats.compressed_tensors_schemes import Scheme
+from compress.formats.compressed_tensors_config import Group, read_groups
+from compress.formats.compressed_tensors_schemes import read_cache
 from compress.formats.compressed_tensors_storage import PARTS, SCALE, Shape
 from compress.formats.errors import InputError
 from compress.formats.gptq_tensors import trivial_groups
 from compress.formats.hf_files import CONFIG, HFCheckpoint, quantization_of
+from compress.formats.runtime_scales import flat_scale, runtime_scales, with_runtime_scales
 from compress.kernels.qtensor import QTensor
 
 _G_IDX = "weight_g_idx"
 _QUANTIZED = (f".{SCALE}", ".weight_packed")  # a layer that has one of these is quantized
+_BYTES = ("int8", "float8_e4m3fn")
 
 
 @dataclass(frozen=True)
 class _Layer:
     shape: Shape
-    scheme: Scheme
+    group: Group
 
 
 class CompressedTensorsCheckpoint(HFCheckpoint):
@@ -38,21 +40,31 @@ class CompressedTensorsCheckpoint(HFCheckpoint):
 
     def __init__(self, path: Path, dialect: str) -> None:
         super().__init__(path, dialect)
-        self._groups = read_groups(quantization_of(path) or {}, path / CONFIG)
+        settings, where = quantization_of(path) or {}, path / CONFIG
+        self._groups = read_groups(settings, where)
         modules = {_module(name): None for name in self.weights.specs if name.endswith(_QUANTIZED)}
         self._layers = {f"{module}.weight": self._layer(module) for module in modules}
-        self.spec = replace(self.spec, tensors=self._tensors())
+        inputs = {_module(name): layer.group.scheme.inputs for name, layer in self._layers.items()}
+        spec = replace(
+            self.spec,
+            tensors=self._tensors(),
+            activations={module: found for module, found in inputs.items() if found is not None},
+            kv_cache=read_cache(settings.get("kv_cache_scheme"), f"{where}: kv_cache_scheme"),
+        )
+        self.spec = with_runtime_scales(spec, path)
+        self._scales = runtime_scales(self.spec)
 
     def read(self, name: str) -> Tensor | QTensor:
+        if name in self._scales:
+            return flat_scale(name, self.weights.read(name))
         if name not in self._layers:
             return self.weights.read(name)
-        layer, module = self._layers[name], name.removesuffix(".weight")
-        scheme = layer.scheme
+        layer, module = self._layers[name], _module(name)
 
         def part(kind: str) -> Tensor:
             return self.weights.read(f"{module}.{kind}")
 
-        return scheme.storage.decode(name, layer.shape, scheme.number_format, part)
+        return layer.group.storage.decode(name, layer.shape, layer.group.scheme.number_format, part)
 
     def _layer(self, module: str) -> _Layer:
         parts = {
@@ -60,7 +72,7 @@ class CompressedTensorsCheckpoint(HFCheckpoint):
         }
         ordered = parts.pop(_G_IDX, None)
         shape = self._shape(module, parts)
-        fitting = [group for group in self._groups if _fits(group.scheme, shape, parts)]
+        fitting = [group for group in self._groups if _fits(group, shape, parts)]
         if len({group.scheme for group in fitting}) > 1:
             fitting = [group for group in fitting if module in group.targets]
         if not fitting:
@@ -68,7 +80,7 @@ class CompressedTensorsCheckpoint(HFCheckpoint):
             raise InputError(f"{module}: {given} fit none of the config_groups, or more than one")
         if ordered is not None:
             self._check_order(module, shape[1], parts[SCALE].shape[1])
-        return _Layer(shape, fitting[0].scheme)
+        return _Layer(shape, fitting[0])
 
     def _shape(self, module: str, parts: Mapping[str, TensorSpec]) -> Shape:
         """The weight's shape [out, in]."""
@@ -95,10 +107,12 @@ class CompressedTensorsCheckpoint(HFCheckpoint):
         for stored, spec in self.weights.specs.items():
             name = f"{_module(stored)}.weight"
             layer = self._layers.get(name)
+            if layer is None and stored == name and spec.dtype in _BYTES:
+                raise InputError(f"{self.path} holds {name} as {spec.dtype} without a weight_scale")
             if layer is None or stored.rpartition(".")[2] not in PARTS:
                 tensors[stored] = spec
             else:
-                tensors[name] = TensorSpec(layer.shape, "float32", layer.scheme.number_format)
+                tensors[name] = TensorSpec(layer.shape, "float32", layer.group.scheme.number_format)
         return tensors
 
 
@@ -106,11 +120,12 @@ def _module(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _fits(scheme: Scheme, shape: Shape, parts: Mapping[str, TensorSpec]) -> bool:
+def _fits(group: Group, shape: Shape, parts: Mapping[str, TensorSpec]) -> bool:
     """Whether the tensors are those of a weight of this shape and scheme; scales may have any float type."""
     dtype = parts[SCALE].dtype if SCALE in parts else "bool"
     if len(shape) != 2 or min(shape) < 1 or not getattr(torch, dtype).is_floating_point:
         return False
-    if scheme.number_format.misfit(shape) is not None:
+    number_format = group.scheme.number_format
+    if number_format.misfit(shape) is not None:
         return False
-    return scheme.storage.parts(shape, scheme.number_format, dtype) == parts
+    return group.storage.parts(shape, number_format, dtype) == parts

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.formats.base import ModelSpec
-from compress.formats.compressed_tensors_schemes import Scheme, is_symmetric, read_scheme, scheme_json
+from compress.formats.compressed_tensors_schemes import Scheme, cache_json, read_scheme, storages
+from compress.formats.compressed_tensors_storage import Storage
 from compress.formats.errors import InputError
 from compress.formats.linear_names import is_linear
+from compress.kernels.int_format import IntFormat
 
 METHOD = "compressed-tensors"
 _MIXED = "mixed-precision"
@@ -31,6 +33,7 @@ class Group:
     """One entry of `config_groups`."""
 
     scheme: Scheme
+    storage: Storage
     targets: frozenset[str]
 
 
@@ -53,15 +56,15 @@ def quantization_config(model: ModelSpec) -> dict[str, Any]:
     stacked = any(spec.format is None and len(spec.shape) > 2 for spec in model.tensors.values())
     if len(modules) == 1 and not stacked:
         modules = defaultdict(list, {scheme: [_EVERY_LINEAR] for scheme in modules})
-    formats = {scheme.storage.format for scheme in modules}
+    formats = {scheme.format for scheme in modules}
     return {
         "config_groups": {
-            f"group_{index}": scheme_json(scheme, targets) for index, (scheme, targets) in enumerate(modules.items())
+            f"group_{index}": scheme.json(targets) for index, (scheme, targets) in enumerate(modules.items())
         },
         "format": formats.pop() if len(formats) == 1 else _MIXED,
         "global_compression_ratio": None,
         "ignore": list(_ignored(model, schemes)),
-        "kv_cache_scheme": None,
+        "kv_cache_scheme": cache_json(model.kv_cache),
         "quant_method": METHOD,
         "quantization_status": "compressed",
         "version": _VERSION,
@@ -88,17 +91,23 @@ def engine_notes(model: ModelSpec, dtype: str) -> tuple[str, ...]:
     vLLM 0.32; transformers 5.23 with compressed-tensors 0.20, which packs no zero points where it prepares a model
     for loading, and decodes as it loads (`dequantize=True`) by one scheme only.
     """
-    notes = []
     schemes = set(schemes_of(model).values())
-    if not all(is_symmetric(scheme) for scheme in schemes):
-        way = "with other layers beside them" if len(schemes) > 1 else "but by CompressedTensorsConfig(dequantize=True)"
-        notes.append(f"asymmetric weights will not load in transformers {way}")
     split = next(_split_joints(model), None)
-    if split is not None:
-        notes.append(f"will not load in vLLM: it joins {split}, which differ")
-    if dtype == "bfloat16":
-        notes.append("vLLM and transformers round the scales (float16) to bfloat16 as they load")
-    return tuple(notes)
+    way = "with other layers beside them" if len(schemes) > 1 else "but by CompressedTensorsConfig(dequantize=True)"
+    notes = {
+        f"asymmetric weights will not load in transformers {way}": any(map(_packs_zeros, schemes)),
+        f"will not load in vLLM: it joins {split}, which differ": split is not None,
+        "will not load in vLLM: it has no int8 cache": model.kv_cache is not None and model.kv_cache.grid == "int8",
+        "vLLM and transformers round the scales (float16) to bfloat16 as they load": (
+            dtype == "bfloat16" and any(scheme.format == "pack-quantized" for scheme in schemes)
+        ),
+    }
+    return tuple(note for note, holds in notes.items() if holds)
+
+
+def _packs_zeros(scheme: Scheme) -> bool:
+    found = scheme.number_format
+    return scheme.format == "pack-quantized" and isinstance(found, IntFormat) and found.zero == "integer"
 
 
 def _split_joints(model: ModelSpec) -> Iterator[str]:
@@ -123,8 +132,6 @@ def read_groups(settings: Mapping[str, Any], where: object) -> list[Group]:
     for key in ("sparsity_config", "transform_config"):
         if settings.get(key):
             raise InputError(f"{where} has a {key}, which is not read")
-    if settings.get("kv_cache_scheme") is not None:
-        raise InputError(f"{where} rounds the key/value cache, which is not read")
     found = settings.get("config_groups")
     if not isinstance(found, dict) or not found:
         raise InputError(f"{where} has no config_groups")
@@ -138,9 +145,7 @@ def _read_group(found: Any, default: Any, where: str) -> Group:
     if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
         raise InputError(f"{where}: targets is not a list of names")
     scheme = read_scheme(found, where)
-    stored = found.get("format") or default
-    if stored != scheme.storage.format:
-        raise InputError(
-            f"{where} is stored as {str(stored)[:40]!r}; what is read of this scheme is {scheme.storage.format!r}"
-        )
-    return Group(scheme, frozenset(targets))
+    stored, known = found.get("format") or default, storages(scheme.number_format)
+    if not isinstance(stored, str) or stored not in known:
+        raise InputError(f"{where} is stored as {str(stored)[:40]!r}; what is read of it is {', '.join(known)}")
+    return Group(scheme, known[stored], frozenset(targets))

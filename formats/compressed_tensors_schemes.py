@@ -1,6 +1,6 @@
 """One scheme of compressed-tensors: how a layer's weight and input are rounded, as JSON and back.
 
-Source: compressed-tensors 0.20.0, quantization/quant_args.py and quant_scheme.py.
+Source: compressed-tensors 0.20.0, quantization/quant_scheme.py and compressors/format.py.
 """
 
 from __future__ import annotations
@@ -9,13 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compress.formats.compressed_tensors_storage import PackQuantized, Storage
+from compress.formats.compressed_tensors_arguments import Arguments, read_arguments
+from compress.formats.compressed_tensors_packed import PackQuantized
+from compress.formats.compressed_tensors_plain import FloatQuantized, IntQuantized
+from compress.formats.compressed_tensors_storage import Storage
 from compress.formats.errors import InputError
-from compress.kernels.activations import ActivationFormat
+from compress.kernels.activations import GROUP, ActivationFormat, CacheFormat, Grid
+from compress.kernels.float_format import BLOCK, FloatFormat, Region
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import NumberFormat
 
-_PACKED = PackQuantized()
+_TYPES: dict[Grid, str] = {"int8": "int", "fp8": "float"}
+_GRIDS = {name: grid for grid, name in _TYPES.items()}
+_REGIONS: dict[str, Region] = {"tensor": "tensor", "channel": "channel", "block": "block"}
+_HEAD = "attn_head"
 
 
 @dataclass(frozen=True)
@@ -26,88 +33,110 @@ class Scheme:
     inputs: ActivationFormat | None = None
 
     @property
+    def format(self) -> str:
+        """The library's own choice of a `format` to store such a layer in."""
+        if isinstance(self.number_format, FloatFormat):
+            return "float-quantized" if self.inputs else "naive-quantized"
+        return "int-quantized" if self.inputs else "pack-quantized"
+
+    @property
     def storage(self) -> Storage:
-        """How the layer is stored: as the library itself chooses it."""
-        return _PACKED
+        """How we store the layer."""
+        return storages(self.number_format)[self.format]
+
+    def misfit(self) -> str | None:
+        """Why compressed-tensors has no such scheme, or None if it has."""
+        if reason := self.storage.misfit(self.number_format):
+            return reason
+        grid = "fp8" if isinstance(self.number_format, FloatFormat) else "int8"
+        if self.inputs and self.inputs.grid != grid:
+            return f"inputs in {self.inputs.grid} do not go with weights in {self.number_format.name}; {grid} do"
+        return None
+
+    def json(self, targets: list[str]) -> dict[str, Any]:
+        """The entry of `config_groups` for the layers `targets`."""
+        return {
+            "format": self.format,
+            "input_activations": _inputs_arguments(self.inputs).json() if self.inputs else None,
+            "output_activations": None,
+            "targets": targets,
+            "weights": _weights_arguments(self.number_format).json(),
+        }
 
 
-def is_symmetric(scheme: Scheme) -> bool:
-    """Whether the weights have no zero points."""
-    return not (isinstance(scheme.number_format, IntFormat) and scheme.number_format.zero == "integer")
-
-
-def scheme_json(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
-    """The entry of `config_groups` for the layers `targets`."""
-    return {
-        "format": scheme.storage.format,
-        "input_activations": None,
-        "output_activations": None,
-        "targets": targets,
-        "weights": _weights_json(scheme.number_format),
-    }
+def storages(number_format: NumberFormat) -> dict[str, Storage]:
+    """The `format`s that layers of this number format may be stored in."""
+    if isinstance(number_format, FloatFormat):
+        return {"float-quantized": FloatQuantized(), "naive-quantized": FloatQuantized()}
+    return {"pack-quantized": PackQuantized(), "int-quantized": IntQuantized(), "naive-quantized": IntQuantized()}
 
 
 def read_scheme(group: Mapping[str, Any], where: str) -> Scheme:
-    """The scheme of an entry of `config_groups`. Raises InputError, naming `where`, for what is not held."""
+    """The scheme of an entry of `config_groups`. Raises InputError, naming `where`, for what is not read."""
     if group.get("output_activations") is not None:
         raise InputError(f"{where} rounds the outputs of layers, which is not read")
-    if group.get("input_activations") is not None:
-        raise InputError(f"{where} rounds the inputs of layers, which is not read")
-    return Scheme(_read_weights(_arguments(group.get("weights"), f"{where}.weights")))
+    weights = _read_weights(read_arguments(group.get("weights"), f"{where}.weights"), f"{where}.weights")
+    inputs = group.get("input_activations")
+    if inputs is None:
+        return Scheme(weights)
+    inside = f"{where}.input_activations"
+    scheme = Scheme(weights, _read_inputs(read_arguments(inputs, inside), inside))
+    if reason := scheme.misfit():
+        raise InputError(f"{where}: {reason}")
+    return scheme
 
 
-def _weights_json(number_format: NumberFormat) -> dict[str, Any]:
+def _weights_arguments(number_format: NumberFormat) -> Arguments:
+    if isinstance(number_format, FloatFormat):
+        blocks = (BLOCK, BLOCK) if number_format.per == "block" else None
+        return Arguments("float", 8, number_format.per, block_structure=blocks)
     assert isinstance(number_format, IntFormat)  # misfit() let nothing else through
-    grouped = number_format.group_size != -1
-    return {
-        "actorder": None,  # columns lie in their order; the library's "static" says the same of a file
-        "dynamic": False,
-        "group_size": number_format.group_size if grouped else None,
-        "num_bits": number_format.bits,
-        "strategy": "group" if grouped else "channel",
-        "symmetric": number_format.zero == "middle",
-        "type": "int",
-    }
+    size = None if number_format.group_size == -1 else number_format.group_size
+    strategy = "group" if size else "channel"
+    return Arguments("int", number_format.bits, strategy, number_format.zero == "middle", group_size=size)
 
 
-@dataclass(frozen=True)
-class _Arguments:
-    """A checked `QuantizationArgs`."""
-
-    where: str
-    num_bits: int
-    type: str
-    symmetric: bool
-    strategy: str
-    group_size: int | None
-    dynamic: bool
-
-    def refuse(self) -> InputError:
-        """What to say of arguments that stand for nothing that is read."""
-        symmetry = "symmetric" if self.symmetric else "asymmetric"
-        kind = f"{'dynamic' if self.dynamic else 'static'} {symmetry} {self.num_bits}-bit {self.type}"
-        return InputError(f"{self.where}: {kind} values per {self.strategy} are not read")
+def _read_weights(found: Arguments, where: str) -> NumberFormat:
+    number_format: NumberFormat | None = None
+    if found.type == "float" and found.strategy in _REGIONS:
+        number_format = FloatFormat(_REGIONS[found.strategy])
+    elif found.type == "int" and 2 <= found.num_bits <= 8 and (found.group_size is None or found.group_size > 0):
+        number_format = IntFormat(found.num_bits, found.group_size or -1, "middle" if found.symmetric else "integer")
+    if number_format is None or _weights_arguments(number_format) != found:
+        raise found.unread(where)
+    return number_format
 
 
-def _arguments(found: Any, where: str) -> _Arguments:
-    if not isinstance(found, dict):
-        raise InputError(f"{where} is not a JSON object")
-    num_bits, group_size = found.get("num_bits", 8), found.get("group_size")
-    kind, strategy = found.get("type", "int"), found.get("strategy")
-    symmetric, dynamic = found.get("symmetric", True), found.get("dynamic", False)
-    if type(num_bits) is not int or not (group_size is None or type(group_size) is int):
-        raise InputError(f"{where}: num_bits and group_size are not whole numbers")
-    if type(symmetric) is not bool or type(dynamic) is not bool:
-        raise InputError(f"{where}: symmetric and dynamic are not true or false")
-    if strategy is None:
-        strategy = "tensor" if group_size is None else "channel" if group_size == -1 else "group"
-    if not isinstance(kind, str) or not isinstance(strategy, str):
-        raise InputError(f"{where}: type and strategy are not names")
-    return _Arguments(where, num_bits, kind[:20], symmetric, strategy[:20], group_size, dynamic)
+def _inputs_arguments(inputs: ActivationFormat) -> Arguments:
+    size = GROUP if inputs.per == "group" else None
+    return Arguments(_TYPES[inputs.grid], 8, inputs.per, dynamic=inputs.dynamic, group_size=size)
 
 
-def _read_weights(found: _Arguments) -> NumberFormat:
-    size = {"channel": -1, "group": found.group_size or 0}.get(found.strategy, 0)
-    if found.type != "int" or found.dynamic or not 2 <= found.num_bits <= 8 or not (size == -1 or size > 0):
-        raise found.refuse()
-    return IntFormat(found.num_bits, size, "middle" if found.symmetric else "integer")
+def _read_inputs(found: Arguments, where: str) -> ActivationFormat:
+    if found.type in _GRIDS and (found.dynamic or found.strategy == "tensor"):
+        for per in ("token", "group", "tensor"):
+            if found.dynamic or per == "tensor":
+                inputs = ActivationFormat(_GRIDS[found.type], found.dynamic, per)
+                if _inputs_arguments(inputs) == found:
+                    return inputs
+    raise found.unread(where)
+
+
+def cache_json(cache: CacheFormat | None) -> dict[str, Any] | None:
+    """The `kv_cache_scheme`."""
+    return _cache_arguments(cache).json() if cache else None
+
+
+def read_cache(found: Any, where: str) -> CacheFormat | None:
+    """The cache's format, from its `kv_cache_scheme`. Raises InputError, naming `where`."""
+    if found is None:
+        return None
+    arguments = read_arguments(found, where)
+    for cache in (CacheFormat(grid, per) for grid in _TYPES for per in ("tensor", "head")):
+        if _cache_arguments(cache) == arguments:
+            return cache
+    raise arguments.unread(where)
+
+
+def _cache_arguments(cache: CacheFormat) -> Arguments:
+    return Arguments(_TYPES[cache.grid], 8, _HEAD if cache.per == "head" else "tensor")

@@ -32,26 +32,56 @@ def read_independently(directory: Path) -> Callable[[str], Tensor]:
             scales = stored(f"{module}.weight_scale").float().numpy()
         except KeyError:
             return stored(name).float()
-        weights = _weights(settings, module)
-        rows, columns = stored(f"{module}.weight_shape").tolist()
-        bits = weights["num_bits"]
-        codes = _codes(stored(f"{module}.weight_packed").numpy(), columns, bits)
-        zeros: Floats = np.full_like(scales, 2 ** (bits - 1))
-        if not weights["symmetric"]:
-            zeros = _codes(stored(f"{module}.weight_zero_point").numpy().T, rows, bits).T
-        group = np.arange(columns) // (weights["group_size"] or columns)
-        return torch.from_numpy(scales[:, group] * (codes - zeros[:, group]))
+        group = _group(settings, module)
+        weights = group["weights"]
+        if weights["type"] == "float":
+            codes = _fp8(stored(name).view(torch.uint8).numpy())
+            block = 128 if weights["strategy"] == "block" else None
+            return torch.from_numpy(codes * _spread(scales.reshape(-1, scales.shape[-1]), codes.shape, block))
+        codes, zeros = _integers(stored, module, group)
+        return torch.from_numpy(_spread(scales, codes.shape) * (codes - _spread(zeros, codes.shape)))
 
     return read
 
 
-def _weights(settings: Mapping[str, Any], module: str) -> Mapping[str, Any]:
-    """What the configuration says of the weights of `module`."""
+def _integers(stored: Callable[[str], Tensor], module: str, group: Mapping[str, Any]) -> tuple[Floats, Floats]:
+    """Codes [out, in] and zero points [out or 1, groups or 1], both from 0 or both signed."""
+    weights = group["weights"]
+    zeros: Floats = np.zeros((1, 1), np.float32)
+    if group["format"] == "int-quantized":
+        if not weights["symmetric"]:
+            zeros = stored(f"{module}.weight_zero_point").numpy().astype(np.float32)
+        return stored(f"{module}.weight").numpy().astype(np.float32), zeros
+    (rows, columns), bits = stored(f"{module}.weight_shape").tolist(), weights["num_bits"]
+    zeros = zeros + np.float32(2 ** (bits - 1))
+    if not weights["symmetric"]:
+        zeros = _codes(stored(f"{module}.weight_zero_point").numpy().T, rows, bits).T
+    return _codes(stored(f"{module}.weight_packed").numpy(), columns, bits), zeros
+
+
+def _spread(values: Floats, shape: tuple[int, ...], block: int | None = None) -> Floats:
+    """values [m, n] over the regions of a matrix of this shape: m × n equal ones, or blocks."""
+    for axis, extent in enumerate(shape):
+        values = np.take(values, np.arange(extent) // (block or extent // values.shape[axis]), axis)
+    return values
+
+
+def _fp8(octets: NDArray[np.uint8]) -> Floats:
+    """E4M3FN by its definition: sign, 4 bits of exponent with bias 7, 3 of mantissa; exponent 0 is subnormal."""
+    sign = 1 - 2.0 * (octets >> 7)
+    exponent, mantissa = (octets >> 3 & 15).astype(np.int32), (octets & 7).astype(np.float64)
+    values = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10))
+    return (sign * values).astype(np.float32)
+
+
+def _group(settings: Mapping[str, Any], module: str) -> Mapping[str, Any]:
+    """What the configuration says of `module`."""
     assert module not in settings["ignore"]
     groups = settings["config_groups"].values()
-    found = [group for group in groups if module in group["targets"] or group["targets"] == ["Linear"]]
-    weights: Mapping[str, Any] = found[0]["weights"]
-    return weights
+    found: list[Mapping[str, Any]] = [
+        group for group in groups if module in group["targets"] or group["targets"] == ["Linear"]
+    ]
+    return found[0]
 
 
 def _codes(words: NDArray[np.int32], count: int, bits: int) -> Floats:

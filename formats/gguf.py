@@ -45,7 +45,7 @@ class GGUF(Dialect):
     """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet.
 
     Quantized weights keep their values: blocks Q4_0, Q5_0 and Q8_0 (symmetric) or Q4_1 and Q5_1 (with a
-    minimum) hold them. Families: llama, qwen2, qwen3, gptneox.
+    minimum) hold them. Families: llama (and mistral), qwen2, qwen3, gemma, olmo2, phi3, smollm3, starcoder2, gptneox.
     """
 
     name: ClassVar[str] = "gguf"
@@ -165,6 +165,8 @@ class _Plan:
             return memoryview(entry.block.encode(llama3_factors(self.rope, self.dims.head)))
         tensor, order = model.read(entry.source), row_order(entry.place, self.dims)
         tensor = tensor if order is None else reorder(tensor, order)
+        if entry.place.plus and isinstance(tensor, Tensor):
+            tensor = tensor.float() + entry.place.plus
         try:
             if isinstance(tensor, QTensor):
                 return memoryview(entry.block.pack(tensor))
@@ -200,12 +202,13 @@ def _general(family: Architecture, config: Mapping[str, Any], entries: list[_Ent
     weights: Counter[str] = Counter()
     for entry in entries:
         weights[entry.block.name] += prod(entry.place.shape)
-    # The last component only: a path would tell where the model lay.
-    name = re.split(r"[/\\]", str(config.get("_name_or_path") or family.model_class).rstrip("/\\"))[-1]
+    # The last component only: a path would tell where the model lay. None is made up where there is none:
+    # llama.cpp goes by it (whatever calls itself phi3 must have Phi-3's special tokens).
+    name = re.split(r"[/\\]", str(config.get("_name_or_path") or "").rstrip("/\\"))[-1]
     return {
         "general.architecture": string(family.name),
         "general.type": string("model"),
-        "general.name": string(name[:_LONGEST_NAME]),
+        **({"general.name": string(name[:_LONGEST_NAME])} if name else {}),
         "general.file_type": uint(_FILE_TYPES[weights.most_common(1)[0][0]]),
         "general.quantization_version": uint(_QUANTIZATION_VERSION),
     }

@@ -57,6 +57,8 @@ class GGUFCheckpoint(Checkpoint):
     def read(self, name: str) -> Tensor | QTensor:
         place = self._places[name]
         tensor, order = self._file.read(place.gguf), row_order(place, self._dims)
+        if place.plus:
+            tensor = (tensor.dequantize() if isinstance(tensor, QTensor) else tensor.float()) - place.plus
         return tensor if order is None else reorder(tensor, order.argsort())
 
     def files(self) -> Mapping[str, bytes]:
@@ -109,7 +111,8 @@ class GGUFCheckpoint(Checkpoint):
         return places
 
     def _spec(self, place: Place) -> TensorSpec:
-        return self._tensors[place.gguf].type.spec(place.shape)
+        spec = self._tensors[place.gguf].type.spec(place.shape)
+        return TensorSpec(spec.shape, "float32") if place.plus else spec
 
 
 def _config_files(config: Mapping[str, Any], vocab: Vocab) -> dict[str, bytes]:

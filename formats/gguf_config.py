@@ -31,6 +31,7 @@ _LIMITS = {config: limit for _, config, limit in _SIZES} | {
     "vocab_size": 1 << 22,
 }
 _PARALLEL = "use_parallel_residual"
+_NO_ROPE = "no_rope_layers"
 # What config.json calls a role of the tokenizer.
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 _YARN = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
@@ -39,9 +40,9 @@ _YARN = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
 def family_of(config: Mapping[str, Any]) -> Architecture:
     """The family of a model with this config.json. Raises RefusedError for one that is not known here."""
     for family in ARCHITECTURES.values():
-        if family.model_type == config.get("model_type"):
+        if config.get("model_type") in (family.model_type, *family.also):
             return family
-    known = ", ".join(family.model_type for family in ARCHITECTURES.values())
+    known = ", ".join(kind for family in ARCHITECTURES.values() for kind in (family.model_type, *family.also))
     raise RefusedError(f"GGUF: the model type {config.get('model_type')!r} is not known here", f"known: {known}")
 
 
@@ -110,8 +111,10 @@ def read_config(
     config |= _read_heads(family, metadata, config)
     epsilon = key(_epsilon(family)[0])
     config[_epsilon(family)[1]] = _required(metadata.number(epsilon), epsilon)
-    if not family.rms:
+    if family.parallel:
         config[_PARALLEL] = metadata.flag(key(_PARALLEL)) is not False
+    if family.no_rope:
+        config[_NO_ROPE] = _rotated_layers(family.no_rope, config["num_hidden_layers"])
     head = dims_of(config).head
     return config | _rope_keys(family, _read_rope(family, metadata, head, freq_factors))
 
@@ -130,16 +133,14 @@ def _read_heads(family: Architecture, metadata: Metadata, config: Mapping[str, A
         for what in ("key", "value")
     ]
     kv = metadata.integer(f"{family.name}.attention.head_count_kv", 1, _LIMITS[_KV_HEADS]) or config[_HEADS]
-    if lengths[0] != lengths[1] or (not family.rms and (lengths[0] != usual or kv != config[_HEADS])):
+    if lengths[0] != lengths[1] or (not family.grouped and (lengths[0] != usual or kv != config[_HEADS])):
         raise InputError(f"GGUF metadata: {family.name} models have no heads of sizes {lengths}, {kv} with keys")
-    return {_KV_HEADS: kv, _HEAD: lengths[0]} if family.rms else {}
+    return {_KV_HEADS: kv, _HEAD: lengths[0]} if family.grouped else {}
 
 
 def _epsilon(family: Architecture) -> tuple[str, str]:
     """The norm's epsilon: GGUF's key and config.json's."""
-    if family.rms:
-        return "attention.layer_norm_rms_epsilon", "rms_norm_eps"
-    return "attention.layer_norm_epsilon", "layer_norm_eps"
+    return f"attention.layer_norm_{'rms_' if family.rms else ''}epsilon", family.epsilon
 
 
 def _read_rope(family: Architecture, metadata: Metadata, head: int, freq_factors: Tensor | None) -> Rope:
@@ -195,6 +196,7 @@ def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
     if config.get("hidden_act", family.acts[0]) not in family.acts:
         acts = ", ".join(family.acts)
         raise RefusedError(f"config.json: llama.cpp has no {config['hidden_act']!r} in {family.name}; it has {acts}")
+    _check_layers(family, config, dims.layers)
     rope = rope_of(config, family.partial_rope or 1.0)
     pairs: dict[str, Value] = {gguf: uint(_size(config, name)) for gguf, name, _ in _SIZES}
     pairs |= {
@@ -204,10 +206,29 @@ def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
         "vocab_size": uint(dims.vocab),
         _epsilon(family)[0]: real(_written_epsilon(config, _epsilon(family)[1])),
     }
-    if not family.rms:
+    if family.parallel:
         pairs[_PARALLEL] = flag(bool(config.get(_PARALLEL, True)))
     pairs |= _write_rope(family, rope, dims.head)
     return {f"{family.name}.{name}": value for name, value in pairs.items()}, rope
+
+
+def _check_layers(family: Architecture, config: Mapping[str, Any], layers: int) -> None:
+    """Every layer sees the whole context, and those are rotated that llama.cpp rotates; or RefusedError."""
+    window, context = config.get("sliding_window"), _size(config, "max_position_embeddings")
+    if (
+        window is not None
+        and config.get("use_sliding_window", True)
+        and not (type(window) is int and window >= context)
+    ):
+        raise RefusedError(f"config.json: llama.cpp has no sliding window (here {window!r}) in {family.name}")
+    rotated = config.get(_NO_ROPE)
+    if family.no_rope and rotated is not None and rotated != _rotated_layers(family.no_rope, layers):
+        raise RefusedError(f"config.json: llama.cpp leaves every {family.no_rope}th layer of {family.name} unrotated")
+
+
+def _rotated_layers(step: int, layers: int) -> list[int]:
+    """1 for each layer whose queries and keys are rotated, 0 for every `step`th, which has no positions."""
+    return [int((layer + 1) % step != 0) for layer in range(layers)]
 
 
 def _written_epsilon(config: Mapping[str, Any], key: str) -> float:

@@ -15,7 +15,7 @@ be missing is what llama.cpp's `src/models/<family>.cpp` loads. Two row orders d
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
 
-Axis = Literal["hidden", "inner", "vocab", "query", "key", "head", "fused"]
+Axis = Literal["hidden", "inner", "vocab", "query", "key", "head", "fused", "query+key+value", "gate+up"]
 Rows = Literal["same", "rope", "fused"]
 # When there is a bias: never, always, or where config.json says so.
 Bias = Literal["never", "always", "attention_bias", "mlp_bias"]
@@ -51,6 +51,8 @@ class Dims:
             "key": self.kv_heads * self.head,
             "head": self.head,
             "fused": 3 * self.heads * self.head,
+            "query+key+value": (self.heads + 2 * self.kv_heads) * self.head,
+            "gate+up": 2 * self.inner,
         }[axis]
 
 
@@ -59,6 +61,7 @@ class Slot:
     """One tensor of a family: `<gguf>.weight` there, `<hf>.weight` here, [axes]; perhaps `.bias` too.
 
     `also` is another name that transformers gives it; `untied`: absent if the embedding serves as it.
+    `plus`: what llama.cpp's values are larger by.
     """
 
     gguf: str
@@ -68,6 +71,7 @@ class Slot:
     rows: Rows = "same"
     also: str = ""
     untied: bool = False
+    plus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -78,15 +82,19 @@ class Place:
     hf: tuple[str, ...]
     shape: tuple[int, ...]
     rows: Rows
+    plus: float = 0.0
 
 
 @dataclass(frozen=True)
 class Architecture:
     """One family: `name` is GGUF's `general.architecture`, `model_type` and `model_class` Hugging Face's.
 
+    `also`: other model types of the same tensors and arithmetic.
     `fixed`: keys of config.json that GGUF has no words for, and the value that llama.cpp computes with.
     `acts`: the activations that it computes, by Hugging Face's names; the first is written.
-    `rms`: whether norms are RMS norms; `freq_factors`: whether it reads `rope_freqs.weight`.
+    `rms`: whether norms are RMS norms; `epsilon`: config.json's name for what they add to the variance.
+    `grouped`: whether heads may share keys, or be of an unusual size; `parallel`: whether it has that flag.
+    `freq_factors`: whether it reads `rope_freqs.weight`; `no_rope`: every so many layers one goes without positions.
     `partial_rope`: the part of a head that is rotated if config.json does not say; None: always all of it.
     `buffers`: suffixes of tensors in old files that are computed, not learned.
     """
@@ -100,6 +108,11 @@ class Architecture:
     fixed: Mapping[str, object] = field(default_factory=dict)
     acts: tuple[str, ...] = ("silu", "swish")
     rms: bool = True
+    epsilon: str = "rms_norm_eps"
+    grouped: bool = True
+    parallel: bool = False
+    no_rope: int | None = None
+    also: tuple[str, ...] = ()
     freq_factors: bool = False
     partial_rope: float | None = None
     buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)
@@ -119,7 +132,7 @@ def _places(slot: Slot, gguf: str, hf: str, dims: Dims, config: Mapping[str, Any
     biased = slot.bias == "always" or bool(config.get(slot.bias))
     for kind, extents in (("weight", shape), ("bias", shape[:1]))[: 1 + biased]:
         names = tuple(f"{hf}{stem}.{kind}" for stem in (slot.hf, slot.also) if stem)
-        yield Place(f"{gguf}{slot.gguf}.{kind}", names, extents, slot.rows)
+        yield Place(f"{gguf}{slot.gguf}.{kind}", names, extents, slot.rows, slot.plus)
 
 
 def row_order(place: Place, dims: Dims) -> Tensor | None:
@@ -180,6 +193,35 @@ _NEOX_BLOCK = (
     Slot("ffn_down", "mlp.dense_4h_to_h", ("hidden", "inner"), "always"),
 )
 
+_GEMMA_TOP = (_TOP[0], replace(_TOP[1], plus=1.0))
+_GEMMA_BLOCK = tuple(replace(slot, plus=1.0) if slot.axes == ("hidden",) else slot for slot in _block())
+_OLMO2_BLOCK = (
+    *(slot for slot in _block() if slot.axes != ("hidden",)),
+    Slot("attn_q_norm", "self_attn.q_norm", ("query",)),
+    Slot("attn_k_norm", "self_attn.k_norm", ("key",)),
+    Slot("post_attention_norm", "post_attention_layernorm", ("hidden",)),
+    Slot("post_ffw_norm", "post_feedforward_layernorm", ("hidden",)),
+)
+_PHI3_BLOCK = (
+    Slot("attn_norm", "input_layernorm", ("hidden",)),
+    Slot("attn_qkv", "self_attn.qkv_proj", ("query+key+value", "hidden")),
+    Slot("attn_output", "self_attn.o_proj", ("hidden", "query")),
+    Slot("ffn_norm", "post_attention_layernorm", ("hidden",)),
+    Slot("ffn_up", "mlp.gate_up_proj", ("gate+up", "hidden")),
+    Slot("ffn_down", "mlp.down_proj", ("hidden", "inner")),
+)
+_STARCODER2_TOP = (_TOP[0], replace(_TOP[1], bias="always"), _TOP[2])
+_STARCODER2_BLOCK = (
+    Slot("attn_norm", "input_layernorm", ("hidden",), "always"),
+    Slot("attn_q", "self_attn.q_proj", ("query", "hidden"), "always"),
+    Slot("attn_k", "self_attn.k_proj", ("key", "hidden"), "always"),
+    Slot("attn_v", "self_attn.v_proj", ("key", "hidden"), "always"),
+    Slot("attn_output", "self_attn.o_proj", ("hidden", "query"), "always"),
+    Slot("ffn_norm", "post_attention_layernorm", ("hidden",), "always"),
+    Slot("ffn_up", "mlp.c_fc", ("inner", "hidden"), "always"),
+    Slot("ffn_down", "mlp.c_proj", ("hidden", "inner"), "always"),
+)
+
 _FAMILIES = (
     Architecture(
         "llama",
@@ -187,6 +229,7 @@ _FAMILIES = (
         "LlamaForCausalLM",
         _TOP,
         _block("attention_bias", "attention_bias", "mlp_bias", "rope"),
+        also=("mistral",),
         freq_factors=True,
     ),
     Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", _TOP, _block("always"), fixed={"use_sliding_window": False}),
@@ -208,8 +251,42 @@ _FAMILIES = (
         fixed={"attention_bias": True, "tie_word_embeddings": False},
         acts=("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
         rms=False,
+        epsilon="layer_norm_eps",
+        grouped=False,
+        parallel=True,
         partial_rope=0.25,
         buffers=(".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"),
+    ),
+    Architecture(
+        "gemma",
+        "gemma",
+        "GemmaForCausalLM",
+        _GEMMA_TOP,
+        _GEMMA_BLOCK,
+        fixed={"tie_word_embeddings": True, "attention_bias": False},
+        acts=("gelu_pytorch_tanh",),
+    ),
+    Architecture("olmo2", "olmo2", "Olmo2ForCausalLM", _TOP, _OLMO2_BLOCK, fixed={"attention_bias": False}),
+    Architecture("phi3", "phi3", "Phi3ForCausalLM", _TOP, _PHI3_BLOCK),
+    Architecture(
+        "smollm3",
+        "smollm3",
+        "SmolLM3ForCausalLM",
+        _TOP,
+        _block(rows="rope"),
+        fixed={"attention_bias": False, "mlp_bias": False},
+        no_rope=4,
+    ),
+    Architecture(
+        "starcoder2",
+        "starcoder2",
+        "Starcoder2ForCausalLM",
+        _STARCODER2_TOP,
+        _STARCODER2_BLOCK,
+        fixed={"use_bias": True},
+        acts=("gelu_pytorch_tanh", "gelu", "gelu_new"),
+        rms=False,
+        epsilon="norm_epsilon",
     ),
 )
 ARCHITECTURES: Mapping[str, Architecture] = {family.name: family for family in _FAMILIES}

@@ -45,10 +45,12 @@ def _rows(family: str, name: str, values: Tensor, fields: dict[str, Any]) -> Ten
     """`values` in Hugging Face's row order."""
     heads = int(fields[f"{family}.attention.head_count"])
     rotated = _ROTATED.search(name)
-    if family == "llama" and rotated:
+    if family in ("llama", "smollm3") and rotated:
         if rotated[1] == "k":
             heads = int(fields[f"{family}.attention.head_count_kv"])
         return values.reshape(heads, len(values) // heads // 2, 2, -1).transpose(1, 2).reshape(values.shape)
+    if family == "gemma" and name.endswith("norm.weight"):
+        return values - 1
     if family == "gptneox" and "attn_qkv" in name:
         return values.reshape(3, heads, len(values) // heads // 3, -1).transpose(0, 1).reshape(values.shape)
     return values

@@ -111,7 +111,7 @@ class IntFormat(NumberFormat):
     def _stored(self, params: Params) -> Params:
         """fp32 parameters in the dtypes that containers hold; scales kept off zero."""
         stored = {name: value.byte() if name == "zero" else value.half() for name, value in params.items()}
-        stored["scale"] = torch.where(stored["scale"] == 0, _SMALLEST, stored["scale"])
+        stored["scale"] = _off_zero(stored["scale"])
         if not all(bool(value.isfinite().all()) for value in stored.values()):
             raise ValueError("the weight is too large: float16 cannot hold the scale of a group")
         return stored
@@ -144,8 +144,8 @@ class IntFormat(NumberFormat):
             return (value.float() * factors.unsqueeze(1)).half()
 
         scaled = {name: value if name == "zero" else times(value) for name, value in params.items()}
-        sound = all(bool(value.isfinite().all()) for value in scaled.values()) and bool(scaled["scale"].all())
-        return scaled if sound else None
+        scaled["scale"] = _off_zero(scaled["scale"])
+        return scaled if all(bool(value.isfinite().all()) for value in scaled.values()) else None
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         params = 16 + {"middle": 0, "integer": self.bits, "real": 16}[self.zero]
@@ -156,3 +156,7 @@ class IntFormat(NumberFormat):
 
     def _group(self, columns: int) -> int:
         return columns if self.group_size == -1 else self.group_size
+
+
+def _off_zero(scale: Tensor) -> Tensor:
+    return torch.where(scale == 0, _SMALLEST, scale)

@@ -37,12 +37,13 @@ class Fold:
     found: Found
     read: Read
 
-    def refusal(self) -> str:
-        """Why the op, as it is stored by now, cannot take a scale; empty if it can."""
+    def refusal(self, scale: Tensor) -> str:
+        """Why the op, as it is stored by now, cannot take this tied scale [in]; empty if it can."""
+        rows = self._by_row(scale)
         for name in self.offsets:
             tensor = self.read(name)
-            if isinstance(tensor, QTensor) and tensor.times_rows(torch.ones(tensor.shape[0])) is None:
-                return f"{name} is {tensor.format.name}, whose rows take no scale"
+            if isinstance(tensor, QTensor) and tensor.times_rows(rows.reciprocal()) is None:
+                return f"{name} is {tensor.format.name}, whose rows do not take the scale"
         return ""
 
     def tie(self, scale: Tensor) -> Tensor:

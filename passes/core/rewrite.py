@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
@@ -73,15 +74,18 @@ class GroupRewrite:
             return {"fold": "left alone: no op before was proved to take a scale"}
         if missing := sorted(self._fold.group - mine):
             return {"fold": f"left alone: {missing[0]} shares the input and is not quantized by {step.name}"}
-        if refusal := self._fold.refusal():
-            return {"fold": f"left alone: {refusal}"}
         weights = {name: self._current[name] for name in self._fold.group}
+        before = torch.ones(next(iter(weights.values())).shape[1]) if self._scale is None else self._scale
+        if refusal := self._fold.refusal(before):
+            return {"fold": f"left alone: {refusal}"}
         scale = step.input_scale(weights, self._stats, self._fold.tie)
         if scale is None:
             return {}
+        if refusal := self._fold.refusal(before.to(scale) * scale):
+            return {"fold": f"left alone: {refusal}"}
         self._current = {name: weight * scale for name, weight in self._current.items()}
         self._original = {name: weight * scale for name, weight in self._original.items()}
         self._stats.divide(scale)
-        self._scale = scale if self._scale is None else self._scale * scale
+        self._scale = before.to(scale) * scale
         self._scaled_by = step.name
         return {"fold": self._fold.op}

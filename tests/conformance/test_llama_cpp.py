@@ -58,6 +58,12 @@ EXTRA: dict[str, Callable[[], Any]] = {
     "yarn": lambda: LlamaConfig(**SIZES, rope_parameters=YARN),
     "linear": lambda: LlamaConfig(**SIZES, rope_parameters=LINEAR),
     "qwen2": lambda: Qwen2Config(**SIZES, tie_word_embeddings=True),
+    "mistral": lambda: AutoConfig.for_model("mistral", **SIZES, head_dim=32, sliding_window=None),
+    "gemma": lambda: AutoConfig.for_model("gemma", **SIZES, head_dim=32),
+    "olmo2": lambda: AutoConfig.for_model("olmo2", **SIZES),
+    "phi3": lambda: AutoConfig.for_model("phi3", **SIZES, pad_token_id=0),
+    "smollm3": lambda: AutoConfig.for_model("smollm3", **{**SIZES, "num_hidden_layers": 4}, pad_token_id=0),
+    "starcoder2": lambda: AutoConfig.for_model("starcoder2", **SIZES),
 }
 FAMILIES = ("llama", "qwen3", "gpt_neox")
 

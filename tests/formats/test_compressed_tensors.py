@@ -377,7 +377,12 @@ def in_weights(**changes):
         in_weights(dynamic=True),
         in_weights(dynamic="local"),
         in_weights(type="float"),
-        in_weights(type=None),
+        in_weights(type=[]),
+        in_weights(block_structure=[128, 128]),
+        in_group(input_activations={"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}),
+        in_group(input_activations={"num_bits": 4, "strategy": "token", "dynamic": True}),
+        lambda settings: settings.update(kv_cache_scheme={"num_bits": 8, "type": "float"}),
+        lambda settings: settings.update(kv_cache_scheme=7),
     ],
 )
 def test_configurations_that_mean_something_else_are_refused(artifact, change):

@@ -11,55 +11,76 @@ from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.compressed_tensors import CompressedTensors
 from compress.formats.compressed_tensors_config import quantization_config
 from compress.formats.compressed_tensors_schemes import Scheme
+from compress.kernels.activations import ActivationFormat
+from compress.kernels.float_format import FloatFormat
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import quantize
 
 library = pytest.importorskip("compressed_tensors", reason="compressed-tensors is not installed")
+infer_module_format = pytest.importorskip("compressed_tensors.compressors.format").infer_module_format
 
 INT_FORMATS = [
     IntFormat(bits, size, zero) for bits in range(2, 9) for size in (16, -1) for zero in ("middle", "integer")
 ]
+INT8_INPUTS = [ActivationFormat("int8", True), ActivationFormat("int8", False, "tensor")]
+FP8_INPUTS = [ActivationFormat("fp8", True), ActivationFormat("fp8", False, "tensor"), None]
+SCHEMES = [
+    *(Scheme(number_format) for number_format in INT_FORMATS),
+    *(Scheme(IntFormat(8, -1, zero), inputs) for inputs in INT8_INPUTS for zero in ("middle", "integer")),
+    Scheme(IntFormat(4, 16), INT8_INPUTS[0]),
+    *(Scheme(FloatFormat(per), inputs) for inputs in FP8_INPUTS for per in ("tensor", "channel")),
+    Scheme(FloatFormat("block"), ActivationFormat("fp8", True, "group")),
+    Scheme(FloatFormat("block")),
+]
+MODULE = "model.layers.0.mlp.up_proj"
 
 
 def ignore(_):
     pass
 
 
-def scheme_and_compressor(number_format, inputs=None):
-    """The library's own reading of what our config.json says of one layer, and its compressor for it."""
-    name = "model.layers.0.mlp.up_proj.weight"
-    model = ModelSpec({}, {name: TensorSpec((32, 32), "float32", number_format)}, activations=inputs or {})
-    config = library.QuantizationConfig.model_validate(quantization_config(model))
-    [scheme] = config.config_groups.values()
-    return scheme, library.BaseCompressor.get_value_from_registry(scheme.format)
+def library_scheme(scheme):
+    """The library's own reading of what our config.json says of one layer."""
+    specs = {f"{MODULE}.weight": TensorSpec((32, 32), "float32", scheme.number_format)}
+    activations = {MODULE: scheme.inputs} if scheme.inputs else {}
+    config = library.QuantizationConfig.model_validate(quantization_config(ModelSpec({}, specs, {}, activations)))
+    assert config.format == scheme.format
+    [found] = config.config_groups.values()
+    return found
 
 
-def as_the_library_has_them(tensor, scale_dtype):
+def as_the_library_has_them(tensor, parts):
     """Weight, scale and (signed) zero point as a module has them before the library compresses it."""
-    parts = {"weight": tensor.dequantize(), "weight_scale": tensor.params["scale"].to(scale_dtype)}
+    given = {"weight": tensor.dequantize(), "weight_scale": parts["weight_scale"]}
     if "zero" in tensor.params:
         signed = tensor.params["zero"].int() - (1 << tensor.format.bits - 1)
-        parts["weight_zero_point"] = signed.to(torch.int8)
-    return parts
+        given["weight_zero_point"] = signed.to(torch.int8)
+    return given
 
 
-@pytest.mark.parametrize("number_format", INT_FORMATS, ids=lambda found: found.name)
-@pytest.mark.parametrize("shape", [(32, 64), (37, 48)])
-def test_packed_bytes_and_values_equal_the_library_s(number_format, shape):
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda found: f"{found.number_format.name} {found.format}")
+@pytest.mark.parametrize("shape", [(32, 64), (37, 48), (200, 256)])
+def test_bytes_and_values_equal_the_library_s(scheme, shape):
+    number_format = scheme.number_format
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     tensor = quantize(weight, number_format, number_format.fit(weight))
-    scheme, compressor = scheme_and_compressor(number_format)
-    theirs = compressor.compress(as_the_library_has_them(tensor, torch.float32), scheme)
-    ours = Scheme(number_format).storage.encode(tensor, "float32")
-    assert ours.keys() == theirs.keys()
+    theirs = library_scheme(scheme)
+    assert infer_module_format(torch.nn.Linear, theirs) == scheme.format
+    compressor = library.BaseCompressor.get_value_from_registry(scheme.format)
+    ours = scheme.storage.encode(tensor, "float32")
+    packed = compressor.compress(as_the_library_has_them(tensor, ours), theirs)
+    assert ours.keys() == packed.keys()
     for part, value in ours.items():
-        assert value.dtype == theirs[part].dtype and torch.equal(value, theirs[part]), part
-    decompressed = compressor.decompress(ours, scheme)["weight"]
-    assert torch.equal(decompressed, tensor.dequantize())
-    specs = Scheme(number_format).storage.parts(shape, number_format, "float32")
+        assert value.dtype == packed[part].dtype and torch.equal(bits_of(value), bits_of(packed[part])), part
+    assert torch.equal(compressor.decompress(ours, theirs)["weight"], tensor.dequantize())
+    specs = scheme.storage.parts(shape, number_format, "float32")
     assert {part: (spec.shape, spec.dtype) for part, spec in specs.items()} == {
         part: (tuple(value.shape), str(value.dtype).removeprefix("torch.")) for part, value in ours.items()
     }
+
+
+def bits_of(tensor):
+    return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
 
 
 def linear_weights(checkpoint):

@@ -66,7 +66,7 @@ def test_columns_that_blocks_do_not_divide_are_refused(headers: Headers) -> None
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
-        ("llama", {"model_type": "mamba"}, "known: llama, qwen2"),
+        ("llama", {"model_type": "mamba"}, "known: llama, mistral"),
         ("llama", {"hidden_act": "gelu"}, "it has silu"),
         ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "whole heads"),
@@ -74,6 +74,10 @@ def test_columns_that_blocks_do_not_divide_are_refused(headers: Headers) -> None
         ("llama", {"rope_parameters": {**YARN, "attention_factor": 3.0}}, "attention factor"),
         ("qwen3", {"use_sliding_window": True}, "use_sliding_window"),
         ("qwen3", {"rope_parameters": LLAMA3}, "Llama 3 scaling"),
+        ("mistral", {}, "sliding window"),
+        ("smollm3", {"no_rope_layers": [0, 1]}, "every 4th layer"),
+        ("gemma", {"hidden_act": "silu"}, "gelu_pytorch_tanh"),
+        ("falcon", {}, "known: llama, mistral"),
         ("gpt_neox", {"attention_bias": False}, "attention_bias"),
         ("gpt_neox", {"tie_word_embeddings": True}, "tie_word_embeddings"),
     ],

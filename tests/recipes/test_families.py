@@ -177,6 +177,20 @@ def test_rounding_needs_no_data(family: str, make_model: Callable[..., Path], tm
     assert changed == {"gpt2": 8, "phi3": 8, "mixtral": 2 * (4 + 4 * 3), "gpt_oss": 2 * (4 + 2)}[family]
 
 
+@pytest.mark.parametrize("family", ["gemma", "olmo2"])
+def test_gguf_holds_what_was_rounded(family: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Values, norms (Gemma's are larger by one there) and configuration come back; the run's own check read it too."""
+    source = make_model(tmp_path / "source", family)
+    dense_step, gguf_step = {"export": {"dialect": "dense", "dtype": "float32"}}, {"export": {"dialect": "gguf"}}
+    run(build(document(source, {"rtn": {"group_size": 32}}, dense_step, gguf_step)), tmp_path / "out")
+    expected, stored = (open_checkpoint(tmp_path / "out" / name) for name in ("dense", "gguf"))
+    assert set(stored.spec.tensors) == set(expected.spec.tensors)
+    for name, spec in stored.spec.tensors.items():
+        value, again = expected.read(name), stored.read(name)
+        again = again.dequantize() if isinstance(again, QTensor) else again.float()
+        torch.testing.assert_close(again, value, rtol=0 if spec.format else 1e-3, atol=0 if spec.format else 1e-5)
+
+
 def test_a_layer_that_stays_dense_keeps_its_form(tmp_path: Path, make_model: Callable[..., Path]) -> None:
     source = make_model(tmp_path / "source", "gpt2")
     steps = [{"rtn": {"group_size": 32, "skip": ["*.c_proj"]}}, {"export": {"dialect": "gptq", "dtype": "float32"}}]

@@ -183,18 +183,22 @@ def test_a_quantized_op_is_scaled_by_its_rows_as_they_are_stored() -> None:
     assert fold is not None
     name = "model.layers.0.mlp.up_proj.weight"
     weight = model.tensors[name]
-    assert isinstance(weight, Tensor) and not fold.refusal()
+    assert isinstance(weight, Tensor)
     number_format = IntFormat(4, 16, "integer")
     before = quantize(weight, number_format, number_format.fit(weight))
     model.tensors[name] = before
-    assert not fold.refusal()
     scale = model.random_scale(fold)
+    assert not fold.refusal(scale)
     after = fold.folded(scale)[name]
     assert isinstance(after, QTensor) and torch.equal(after.codes, before.codes)
     assert torch.equal(after.params["scale"], (before.params["scale"].float() * (1 / scale).unsqueeze(1)).half())
     assert torch.allclose(after.dequantize(), before.dequantize() / scale.unsqueeze(1), rtol=1e-3)
-    tiny = {key: torch.full_like(value, 6e-8) if key == "scale" else value for key, value in before.params.items()}
-    assert QTensor(number_format, before.codes, tiny).times_rows(torch.full((48,), 0.1)) is None
+    for size, factor in ((6e-8, 0.1), (6e4, 10.0)):
+        scales = {"scale": torch.full_like(before.params["scale"], size), "zero": before.params["zero"]}
+        model.tensors[name] = QTensor(number_format, before.codes, scales)
+        taken = QTensor(number_format, before.codes, scales).times_rows(torch.full((48,), factor))
+        assert (taken is None) == (size > 1) == ("do not take" in fold.refusal(torch.full((48,), 1 / factor)))
+        assert taken is None or bool(taken.params["scale"].all())
 
 
 class Two(nn.Module):

@@ -1,0 +1,184 @@
+"""What compressed-tensors files say of rounding at run time: inputs, the cache, and the weights that go with them."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from compress.formats import open_checkpoint
+from compress.formats.base import Checkpoint, TensorSpec
+from compress.formats.compressed_tensors import CompressedTensors
+from compress.formats.errors import InputError, RefusedError
+from compress.kernels.activations import ActivationFormat, CacheFormat
+from compress.kernels.float_format import FloatFormat
+from compress.kernels.int_format import IntFormat
+
+LAYER = "model.layers.0.mlp.up_proj"
+ATTENTION = [f"model.layers.{index}.self_attn" for index in (0, 1)]
+
+
+def ignore(_):
+    pass
+
+
+class Rounding(Checkpoint):
+    """`inner`, whose quantized layers round their inputs, and whose cache is rounded."""
+
+    def __init__(self, inner, inputs, cache=None):
+        self.inner, self.path, self.dialect = inner, inner.path, "memory"
+        modules = [name.removesuffix(".weight") for name in inner.formats]
+        self.scales = {}
+        if inputs and not inputs.dynamic:
+            self.scales = {f"{name}.input_scale": torch.tensor([0.1 + len(name)]) for name in modules}
+        if cache:
+            count = 2 if cache.per == "head" else 1
+            names = [f"{module}.{kind}_scale" for module in ATTENTION for kind in "kv"]
+            self.scales |= {name: torch.rand(count) + 0.01 for name in names}
+        specs = {name: TensorSpec(tuple(scale.shape), "float32") for name, scale in self.scales.items()}
+        self.spec = replace(
+            inner.spec,
+            tensors={**inner.spec.tensors, **specs},
+            activations=dict.fromkeys(modules, inputs) if inputs else {},
+            kv_cache=cache,
+        )
+
+    def read(self, name):
+        return self.scales[name] if name in self.scales else self.inner.read(name)
+
+    def files(self):
+        return self.inner.files()
+
+    def nbytes(self):
+        return self.inner.nbytes()
+
+
+CASES = {
+    "w8a8 dynamic": (IntFormat(8, -1), ActivationFormat("int8", True), None),
+    "w8a8 static": (IntFormat(8, -1), ActivationFormat("int8", False, "tensor"), None),
+    "w8a8 asymmetric": (IntFormat(8, -1, "integer"), ActivationFormat("int8", True), None),
+    "w4a8": (IntFormat(4, 32), ActivationFormat("int8", True), None),
+    "w8a16, int8 cache": (IntFormat(8, -1), None, CacheFormat("int8")),
+    "fp8 channel": (FloatFormat("channel"), ActivationFormat("fp8", True), CacheFormat("fp8")),
+    "fp8 tensor": (FloatFormat("tensor"), ActivationFormat("fp8", False, "tensor"), CacheFormat("fp8", "head")),
+    "fp8 block": (FloatFormat("block"), ActivationFormat("fp8", True, "group"), None),
+    "fp8 weights": (FloatFormat("block"), None, None),
+}
+
+
+@pytest.fixture
+def rounding(tiny_llama, in_memory):
+    """rounding(case) → a llama in memory."""
+
+    def make(case):
+        checkpoint = open_checkpoint(tiny_llama)
+        names = [name for name, spec in checkpoint.spec.tensors.items() if ".layers." in name and len(spec.shape) == 2]
+        number_format, inputs, cache = CASES[case]
+        return Rounding(in_memory(checkpoint, dict.fromkeys(names, number_format)), inputs, cache)
+
+    return make
+
+
+@pytest.fixture
+def export(tmp_path):
+    def write(model, **options):
+        (tmp_path / "artifact").mkdir()
+        CompressedTensors(**options).write(model, tmp_path / "artifact", ignore)
+        return tmp_path / "artifact"
+
+    return write
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_rounded_at_run_time_comes_back(rounding, export, case, dtype):
+    model = rounding(case)
+    layout = CompressedTensors(dtype=dtype).layout(model.spec)
+    directory = export(model, dtype=dtype)
+    assert layout.nbytes == (directory / "model.safetensors").stat().st_size
+    reopened, witness = open_checkpoint(directory), CompressedTensors.witness(directory)
+    assert reopened.spec.activations == model.spec.activations and reopened.spec.kv_cache == model.spec.kv_cache
+    assert reopened.spec.tensors.keys() == model.spec.tensors.keys()
+    for name in model.inner.formats:
+        meant, found = model.read(name), reopened.read(name)
+        assert found.format == meant.format and torch.equal(found.codes, meant.codes)
+        assert all(torch.equal(found.params[key], meant.params[key]) for key in meant.params)
+        assert torch.equal(witness(name), meant.dequantize())
+    for name, scale in model.scales.items():
+        assert reopened.spec.tensors[name] == model.spec.tensors[name] and torch.equal(reopened.read(name), scale)
+
+
+def test_blocks_at_the_edges(tiny_llama, in_memory, export):
+    tensors = load_file(tiny_llama / "model.safetensors")
+    name = f"{LAYER}.weight"
+    tensors[name] = torch.randn(130, 300, generator=torch.Generator().manual_seed(0))
+    save_file(tensors, tiny_llama / "model.safetensors", {"format": "pt"})
+    model = in_memory(open_checkpoint(tiny_llama), {name: FloatFormat("block")})
+    directory = export(model)
+    assert torch.equal(CompressedTensors.witness(directory)(name), model.read(name).dequantize())
+    assert torch.equal(open_checkpoint(directory).read(name).dequantize(), model.read(name).dequantize())
+
+
+def test_scales_of_the_cache_have_the_shapes_that_the_library_gives_them(rounding, export):
+    stored = load_file(export(rounding("fp8 tensor")) / "model.safetensors")
+    assert stored[f"{ATTENTION[0]}.k_scale"].shape == (2, 1, 1)
+    assert stored[f"{LAYER}.input_scale"].shape == stored[f"{LAYER}.weight_scale"].shape == (1,)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"kv_cache": CacheFormat("fp8", "token")}, "not scales per token"),
+        ({"activations": {"lm_head": ActivationFormat("int8", True)}}, "stays dense"),
+        ({"activations": {LAYER: ActivationFormat("fp8", True)}}, "int8 do"),
+    ],
+)
+def test_rounding_that_does_not_fit_is_refused(rounding, change, reason):
+    with pytest.raises(RefusedError, match=reason):
+        CompressedTensors().layout(replace(rounding("w8a8 dynamic").spec, **change))
+
+
+def test_vllm_has_no_int8_cache(rounding):
+    assert "int8 cache" in CompressedTensors().layout(rounding("w8a16, int8 cache").spec).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("case", "name", "value"),
+    [
+        ("w8a8 static", f"{LAYER}.input_scale", None),
+        ("w8a8 static", f"{LAYER}.input_scale", torch.ones(2)),
+        ("w8a8 static", f"{LAYER}.input_scale", torch.ones(1, dtype=torch.int32)),
+        ("w8a8 static", f"{LAYER}.input_scale", torch.zeros(1)),
+        ("w8a8 static", f"{LAYER}.weight_scale", None),
+        ("w4a8", f"{LAYER}.weight", torch.full((128, 64), 8, dtype=torch.int8)),
+        ("fp8 tensor", f"{ATTENTION[0]}.v_scale", None),
+        ("fp8 channel", f"{ATTENTION[0]}.v_scale", torch.ones(2)),
+        ("fp8 channel", f"{ATTENTION[0]}.v_scale", -torch.ones(1)),
+        ("fp8 tensor", f"{LAYER}.weight_scale", torch.zeros(1)),
+        ("fp8 tensor", f"{LAYER}.weight_scale", torch.ones(128, 1)),
+        ("fp8 tensor", f"{LAYER}.weight", torch.full((128, 64), 0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn)),
+        ("fp8 tensor", f"{LAYER}.weight", torch.ones(128, 64)),
+    ],
+)
+def test_files_that_do_not_say_what_they_mean_are_refused(rounding, export, case, name, value):
+    directory = export(rounding(case))
+    tensors = load_file(directory / "model.safetensors")
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name] = value
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(InputError, match=name.rpartition(".")[0]):
+        checkpoint = open_checkpoint(directory)
+        checkpoint.read(name)
+        checkpoint.read(f"{LAYER}.weight")
+
+
+def test_a_cache_without_scales_is_refused(rounding, export):
+    directory = export(rounding("w8a8 dynamic"))
+    config = json.loads((directory / "config.json").read_bytes())
+    config["quantization_config"]["kv_cache_scheme"] = {"num_bits": 8, "type": "float", "strategy": "tensor"}
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match="no scales"):
+        open_checkpoint(directory)
