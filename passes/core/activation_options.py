@@ -35,7 +35,10 @@ Percent = Annotated[float, Field(gt=0, le=100)]
 
 
 class ActivationOptions(RoundingOptions):
-    """Weights rounded to nearest, and how engines are to round what comes in."""
+    """Weights rounded to nearest, and how engines are to round what comes in.
+
+    A pass after it in the same stage may choose better weights: int8, then gptq with 8 bits per channel.
+    """
 
     activations: PerTensor[Mode] = Field(
         "dynamic", description="inputs rounded at run time: `dynamic` scales, `static` (calibrated) ones, or `none`"
@@ -64,6 +67,9 @@ class ActivationOptions(RoundingOptions):
             wanted.add(Extremes)
         return frozenset(wanted)
 
+    def prepares(self) -> bool:
+        return True
+
     def scales(self) -> bool:
         return self.smooth is not None
 
@@ -91,7 +97,8 @@ class ActivationOptions(RoundingOptions):
         return None if step.activations == "none" else step.input_format()
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        return replace(super().linear(weight, stats, number_format), tensors=self._scales(stats))
+        rounded = super().linear(weight, stats, number_format)
+        return replace(rounded, tensors=self._scales(stats), target=weight)
 
     def _scales(self, stats: LinearStats) -> dict[str, Tensor]:
         rule: Range = plain(self.range)

@@ -94,6 +94,8 @@ class Histogram(Statistic):
     def _pooled(self) -> tuple[Tensor, Tensor]:
         """All columns together: values [n] fp32, ascending, and how often each comes [n] fp64."""
         columns, bins = self.counts.nonzero(as_tuple=True)
+        if not len(bins):  # an expert that no token was routed to
+            return torch.zeros(1, device=bins.device), torch.ones(1, dtype=torch.float64, device=bins.device)
         middles = _floats(((bins + _LOWEST) << _COARSE) + (1 << (_COARSE - 1))) / self._scale[columns]
         fine = torch.bincount(_bits(middles) >> _FINE, self.counts[columns, bins].double(), _FINE_BINS)
         filled = fine.nonzero().flatten()

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from compress.formats.errors import InputError, RefusedError
-from compress.kernels.activations import ActivationFormat
+from compress.kernels.activations import ActivationFormat, grid_scale
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.activation_options import smoothing_scale
@@ -15,7 +15,10 @@ from compress.passes.core.input_ranges import Extremes, Histogram, Moments
 from compress.passes.core.loading import load_model
 from compress.passes.core.weights import Weights
 from compress.passes.fp8 import FP8
+from compress.passes.gptq import GPTQ
 from compress.passes.int8 import INT8
+from compress.passes.mxfp4 import MXFP4
+from compress.passes.nvfp4 import NVFP4
 from compress.passes.rtn import RTN
 
 PASSES = {
@@ -192,6 +195,36 @@ def test_the_mse_range_is_near_the_best_there_is(grid, top):
 
     best = min(error(float(x.abs().max()) * part / 400) for part in range(1, 401))
     assert error(float(histogram.least_error(grid))) <= best * 1.02
+
+
+@pytest.mark.parametrize("kind", [Extremes, Moments, Histogram])
+def test_inputs_that_never_came_give_a_usable_scale(kind):
+    statistic = kind(4, torch.device("cpu"))
+    reaches = {
+        Extremes: lambda: [statistic.columns.amax()],
+        Moments: lambda: [statistic.reach(3)],
+        Histogram: lambda: [statistic.percentile(99), statistic.least_error("int8")],
+    }[kind]()
+    assert all(float(grid_scale(reach, "int8")) == 1 for reach in reaches)
+
+
+def test_gptq_chooses_the_weights_that_int8_prepared(tmp_path, tiny_llama, swept, scores):
+    losses = []
+    for passes in ([INT8(activations="static")], [INT8(activations="static"), GPTQ(bits=8, group_size=-1)]):
+        run = swept(tiny_llama, tmp_path / str(len(passes)), passes)
+        losses.append(scores(run, run.model, run.source).kl_divergence)
+        assert run.model.spec.activations["model.layers.0.mlp.up_proj"] == ActivationFormat("int8", False, "tensor")
+    assert losses[1] < 1.2 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["fp8", "mxfp4", "nvfp4"])
+def test_gptq_solves_for_floats(name, tmp_path, tiny_llama, swept, scores):
+    plain = {"fp8": FP8(activations="none", search="off"), "mxfp4": MXFP4(search="off"), "nvfp4": NVFP4(search="off")}
+    losses = []
+    for number, step in enumerate((plain[name], GPTQ(format=name))):
+        run = swept(tiny_llama, tmp_path / str(number), [step])
+        losses.append(scores(run, run.model, run.source).kl_divergence)
+    assert 0 < losses[1] < losses[0]
 
 
 def test_silent_inputs_give_a_usable_scale():
