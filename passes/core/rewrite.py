@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import UNREACHED, LayerPass
 from compress.passes.core.fold import Fold
 from compress.passes.core.stats import LinearStats
 from compress.passes.core.tensor_report import tensor_report
@@ -75,6 +75,8 @@ class GroupRewrite:
             return {"fold": f"left alone: {missing[0]} shares the input and is not quantized by {step.name}"}
         if refusal := self._fold.refusal():
             return {"fold": f"left alone: {refusal}"}
+        if not self._stats.tokens:
+            return {"fold": f"left alone: {UNREACHED}"}
         weights = {name: self._current[name] for name in self._fold.group}
         scale = step.input_scale(weights, self._stats, self._fold.tie)
         if scale is None:
