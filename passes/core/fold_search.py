@@ -2,7 +2,7 @@
 
 x/s into W·diag(s) gives what x into W gives. If the op before makes x/s by itself, once its parameters are
 divided by s, the scale costs nothing (AWQ, arXiv 2306.00978, section 3.2; SmoothQuant, arXiv 2211.10438).
-No op is known by name: every norm and linear that ran before is tried on random inputs, the nearest first.
+No op is known by name: the norms and linears that ran before are tried on random inputs, the nearest first.
 
     norm → q, k, v; gate, up     weight/s, bias/s; where the weight is stored less 1: (1 + w)/s − 1
     up → down, v → o             rows/s, bias/s; an output that feeds several inputs ties their scales (GQA)
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 UNKNOWN = -1
 _TOLERANCE = 1e-3
+_NEAREST = 8
+"""Ops that are tried for a group. An expert's own lie near; with all others', trials grow as experts squared."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,10 @@ class _Search:
         self._random = torch.Generator().manual_seed(0)
 
     def find(self, group: Sequence[str]) -> Found | None:
-        if group[0] not in self._base.inputs:  # an expert that no token was routed to
-            return None
+        if group[0] not in self._base.inputs or not self._base.inputs[group[0]].numel():
+            return None  # an expert that no token was routed to
         width = self._base.inputs[group[0]].shape[-1]
-        for op in reversed(self._base.before[group[0]]):
+        for op in self._base.before[group[0]][: -_NEAREST - 1 : -1]:
             for offsets, rows in _ways(self._layer.get_submodule(op), width):
                 found = self._try(op, offsets, rows, group)
                 if found is not None:
@@ -89,7 +91,10 @@ class _Search:
         x = self._base.inputs[group[0]]
         steps = 2.0 ** torch.linspace(-1, 1, len(rows))
         with self._divided(op, offsets, rows, steps):
-            nearest = _nearest(x, self._run().inputs[group[0]], len(rows))
+            scaled = self._run().inputs[group[0]]
+        if scaled.shape != x.shape:  # it changes which tokens an expert gets
+            return None
+        nearest = _nearest(x, scaled, len(rows))
         # Powers of two: nothing is rounded, so what remains is a wrong fold, not float error.
         powers = 2.0 ** torch.randint(-2, 3, (len(rows),), generator=self._random)
         known = nearest != UNKNOWN
@@ -195,5 +200,7 @@ def _nearest(before: Tensor, after: Tensor, count: int) -> Tensor:
 
 def _same(found: Tensor, expected: Tensor) -> bool:
     """Whether all channels are equal, each within its own float error."""
+    if found.shape != expected.shape:
+        return False
     difference, size = (x.flatten(0, -2).abs().amax(0) for x in (found - expected, expected))
     return bool((difference <= _TOLERANCE * size).all())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import UNREACHED, LayerPass
 from compress.passes.core.fold import Fold
 from compress.passes.core.stats import LinearStats
 from compress.passes.core.tensor_report import tensor_report
@@ -74,6 +74,8 @@ class GroupRewrite:
             return {"fold": "left alone: no op before was proved to take a scale"}
         if missing := sorted(self._fold.group - mine):
             return {"fold": f"left alone: {missing[0]} shares the input and is not quantized by {step.name}"}
+        if not self._stats.tokens:
+            return {"fold": f"left alone: {UNREACHED}"}
         weights = {name: self._current[name] for name in self._fold.group}
         before = torch.ones(next(iter(weights.values())).shape[1]) if self._scale is None else self._scale
         if refusal := self._fold.refusal(before):

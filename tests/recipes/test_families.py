@@ -237,6 +237,23 @@ def test_experts_that_no_token_reaches_are_rounded_and_named(
         assert torch.equal(stored.codes, quantize(weight, stored.format, stored.format.fit(weight)).codes)
 
 
+def test_awq_leaves_experts_alone_that_no_token_reaches(
+    tmp_path: Path, make_model: Callable[..., Path], corpus: Path
+) -> None:
+    source = make_model(tmp_path / "source", "qwen3_moe")
+    steps = [
+        {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 3}},
+        {"awq": {"group_size": 32}},
+        {"export": {"dialect": "dense", "dtype": "float32"}},
+    ]
+    run(build(document(source, *steps)), tmp_path / "out")
+    reports = json.loads((tmp_path / "out" / "dense" / "compress.json").read_text())["tensors"]
+    assert any(report.get("reason") for report in reports.values())
+    expected = whole_logits(in_transformers(source), random_rows())
+    found = whole_logits(in_transformers(tmp_path / "out" / "dense"), random_rows())
+    assert float((found - expected).std()) < 0.5 * float(expected.std())
+
+
 def test_routers_are_quantized_by_name_only(tmp_path: Path, make_model: Callable[..., Path]) -> None:
     source = make_model(tmp_path / "source", "qwen2_moe")
     steps = [{"rtn": {"group_size": 32, "include": ["*.shared_expert_gate"]}}, {"export": {"dialect": "dense"}}]
