@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from compress.recipes.memory import Cache, Memory
     from compress.recipes.plan import Plan
     from compress.recipes.run import ArtifactReport, Metrics, RunReport
+    from compress.recipes.verify import Verification
 
 _WIDE = 200
 """Columns where nobody looks at a terminal: a file or a pipe must not be wrapped."""
@@ -72,11 +73,14 @@ def plan(planned: Plan) -> list[RenderableType]:
         bits = f"{artifact.bits_per_weight:.2f}"
         for file in artifact.files:
             files.add_row(artifact.path, file.name, f"{file.bytes:,}", file_size(file.bytes), bits)
+    loads = _table("artifact", "target", "", "")
+    for found in (found for artifact in planned.artifacts for found in artifact.targets):
+        loads.add_row(found.path, found.target, "loads" if found.loads else "no", found.reason)
     notes = [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
     memory = f"about {memory_size(planned.memory_bytes)} of {memory_size(planned.max_ram)}"
     verdict = f"Verdict: {planned.verdict}; memory {memory}, time about {duration(planned.seconds)}"
     size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
-    return [f"{planned.model}: {planned.architecture}, {size}", stages, files, *notes, verdict]
+    return [f"{planned.model}: {planned.architecture}, {size}", stages, files, loads, *notes, verdict]
 
 
 def memory(table: Memory) -> list[RenderableType]:
@@ -108,7 +112,12 @@ def inspection(found: Inspection) -> list[RenderableType]:
         count = f"×{len(members)}" if len(members) > 1 else ""
         shape = " × ".join(map(str, first.shape))
         tensors.add_row(name, count, shape, first.format, f"{first.bits:.2f}")
-    return [head, formats, tensors, f"other files: {', '.join(found.files)}"]
+    able = _table("", "", "")
+    for name, reason in found.targets.items():
+        able.add_row(name, "no" if reason else "loads it", reason)
+    for name, reason in found.dialects.items():
+        able.add_row(f"dialect {name}", "no" if reason else "holds it exactly", reason)
+    return [head, formats, tensors, f"other files: {', '.join(found.files)}", able]
 
 
 def results(rows: Sequence[EvalResult]) -> list[RenderableType]:
@@ -119,6 +128,22 @@ def results(rows: Sequence[EvalResult]) -> list[RenderableType]:
         top1 = "–" if row.top1_agreement is None else f"{100 * row.top1_agreement:.1f} %"
         table.add_row(row.path, file_size(row.bytes), f"{row.perplexity:.3f}", kl, top1, f"{row.tokens:,}")
     return [table]
+
+
+def verification(found: Verification) -> list[RenderableType]:
+    """What was compared, what is not as it was written, and the verdict."""
+    checks = _table("check", "compared", "problems", right=(1, 2))
+    for check, count in found.checked.items():
+        checks.add_row(check, f"{count:,}", str(sum(problem.check == check for problem in found.problems)))
+    problems = [f"{problem.check}: {problem.where} {problem.what}" for problem in found.problems]
+    lines = []
+    if found.largest_difference is not None:
+        lines.append(f"logits: at most {found.largest_difference:.2g} nats from the recorded ones")
+    if found.engine_difference is not None:
+        engine = ", ".join(f"{name} {version}" for name, version in found.engine.items())
+        lines.append(f"engine: at most {found.engine_difference:.2g} nats from the recorded logits ({engine})")
+    verdict = "passed" if found.passed else "did NOT pass"
+    return [checks, *problems, *lines, f"{found.path} ({found.dialect}): {verdict}"]
 
 
 def names(rows: Iterable[tuple[str, str]]) -> list[RenderableType]:

@@ -1,4 +1,4 @@
-"""The commands that compute: run, plan, export, eval, generate."""
+"""The commands that compute: run, plan, export, eval, verify, generate."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from compress.cli.output import Json, emit
 from compress.cli.progress import reporter_for
 from compress.cli.units import parse_bytes
-from compress.formats.errors import GateError, RefusedError, UsageError
+from compress.formats.errors import CompressError, GateError, RefusedError, UsageError
 
 if TYPE_CHECKING:
     from compress.passes.core.report import Reporter
@@ -26,6 +26,10 @@ Set = Annotated[
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
 MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")]
 MaxVram = Annotated[str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory to stay below, as 16GiB.")]
+KVCache = Annotated[
+    Literal["int8", "fp8"] | None,
+    typer.Option("--kv-cache", help="Keep keys and values in 8 bits, scales per token and head."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
@@ -66,25 +70,29 @@ def run(
 def plan(
     source: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model as recipes name it.")],
     overrides: Set = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", metavar="ENGINE", help="Refuse what it cannot load, as vllm.")
+    ] = None,
     max_ram: MaxRam = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Say what a recipe will write, or how large a model is. Reads headers only: no weight."""
     from compress.cli import view
-    from compress.recipes.recipe import is_recipe, load
+    from compress.recipes.recipe import is_recipe, load, with_targets
 
     if is_recipe(source):
         from compress.recipes.plan import plan as plan_recipe
 
         recipe = load(source, overrides or ())
+        recipe = with_targets(recipe, target or ())
         ram = parse_bytes(max_ram) if max_ram else None
         with _working(quiet) as reporter:
             planned = plan_recipe(recipe, max_ram=ram, progress=reporter.note)
         emit(planned.model_dump(mode="json"), json, lambda: view.plan(planned))
         return
-    if overrides or max_ram:
-        raise UsageError("--set and --max-ram belong to a recipe, and this is a model")
+    if overrides or max_ram or target:
+        raise UsageError("--set, --target and --max-ram belong to a recipe, and this is a model")
     from compress.formats import open_checkpoint
     from compress.formats.source import resolve
     from compress.recipes.memory import memory_of
@@ -122,6 +130,7 @@ def evaluate(
     data: Annotated[str, typer.Option("--data", help="A text file, .jsonl, a dataset's name, or builtin.")] = "builtin",
     windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of text.")] = 10,
     seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.")] = 1024,
+    kv_cache: KVCache = None,
     device: Device = "cpu",
     json: Json = False,
     quiet: Quiet = False,
@@ -133,9 +142,42 @@ def evaluate(
     place = _device(device)
     with _working(quiet) as reporter:
         rows = evaluate_paths(
-            paths, reference=reference, data=data, windows=windows, seq_len=seq_len, device=place, reporter=reporter
+            paths,
+            reference=reference,
+            data=data,
+            windows=windows,
+            seq_len=seq_len,
+            kv_cache=kv_cache,
+            device=place,
+            reporter=reporter,
         )
     emit({"results": [row.model_dump(mode="json") for row in rows]}, json, lambda: view.results(rows))
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that compress wrote.")],
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="Also start this engine and compare its answers: vllm, llama.cpp, transformers."),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option("--python", metavar="PATH", help="The interpreter that the engine is installed for."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check an artifact: hashes, settings, every tensor, the tokenizer, logits against the recorded ones."""
+    from compress.cli import view
+    from compress.recipes.verify import verify as verify_artifact
+
+    if python is not None and engine is None:
+        raise UsageError("--python names the interpreter of an engine", "say which: --engine vllm")
+    with _working(quiet) as reporter:
+        found = verify_artifact(artifact, engine=engine, python=python, reporter=reporter)
+    emit(found.model_dump(mode="json"), json, lambda: view.verification(found))
+    if not found.passed:
+        raise typer.Exit(CompressError.exit_code)
 
 
 def generate(
@@ -145,6 +187,7 @@ def generate(
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampling.")] = 0,
     raw: Annotated[bool, typer.Option("--raw", help="Go on with TEXT as it is, without the chat template.")] = False,
+    kv_cache: KVCache = None,
     device: Device = "cpu",
 ) -> None:
     """Try a checkpoint: print its answer as it comes."""
@@ -167,6 +210,7 @@ def generate(
             temperature=temperature,
             seed=seed,
             raw=raw,
+            kv_cache=kv_cache,
             device=place,
         )
     write("\n")

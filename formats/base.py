@@ -18,16 +18,31 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a model's files keep a tensor that the program handles as a linear layer's own.
+
+    `name` is the tensor in the files; `index` which slice of it along the first axis (None: all of it);
+    `transposed` whether it lies there as [in, out].
+    """
+
+    name: str
+    index: int | None = None
+    transposed: bool = False
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """What a header says of one tensor; nothing of it needs the data.
 
     `dtype` is a torch dtype name (`float32`, `bfloat16`, …): of the elements if the tensor is dense, of the
-    values it decodes to if `format` names a number format.
+    values it decodes to if `format` names a number format. `origin` is set where the model's files keep the
+    tensor in another form while it is dense (see formats/matrices.py).
     """
 
     shape: tuple[int, ...]
     dtype: str
     format: NumberFormat | None = None
+    origin: Origin | None = None
 
     @property
     def size(self) -> int:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
 from compress.formats.casting import FloatType, cast, stored_as
-from compress.formats.fit import fit_spec
+from compress.formats.fit import Decoded, decoded_spec, fit_spec
 from compress.formats.hf_files import (
     HFCheckpoint,
     dtype_change,
@@ -20,6 +20,7 @@ from compress.formats.hf_files import (
     quantization_of,
     write_files,
 )
+from compress.formats.matrices import Restored, restored_spec
 from compress.formats.safetensors_shards import (
     DEFAULT_SHARD_SIZE,
     Shards,
@@ -28,7 +29,6 @@ from compress.formats.safetensors_shards import (
     write_shards,
 )
 from compress.formats.safetensors_witness import read_with_library
-from compress.kernels.qtensor import QTensor
 
 
 class Dense(Dialect):
@@ -72,19 +72,20 @@ class Dense(Dialect):
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         shards = self._shards(model.spec)
+        stored = Restored(Decoded(model, decoded_spec(model.spec)))
         specs = {name: spec for held in shards.values() for name, spec in held.items()}
 
         def fill(name: str) -> Tensor:
             progress(name)
-            tensor = model.read(name)
-            values = tensor.dequantize() if isinstance(tensor, QTensor) else tensor
+            values = stored.read(name)
+            assert isinstance(values, Tensor)
             return cast(name, values, specs[name].dtype)
 
         write_files(directory, edit_config(model, self._changes(model.spec)))
         write_shards(directory, shards, fill)
 
     def _shards(self, model: ModelSpec) -> Shards:
-        fitting = fit_spec(model, self, requantize=False).tensors
+        fitting = restored_spec(decoded_spec(fit_spec(model, self, requantize=False))).tensors
         specs = {name: stored_as(spec, self.dtype) for name, spec in fitting.items()}
         return plan_shards(specs, self.max_shard_size)
 

@@ -51,8 +51,9 @@ def without_runtime(model: ModelSpec) -> ModelSpec:
 
 
 def decoded_spec(model: ModelSpec) -> ModelSpec:
-    """The headers of `model` with every tensor dense."""
-    return replace(model, tensors={name: replace(spec, format=None) for name, spec in model.tensors.items()})
+    """The headers of `model` with every tensor dense, and nothing rounded at run time."""
+    plain = without_runtime(model)
+    return replace(plain, tensors={name: replace(spec, format=None) for name, spec in plain.tensors.items()})
 
 
 class Decoded(Checkpoint):

@@ -26,6 +26,7 @@ from compress.formats.hf_files import (
     quantization_of,
     write_files,
 )
+from compress.formats.linear_names import is_linear
 from compress.formats.parts import beside, write_parts
 from compress.formats.safetensors_shards import (
     DEFAULT_SHARD_SIZE,
@@ -34,6 +35,7 @@ from compress.formats.safetensors_shards import (
     planned_files,
 )
 from compress.formats.storage import encode_json
+from compress.formats.untied import TIED, Untied, untied_spec
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import QTensor
 
@@ -44,6 +46,7 @@ class GPTQ(Dialect):
     Holds linear layers of 2, 3, 4 or 8 bits, symmetric or with whole-number zero points, any group size or
     per channel; layers may differ. Everything else is stored as `dtype`; scales are always float16.
     `checkpoint_format` is AutoGPTQ's layout (`gptq`), or GPTQModel's for asymmetric weights (`gptq_v2`).
+    `untie` writes a head that is tied to the embedding out, without which AutoGPTQ answers noise.
     """
 
     name: ClassVar[str] = "gptq"
@@ -51,9 +54,11 @@ class GPTQ(Dialect):
         "vllm": "vllm serve {path}",
         "gptqmodel": 'GPTQModel.load("{path}")',
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")  # with optimum and gptqmodel',
+        "autogptq": 'AutoGPTQForCausalLM.from_quantized("{path}")  # see `untie`',
     }
     dtype: FloatType = "float16"
     checkpoint_format: Literal["gptq", "gptq_v2"] = "gptq"
+    untie: bool = False
     max_shard_size: ByteSize = Field(default=ByteSize(DEFAULT_SHARD_SIZE), gt=0)
 
     @classmethod
@@ -82,7 +87,7 @@ class GPTQ(Dialect):
             return f"GPTQ files pack 2, 3, 4 or 8 bits, not {found.bits}"
         if found.zero == "real":
             return f"{found.name} has real minimums; GPTQ files hold whole zero points, gguf's q4_1 minimums"
-        if not _is_linear(name):
+        if not is_linear(name):
             return "GPTQ files hold linear layers only: leave it dense"
         if reason := found.misfit(spec.shape):
             return reason
@@ -91,9 +96,11 @@ class GPTQ(Dialect):
         return None
 
     def layout(self, model: ModelSpec) -> Layout:
+        model = untied_spec(model) if self.untie else model
         return Layout(planned_files(self._shards(model)), engine_notes(model, self.checkpoint_format))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
+        model = Untied(model) if self.untie else model
         shards = self._shards(model.spec)
         weights = {part: name for name, spec in model.spec.tensors.items() for part in self._parts(name, spec)}
         settings = quantization_config(model.spec.tensors, self.checkpoint_format)
@@ -101,8 +108,8 @@ class GPTQ(Dialect):
             **dtype_change(model.spec.config, self.dtype),
             "quantization_config": settings,
         }
-        if settings["lm_head"]:
-            changes["tie_word_embeddings"] = False
+        if settings["lm_head"] or self.untie:
+            changes[TIED] = False
         write_files(directory, {**edit_config(model, changes), QUANTIZE_CONFIG: encode_json(settings)})
         write_parts(directory, shards, weights, partial(self._encode, model), progress)
 
@@ -124,10 +131,3 @@ class GPTQ(Dialect):
         if isinstance(tensor, QTensor):
             return beside(name, encode(name, tensor, self.checkpoint_format))
         return {name: cast(name, tensor, stored_as(model.spec.tensors[name], self.dtype).dtype)}
-
-
-def _is_linear(name: str) -> bool:
-    """Whether a quantized weight is a linear layer's; the only others that people quantize are embeddings."""
-    module, _, kind = name.rpartition(".")
-    leaf = module.rpartition(".")[2]
-    return kind == "weight" and leaf not in ("wte", "wpe") and ("emb" not in leaf or leaf == "embed_out")

@@ -5,7 +5,11 @@ replacement of W on inputs x̂ solves min ‖W'X̂ − WX‖² + λ·m·‖W' �
 
     W' = W + W·(X − X̂)X̂ᵀ·(X̂X̂ᵀ + λ·m·I)⁻¹.
 
-GPTAQ (arXiv 2504.02692) is the published relative; it corrects inside the column loop.
+Where the output joins the residual stream, r in the untouched model and r̂ here, it is the sum that should come
+out right. The target is then WX + R − R̂, which adds (R − R̂)X̂ᵀ·(X̂X̂ᵀ + λ'·m·I)⁻¹ to W'. The gap R − R̂ is mostly
+no function of x̂, so λ' is larger than λ: on fixed work S λ' = 0.02, 0.1 and 0.4 gave KL 0.0919, 0.0854, 0.0814.
+
+GPTAQ (arXiv 2504.02692) is the published relative; it corrects inside the column loop, and the inputs only.
 """
 
 from __future__ import annotations
@@ -14,14 +18,27 @@ import torch
 from torch import Tensor
 
 
-def corrected_target(weight: Tensor, drift: Tensor, hessian: Tensor, ridge: float = 0.1) -> Tensor:
+def corrected_target(
+    weight: Tensor,
+    drift: Tensor,
+    hessian: Tensor,
+    gap: Tensor | None = None,
+    *,
+    ridge: float = 0.1,
+    gap_ridge: float = 0.4,
+) -> Tensor:
     """W' [rows, columns] fp32 for `weight` W, `drift` Σ(x − x̂)ᵀx̂ and `hessian` Σx̂ᵀx̂, [columns, columns].
 
-    Where H cannot be factored (all inputs dead), the weight is returned as it is.
+    `gap` is Σ(r − r̂)ᵀx̂ [rows, columns], None where the output does not join the residual stream. Where H cannot
+    be factored (all inputs dead), nothing is corrected.
     """
+    corrected = weight + _regress(weight @ drift, hessian, ridge)
+    return corrected if gap is None else corrected + _regress(gap, hessian, gap_ridge)
+
+
+def _regress(outputs: Tensor, hessian: Tensor, ridge: float) -> Tensor:
+    """`outputs` [rows, columns] · (H + ridge·m·I)⁻¹, m the mean of diag(H); zeros where that cannot be factored."""
     regular = hessian.clone()
     regular.diagonal().add_(ridge * float(hessian.diagonal().mean()))
     lower, info = torch.linalg.cholesky_ex(regular)
-    if int(info) != 0:
-        return weight
-    return weight + torch.cholesky_solve(drift.T @ weight.T, lower).T
+    return torch.zeros_like(outputs) if int(info) != 0 else torch.cholesky_solve(outputs.T, lower).T

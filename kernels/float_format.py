@@ -111,6 +111,12 @@ class FloatFormat(NumberFormat):
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
         return fp8_values(codes.byte()).mul_(expanded["scale"])
 
+    def times_rows(self, params: Params, factors: Tensor) -> Params | None:
+        if self.per != "channel":
+            return None
+        scale = params["scale"] * factors.unsqueeze(1)
+        return {"scale": scale} if bool((scale.isfinite() & (scale >= _SMALLEST)).all()) else None
+
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         rows, columns = self.param_shapes(shape)["scale"][0]
         return 8 + 32 * rows * columns / (shape[0] * shape[1])

@@ -57,6 +57,10 @@ class IntFormat(NumberFormat):
     def levels(self) -> int:
         return 1 << self.bits
 
+    @property
+    def gain(self) -> str | None:
+        return None if self.zero == "real" else "scale"
+
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         if len(shape) != 2 or 0 in shape:
             return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"

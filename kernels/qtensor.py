@@ -38,6 +38,11 @@ class NumberFormat(ABC):
         """Whether every parameter belongs to one row, so that a weight may be cut, or stacked, by rows."""
         return True
 
+    @property
+    def gain(self) -> str | None:
+        """The parameter that all values of a group of columns are proportional to, if there is one."""
+        return None
+
     @abstractmethod
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a tensor of this shape cannot have this format, or None if it can."""

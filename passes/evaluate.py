@@ -7,7 +7,7 @@ from dataclasses import asdict
 import torch
 from pydantic import Field
 
-from compress.formats.base import Checkpoint
+from compress.kernels.activations import Grid
 from compress.passes.core.base import ModelPass
 from compress.passes.core.rows import Rows
 from compress.passes.core.run import Run
@@ -15,6 +15,7 @@ from compress.passes.core.scores import Scores, score
 from compress.passes.core.text import TextOptions, rows_of
 from compress.passes.core.tokenizer import load_tokenizer
 from compress.passes.core.walk import Stream, Walk
+from compress.passes.core.weights import Weights, cached_as
 from compress.passes.core.work import dense
 
 
@@ -23,6 +24,10 @@ class Evaluate(TextOptions, ModelPass):
 
     samples: int = Field(10, ge=1, le=1 << 20, description="windows of text, from its beginning")
     seq_len: int = Field(1024, ge=2, le=1 << 20, description="tokens per window")
+
+    kv_cache: Grid | None = Field(
+        None, description="measure with a key/value cache of `int8` or `fp8`, scales per token and head"
+    )
 
     def prepare(self, run: Run) -> None:
         run.rows[run.stage] = rows_of(self, load_tokenizer(run.source), held_out=True)
@@ -39,15 +44,15 @@ class Evaluate(TextOptions, ModelPass):
         done = run.journal.of(stage=run.stage, kind="boundary")
         run.reporter.start("evaluate", 2 * len(run.skeleton.anatomy.layers), "layer", done=len(done))
         with torch.no_grad():
-            reference = self._carry(run, rows, "reference", run.source)
-            candidate = self._carry(run, rows, "candidate", run.model)
+            reference = self._carry(run, rows, "reference", dense(run.source))
+            candidate = self._carry(run, rows, "candidate", cached_as(self.kv_cache, dense(run.model)))
             scores = score(candidate, reference)
         run.reporter.finish()
         return scores
 
-    def _carry(self, run: Run, rows: Rows, name: str, model: Checkpoint) -> Walk:
+    def _carry(self, run: Run, rows: Rows, name: str, weights: Weights) -> Walk:
         hidden = run.hidden_states(f"stage-{run.stage}-{name}", rows)
-        walk = Walk(run.skeleton, rows, [Stream(dense(model), hidden)])
+        walk = Walk(run.skeleton, rows, [Stream(weights, hidden)])
         done = len(run.journal.of(stage=run.stage, kind="boundary", walk=name))
 
         def commit(boundary: int) -> None:

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from compress.formats import dialects
 from compress.formats.base import Dialect, Layout, ModelSpec
 from compress.formats.fit import Decoded, fit_spec
+from compress.formats.matrices import restored_spec
 from compress.passes.core.artifact import refuse_existing, write_artifact
 from compress.passes.core.base import ModelPass
 from compress.passes.core.run import Run
@@ -47,7 +48,7 @@ class Export(ModelPass):
     def layout(self, model: ModelSpec) -> Layout:
         """The exact files. Raises RefusedError for what the container cannot hold."""
         dialect = self.container()
-        return dialect.layout(fit_spec(model, dialect, self.requantize))
+        return dialect.layout(restored_spec(fit_spec(model, dialect, self.requantize)))
 
     def prepare(self, run: Run) -> None:
         if not run.journal.of(stage=run.stage, kind="artifact"):

@@ -14,15 +14,16 @@ from torch import Tensor
 from compress.formats.options import PerTensor, plain
 from compress.kernels.correct import corrected_target
 from compress.kernels.gptq import gptq_solve
-from compress.kernels.qtensor import NumberFormat, quantize
+from compress.kernels.qtensor import NumberFormat
+from compress.kernels.tune import tune
 from compress.passes.core.base import Rewritten
-from compress.passes.core.int_options import IntOptions
+from compress.passes.core.grid_options import GridOptions
 from compress.passes.core.stats import Drift, Hessian, LinearStats, Statistic
 
 Damp = Annotated[float, Field(gt=0, le=1)]
 
 
-class GPTQ(IntOptions):
+class GPTQ(GridOptions):
     """Choose codes by second-order information of the calibration data. The standard for 4 bits and below."""
 
     damp: PerTensor[Damp] = Field(0.01, description="added to the Hessian's diagonal, as a part of its mean")
@@ -30,16 +31,26 @@ class GPTQ(IntOptions):
     search: PerTensor[bool] = Field(True, description="search scales (of either sign) for the least weighted error")
     correct: PerTensor[bool] = Field(False, description="aim at the untouched model's outputs; runs it beside")
 
+    tune: PerTensor[bool] = Field(False, description="then fit the scales to the codes and revisit every code, twice")
+
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        if Hessian not in stats:  # an embedding: its inputs are one-hot, and every row stands for itself
-            return Rewritten(quantize(weight, number_format, number_format.fit(weight)), {"fallback": "rtn"})
         hessian = stats[Hessian].matrix
-        target = corrected_target(weight, stats[Drift].matrix, hessian) if self.correct else weight
+        target = self._target(weight, stats)
         params = None if self.search else number_format.fit(target)
         quantized, report = gptq_solve(
             target, hessian, number_format, damp=plain(self.damp), act_order=plain(self.act_order), params=params
         )
+        if self.tune and not report.fallback:
+            live = hessian.diagonal() > 0
+            quantized = tune(target.where(live, 0.0), hessian, quantized, damp=report.damp)
         return Rewritten(quantized, {"damp": report.damp, "fallback": "rtn" if report.fallback else ""})
+
+    def _target(self, weight: Tensor, stats: LinearStats) -> Tensor:
+        """What to come close to on the inputs that the quantized model gives."""
+        if not self.correct:
+            return weight
+        drift = stats[Drift]
+        return corrected_target(weight, drift.matrix, stats[Hessian].matrix, drift.gap)

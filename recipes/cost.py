@@ -48,7 +48,10 @@ def sweep_cost(
     largest = max((_elements(layer) for layer in layers), default=0) * 4
     ends = skeleton.vocabulary * skeleton.width * 4
     batch = min(tokens, BATCH_TOKENS) * 4 * 6 * widest
-    working = (held if hold and statistics else batch) + 2 * widest**2 * 4 if tokens else 0
+    # A group's Hessian and its solve at a time; of all groups at once where their statistics are gathered apart.
+    together = max((sum(width**2 for width in layer) for layer in groups), default=0)
+    matrices = widest**2 + (widest**2 if hold else together)
+    working = (held if hold and statistics else batch) + matrices * 4 if tokens else 0
     return Cost(
         flops=forward * forwards * streams + (hessian * streams + solve if statistics else 0),
         memory=_RUNTIME + int(_HEAP * max(ends, largest * (1 + streams) + working + batch)),

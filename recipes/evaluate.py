@@ -13,7 +13,9 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.source import resolve
+from compress.kernels.activations import Grid
 from compress.passes.core.config import load_config
+from compress.passes.core.empty import matrices
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.report import Reporter
 from compress.passes.core.rows import Rows
@@ -22,6 +24,7 @@ from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.text import rows_of
 from compress.passes.core.tokenizer import load_tokenizer
 from compress.passes.core.walk import Stream, Walk
+from compress.passes.core.weights import Weights, cached_as
 from compress.passes.core.work import dense
 from compress.passes.evaluate import Evaluate
 
@@ -44,23 +47,26 @@ def evaluate(
     data: str = "builtin",
     windows: int = 10,
     seq_len: int = 1024,
+    kv_cache: Grid | None = None,
     device: str = "cpu",
     reporter: Reporter | None = None,
 ) -> list[EvalResult]:
     """Scores of each checkpoint, over the tokens of the reference's tokenizer (or of the first path's).
 
+    With `kv_cache` the candidates run with a cache on that grid; the reference does not.
     Raises InputError for a file that cannot be read or a vocabulary that is not the reference's.
     """
     reporter = reporter or Reporter()
     names = [*([reference] if reference else []), *paths]
-    checkpoints = [open_checkpoint(resolve(name, progress=reporter.note)) for name in names]
+    checkpoints = [matrices(open_checkpoint(resolve(name, progress=reporter.note))) for name in names]
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
     rows = rows_of(options, load_tokenizer(checkpoints[0]), held_out=True)
     results = []
     with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
         walks = []
         for number, (name, checkpoint) in enumerate(zip(names, checkpoints)):
-            walk = _walk(name, checkpoint, rows, Path(folder) / str(number), torch.device(device), reporter)
+            weights = cached_as(None if reference and number == 0 else kv_cache, dense(checkpoint))
+            walk = _walk(name, checkpoint, weights, rows, Path(folder) / str(number), torch.device(device), reporter)
             if walk.skeleton.vocabulary < int(rows.ids.max()) + 1:
                 raise InputError(f"{name} has another vocabulary than {names[0]}", "compare models of one family")
             walks.append(walk)
@@ -81,11 +87,17 @@ def evaluate(
 
 
 def _walk(
-    name: str, checkpoint: Checkpoint, rows: Rows, folder: Path, device: torch.device, reporter: Reporter
+    name: str,
+    checkpoint: Checkpoint,
+    weights: Weights,
+    rows: Rows,
+    folder: Path,
+    device: torch.device,
+    reporter: Reporter,
 ) -> Walk:
     skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, device)
     hidden = HiddenStates(folder, rows.length, skeleton.width, rows.count)
-    walk = Walk(skeleton, rows, [Stream(dense(checkpoint), hidden)])
+    walk = Walk(skeleton, rows, [Stream(weights, hidden)])
     reporter.start(f"evaluate {name}", len(skeleton.anatomy.layers), "layer")
     walk.carry(0, lambda boundary: reporter.advance())
     reporter.finish()

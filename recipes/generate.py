@@ -13,7 +13,10 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.source import resolve
+from compress.kernels.activations import Grid
+from compress.passes.core.empty import matrices
 from compress.passes.core.loading import load_model
+from compress.passes.core.quantized_cache import cache_for
 from compress.passes.core.tokenizer import load_tokenizer, render_chat
 
 Write = Callable[[str], None]
@@ -28,14 +31,16 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     raw: bool = False,
+    kv_cache: Grid | None = None,
     device: str = "cpu",
 ) -> None:
     """Hand the answer to `prompt` to `write`, piece by piece.
 
     The chat template frames the prompt where the tokenizer has one and `raw` is not set. Temperature 0 is
-    greedy. Raises InputError for a checkpoint, tokenizer or template that is broken.
+    greedy. With `kv_cache` keys and values are kept on that grid, whatever the checkpoint says; without, as it
+    says. Raises InputError for a checkpoint, tokenizer or template that is broken.
     """
-    checkpoint = open_checkpoint(resolve(model))
+    checkpoint = matrices(open_checkpoint(resolve(model)))
     tokenizer = load_tokenizer(checkpoint)
     ids = _prompt_ids(tokenizer, prompt, raw or tokenizer.chat_template is None)
     if not ids:
@@ -55,6 +60,7 @@ def generate(
             attention_mask=torch.ones_like(inputs),
             generation_config=settings,
             streamer=_Stream(tokenizer, write),
+            past_key_values=cache_for(network, checkpoint, kv_cache),
         )
 
 

@@ -8,8 +8,14 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from compress.formats import open_checkpoint
-from compress.formats.base import TensorSpec
+from compress.formats import dialects, open_checkpoint
+from compress.formats.base import Checkpoint, Dialect, ModelSpec, TensorSpec
+from compress.formats.errors import CompressError
+from compress.formats.fit import fit_spec
+from compress.formats.hf_files import is_hf_directory, quantization_of
+from compress.passes.core.inventory import format_name
+from compress.recipes.target_checks import Subject
+from compress.recipes.targets import verdicts
 
 
 class _Figures(BaseModel):
@@ -35,7 +41,11 @@ class FormatLine(_Figures):
 
 
 class Inspection(_Figures):
-    """What `compress inspect` shows. `bits_per_weight` counts the whole files; `formats` largest first."""
+    """What `compress inspect` shows. `bits_per_weight` counts the whole files; `formats` largest first.
+
+    `targets` says which engines load it as it is, `dialects` which containers hold its codes exactly: each with
+    the reason why it does not, empty if it does.
+    """
 
     path: str
     dialect: str
@@ -46,6 +56,8 @@ class Inspection(_Figures):
     formats: tuple[FormatLine, ...]
     files: tuple[str, ...]
     tensors: tuple[TensorLine, ...]
+    targets: dict[str, str]
+    dialects: dict[str, str]
 
 
 def inspect(path: Path) -> Inspection:
@@ -68,12 +80,25 @@ def inspect(path: Path) -> Inspection:
         formats=_by_format(spec.tensors.values()),
         files=tuple(sorted(checkpoint.files())),
         tensors=tensors,
+        targets={found.target: found.reason for found in verdicts(str(path), _subject(checkpoint))},
+        dialects={name: _misfit(kind(), spec) for name, kind in dialects().items()},
     )
 
 
-def format_name(tensor: TensorSpec) -> str:
-    """The name of a tensor's number format, or of its dtype if it is dense."""
-    return tensor.format.name if tensor.format else tensor.dtype
+def _subject(checkpoint: Checkpoint) -> Subject:
+    """The checkpoint as facts about engines see it."""
+    path = checkpoint.path
+    options = quantization_of(path) if is_hf_directory(path) else None
+    return Subject(checkpoint.dialect, checkpoint.spec, options or {})
+
+
+def _misfit(dialect: Dialect, spec: ModelSpec) -> str:
+    """Why `dialect`, with its own defaults, does not hold the model exactly; empty if it does."""
+    try:
+        dialect.layout(fit_spec(spec, dialect, requantize=False))
+    except CompressError as error:
+        return str(error)
+    return ""
 
 
 def bits_of(tensor: TensorSpec) -> float:

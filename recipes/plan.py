@@ -12,8 +12,9 @@ from pydantic import BaseModel
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import RefusedError, UsageError
+from compress.formats.fit import fit_spec
 from compress.passes.calibrate import Calibrate
-from compress.passes.core.base import LayerPass, Pass
+from compress.passes.core.base import LayerPass, ModelPass, Pass
 from compress.passes.core.config import load_config
 from compress.passes.core.skeleton import Skeleton
 from compress.passes.evaluate import Evaluate
@@ -21,6 +22,8 @@ from compress.passes.export import Export
 from compress.recipes.cost import Cost, sweep_cost
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import open_source, stages
+from compress.recipes.target_checks import Subject
+from compress.recipes.targets import Verdict, refuse_unloadable, verdicts
 
 
 class StagePlan(BaseModel):
@@ -49,6 +52,7 @@ class ArtifactPlan(BaseModel):
     bytes: int
     bits_per_weight: float
     notes: list[str]
+    targets: list[Verdict]
 
 
 class Plan(BaseModel):
@@ -67,7 +71,7 @@ class Plan(BaseModel):
 
 
 def plan(recipe: Recipe, *, max_ram: int | None = None, progress: Callable[[str], None] = lambda _: None) -> Plan:
-    """Plan a recipe. Raises RefusedError for what cannot be done or does not fit, InputError for bad files."""
+    """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files."""
     source = open_source(recipe, progress)
     skeleton = Skeleton(load_config(source), source.spec, torch.device("cpu"))
     return plan_opened(recipe, source, skeleton, max_ram or physical_ram())
@@ -89,7 +93,7 @@ def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram:
         if isinstance(stage, Calibrate):
             calibration = stage
         if isinstance(stage, Export):
-            artifacts.append(_artifact(stage, model))
+            artifacts.append(_artifact(stage, model, recipe.targets))
         cost = _cost(stage, skeleton, before, calibration, max_ram)
         changed = sum(model.tensors[name] != spec for name, spec in before.tensors.items())
         planned.append(
@@ -102,6 +106,7 @@ def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram:
             )
         )
     _refuse_duplicates(artifacts)
+    refuse_unloadable(recipe.targets, [verdict for artifact in artifacts for verdict in artifact.targets])
     memory = max((stage.memory_bytes for stage in planned), default=0)
     return Plan(
         model=recipe.model,
@@ -147,20 +152,29 @@ def _cost(
 ) -> Cost:
     if isinstance(stage, tuple):
         needs = frozenset().union(*(step.needs() for step in stage))
-        if needs and calibration is None:
-            names = ", ".join(step.name for step in stage if step.needs())
-            raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
-        rows = (calibration.samples, calibration.seq_len) if needs and calibration else (0, 0)
+        rows = _calibration_rows([step.name for step in stage if step.needs()], calibration)
         streams = 2 if any(kind.teacher for kind in needs) else 1
         return sweep_cost(skeleton, model, rows, streams, statistics=bool(needs), max_ram=max_ram)
     if isinstance(stage, Evaluate):
         cost = sweep_cost(skeleton, model, (stage.samples, stage.seq_len), 1, statistics=False, max_ram=max_ram)
         return replace(cost, flops=2 * cost.flops)
-    return sweep_cost(skeleton, model, (0, 0), 1, statistics=False, max_ram=max_ram)
+    rows = _calibration_rows([stage.name] if isinstance(stage, ModelPass) and stage.calibrated else [], calibration)
+    return sweep_cost(skeleton, model, rows, 1, statistics=False, max_ram=max_ram)
 
 
-def _artifact(step: Export, model: ModelSpec) -> ArtifactPlan:
-    layout = step.layout(model)
+def _calibration_rows(names: Sequence[str], calibration: Calibrate | None) -> tuple[int, int]:
+    """Count and length of the rows that the passes `names` want; raises UsageError if there are none."""
+    if not names:
+        return 0, 0
+    if calibration is None:
+        hint = "put `- calibrate: {data: builtin}` before it"
+        raise UsageError(f"{', '.join(names)} needs calibration data", hint)
+    return calibration.samples, calibration.seq_len
+
+
+def _artifact(step: Export, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
+    layout, dialect = step.layout(model), step.container()
+    subject = Subject(step.dialect, fit_spec(model, dialect, step.requantize), dialect.model_dump())
     return ArtifactPlan(
         dialect=step.dialect,
         path=step.folder,
@@ -168,6 +182,7 @@ def _artifact(step: Export, model: ModelSpec) -> ArtifactPlan:
         bytes=layout.nbytes,
         bits_per_weight=layout.nbytes * 8 / sum(spec.size for spec in model.tensors.values()),
         notes=list(layout.notes),
+        targets=verdicts(step.folder, subject, targets),
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_serializer, field_validator
 
 from compress import passes
 from compress.formats import dialects
@@ -16,6 +16,7 @@ from compress.passes.core.base import Pass
 from compress.recipes import bundled, yaml
 from compress.recipes.overrides import override
 from compress.recipes.problems import spell, suggest, validate
+from compress.recipes.targets import check_targets
 from compress.recipes.yaml import Document
 
 
@@ -35,8 +36,14 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str = Field(description="directory, file.gguf, hub id, or pypi:PACKAGE", min_length=1)
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of everything random")
+    targets: tuple[str, ...] = Field(default=(), description="engines that must be able to load a result")
     passes: tuple[SerializeAsAny[Pass], ...] = Field(description="the steps, in order")
     gates: Gates = Gates()
+
+    @field_validator("targets")
+    @classmethod
+    def _check_targets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return check_targets(names)
 
     @field_serializer("passes")
     def _one_key_maps(self, steps: tuple[Pass, ...]) -> list[dict[str, Any]]:
@@ -71,6 +78,15 @@ def build(document: Document) -> Recipe:
     head = validate(Recipe, {**data, "passes": []} if "passes" in data else data, document, ())
     steps = tuple(_pass(document, index, entry) for index, entry in enumerate(entries))
     return head.model_copy(update={"passes": steps})
+
+
+def with_targets(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """The recipe with more targets. Raises UsageError, with the nearest name, for one that there is not."""
+    try:
+        more = check_targets(tuple(names))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    return recipe.model_copy(update={"targets": tuple(dict.fromkeys([*recipe.targets, *more]))})
 
 
 def is_recipe(source: str) -> bool:

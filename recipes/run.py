@@ -33,12 +33,16 @@ WORK = ".compress"
 
 
 class ArtifactReport(BaseModel):
-    """One artifact: where it is, how large, and the one line that loads it in each engine."""
+    """One artifact: where it is, how large, and the one line that loads it in each engine.
+
+    `quantized_share` is the part of all weights that is quantized, 0 … 1.
+    """
 
     dialect: str
     path: str
     bytes: int
     bits_per_weight: float
+    quantized_share: float
     verification: dict[str, float]
     loads: dict[str, str]
 
@@ -154,10 +158,12 @@ def _timed(stage: Stage, index: int, state: Run) -> PassReport:
 def _report(recipe: Recipe, state: Run, passes: list[PassReport], seconds: float) -> RunReport:
     known = dialects()
     artifacts = [
-        ArtifactReport(**{key: record[key] for key in ("dialect", "path", "bytes", "bits_per_weight", "verification")},
-                       loads=dict(known[record["dialect"]].loads))
+        ArtifactReport(
+            **{key: record[key] for key in ArtifactReport.model_fields if key != "loads"},
+            loads=dict(known[record["dialect"]].loads),
+        )
         for record in state.journal.of(kind="artifact")
-    ]  # fmt: skip
+    ]
     scores = state.scores
     metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
     return RunReport(

@@ -10,6 +10,7 @@ from compress.formats.base import Checkpoint
 from compress.formats.fit import Decoded, decoded_spec
 from compress.formats.source import resolve
 from compress.passes.core.base import LayerPass, ModelPass, Pass
+from compress.passes.core.empty import matrices
 from compress.recipes.recipe import Recipe
 
 Stage = ModelPass | tuple[LayerPass, ...]
@@ -28,7 +29,7 @@ def stages(passes: Sequence[Pass]) -> list[Stage]:
 
 def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
     """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
-    source = open_checkpoint(resolve(recipe.model, progress=progress))
+    source = matrices(open_checkpoint(resolve(recipe.model, progress=progress)))
     if any(isinstance(step, LayerPass) for step in recipe.passes):
         return Decoded(source, decoded_spec(source.spec))
     return source

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GPTNeoXConfig,
     LlamaConfig,
@@ -26,6 +28,50 @@ TEXT = [
     "Whereas recognition of the inherent dignity is the foundation of freedom, justice and peace.",
 ] * 40
 
+SIZES: dict[str, Any] = {
+    "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256,
+}  # fmt: skip
+# What distinguishes a family beyond its sizes: sliding windows that these rows are longer than, odd heads, biases.
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 8},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "gemma": {"head_dim": 32},
+    "gemma2": {"head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 32},
+    "gemma3_text": {
+        "head_dim": 32, "sliding_window": 8, "query_pre_attn_scalar": 32,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "phi3": {"sliding_window": 8, "pad_token_id": 0},
+    "olmo2": {},
+    "starcoder2": {"sliding_window": 8},
+    "smollm3": {"no_rope_layers": [1, 0], "pad_token_id": 0},
+    "falcon": {"new_decoder_architecture": False},
+    "falcon, new": {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon, old": {"new_decoder_architecture": False, "alibi": True, "parallel_attn": False, "bias": True},
+    "gpt2": {"n_positions": 256},
+    "mixtral": {"num_local_experts": 4},
+    "qwen2_moe": {"num_experts": 4, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 64},
+    "qwen3_moe": {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 32},
+    "gpt_oss": {
+        "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 8, "pad_token_id": 0,
+    },
+    "llama4_text": {
+        "num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size_mlp": 128, "head_dim": 16,
+        "pad_token_id": 0, "no_rope_layers": [1, 0],
+    },
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}  # fmt: skip
+# Its experts lie in stacks that nothing says the form of.
+REFUSED = "llama4_text"
+
+
+def _config(family: str) -> Callable[[int], PreTrainedConfig]:
+    return lambda layers: AutoConfig.for_model(
+        family.partition(",")[0], **{**SIZES, "num_hidden_layers": layers, **FAMILIES[family]}
+    )
+
+
 CONFIGS: dict[str, Callable[[int], PreTrainedConfig]] = {
     "llama": lambda layers: LlamaConfig(
         vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
@@ -39,6 +85,7 @@ CONFIGS: dict[str, Callable[[int], PreTrainedConfig]] = {
         vocab_size=320, hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
         max_position_embeddings=256,
     ),
+    **{family: _config(family) for family in FAMILIES},
 }  # fmt: skip
 
 
@@ -56,29 +103,40 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(directory: Path, family: str, layers: int = 2, seed: int = 0, **options: object) -> Path:
-    """A tiny random model of `family` in a Hugging Face directory; weights large enough for logits to differ."""
+    """A tiny random model of `family` in a Hugging Face directory; weights large enough for logits to differ.
+
+    Norms and biases are random as well: their usual ones and zeros would hide what is done to them.
+    """
     torch.manual_seed(seed)
     config = CONFIGS[family](layers)
     config.bos_token_id = config.eos_token_id = 0
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
-        if parameter.ndim == 2:
+        if parameter.ndim > 1:
             parameter.data.mul_(4)
+        else:
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
     model.save_pretrained(directory, **options)
     make_tokenizer().save_pretrained(directory)
     return directory
 
 
-@pytest.fixture(params=sorted(CONFIGS))
+@pytest.fixture(params=["gpt_neox", "llama", "qwen3"])
 def family(request: pytest.FixtureRequest) -> str:
     """Every family of the first day, one after the other."""
+    return str(request.param)
+
+
+@pytest.fixture(params=[family for family in CONFIGS if family != REFUSED])
+def every_family(request: pytest.FixtureRequest) -> str:
+    """Every family that works, one after the other."""
     return str(request.param)
 
 
 MakeModel = Callable[..., Path]
 
 
-@pytest.fixture(name="make_model")
+@pytest.fixture(name="make_model", scope="session")
 def make_model_fixture() -> MakeModel:
     return make_model
 

@@ -5,7 +5,7 @@ A *group* is the linear layers that receive the very same tensor (q/k/v; gate/up
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,28 +23,41 @@ class Call:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """The module that keeps keys and values (its name in the checkpoint), and how many heads they have."""
+
+    module: str
+    heads: int
+
+
+@dataclass(frozen=True)
 class LayerAnatomy:
     """A decoder layer: its name (`model.layers.3`) and its linears, group by group, as the checkpoint names them.
 
-    `modules` has each linear's name within the layer (`self_attn.q_proj`).
+    `modules` has each linear's name within the layer (`self_attn.q_proj`). `routers` are the linears that choose
+    or weigh experts; `stacks` the parameters that hold several matrices in a form not known here.
     """
 
     name: str
     groups: tuple[tuple[str, ...], ...]
     modules: Mapping[str, str]
+    routers: frozenset[str] = frozenset()
+    stacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Anatomy:
     """A causal language model's layers, and the names of the weight tensors of its two ends.
 
-    `head` is the output projection's own name, whether or not it is `tied` to the embedding.
+    `head` is the output projection's own name, whether or not it is `tied` to the embedding. `attentions` tells
+    for each layer what caches its keys and values; the layers are traced for it when it is first asked.
     """
 
     layers: tuple[LayerAnatomy, ...]
     embedding: str
     head: str
     tied: bool
+    attentions: Callable[[], tuple[Attention | None, ...]]
 
     @property
     def ends(self) -> dict[str, tuple[str, ...]]:
@@ -54,8 +67,14 @@ class Anatomy:
 
     @property
     def linears(self) -> tuple[str, ...]:
-        """Every linear module of the decoder layers, in the order of the forward."""
-        return tuple(name for layer in self.layers for group in layer.groups for name in group)
+        """Every linear module of the decoder layers but the routers, in the order of the forward."""
+        groups = ((layer, name) for layer in self.layers for group in layer.groups for name in group)
+        return tuple(name for layer, name in groups if name not in layer.routers)
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """The linear modules that choose or weigh experts."""
+        return tuple(name for layer in self.layers for name in sorted(layer.routers))
 
 
 def find_layers(model: nn.Module) -> str:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -15,13 +15,15 @@ from torch import Tensor
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.formats.options import resolve
-from compress.kernels.qtensor import NumberFormat, QTensor
+from compress.kernels.qtensor import NumberFormat, QTensor, quantize
 from compress.passes.core.anatomy import Anatomy
 from compress.passes.core.stats import LinearStats, Statistic
 
 if TYPE_CHECKING:
     from compress.passes.core.run import Run
 
+
+UNREACHED = "no calibration token reached it"
 
 Tie = Callable[[Tensor], Tensor]
 """The nearest scale of a group's inputs ([in] → [in], fp32 > 0) that the op before can take; see core/fold.py."""
@@ -45,6 +47,9 @@ class Pass(BaseModel, ABC):
 class ModelPass(Pass):
     """A step on the whole model at once: it is a stage of its own."""
 
+    calibrated: ClassVar[bool] = False
+    """Whether it runs the calibration rows through the model."""
+
     def prepare(self, run: Run) -> None:
         """What can fail for want of a file is done here, before any stage computes anything."""
 
@@ -57,11 +62,13 @@ class ModelPass(Pass):
 class Rewritten:
     """A weight as a pass leaves it, and what there is to say about how it got there.
 
-    `target` is what a pass after it in the same stage starts from, if that is not the quantized weight.
+    `tensors` go beside it into the checkpoint, named within the module: `input_scale`. `target` is what a pass
+    after it in the same stage starts from, if that is not the quantized weight.
     """
 
     weight: QTensor
     notes: Mapping[str, float | str] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
     target: Tensor | None = None
 
 
@@ -106,8 +113,8 @@ class LinearPass(LayerPass):
 
     include: tuple[str, ...] | None = Field(
         None,
-        description="patterns of module names; by default all linears of the decoder layers. "
-        "`lm_head` and embeddings are included only by name",
+        description="patterns of module names; by default all linears of the decoder layers, every expert's among "
+        "them. Routers of experts (engines keep them dense), `lm_head` and embeddings are included only by name",
     )
     skip: tuple[str, ...] = Field((), description="patterns of module names to leave as they are")
     stacks: ClassVar[bool] = True
@@ -120,15 +127,25 @@ class LinearPass(LayerPass):
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
         """Quantize weight [out, in] fp32."""
 
+    def rewrite(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+        """`linear`, or round to nearest where statistics are needed and there are none.
+
+        So it is with embeddings, whose inputs are one-hot, and with experts that no calibration token reached.
+        """
+        if not self.needs() or stats.tokens:
+            return self.linear(weight, stats, number_format)
+        notes = {"fallback": "rtn"} | ({"reason": UNREACHED} if stats.gathered else {})
+        return Rewritten(quantize(weight, number_format, number_format.fit(weight)), notes)
+
     def targets(self, anatomy: Anatomy) -> frozenset[str]:
-        known = {name: (name,) for name in anatomy.linears} | anatomy.ends
+        known = {name: (name,) for name in (*anatomy.linears, *anatomy.routers)} | anatomy.ends
         for pattern in (*(self.include or ()), *self.skip):
             if not any(fnmatchcase(alias, pattern) for names in known.values() for alias in names):
                 raise UsageError(f"no linear layer is named {pattern!r}", f"names look like {anatomy.linears[0]}")
         chosen = anatomy.linears if self.include is None else tuple(known)
         return frozenset(name for name in chosen if self._covers(known[name]) and self.number_format(name))
 
-    def resolved(self, name: str) -> LinearPass:
+    def resolved(self, name: str) -> Self:
         """This pass with every per-tensor option as it is for the module `name`; defaults where no rule speaks."""
         options = {}
         for option, info in type(self).model_fields.items():
@@ -141,6 +158,7 @@ class LinearPass(LayerPass):
         return included and not _matches(names, self.skip)
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
+        self._refuse_unknown_stacks(anatomy)
         tensors = dict(model.tensors)
         for module in sorted(self.targets(anatomy)):
             name, number_format = f"{module}.weight", self.number_format(module)
@@ -149,6 +167,15 @@ class LinearPass(LayerPass):
                 raise RefusedError(f"{module}: {misfit}", f"choose another group size, or skip it: skip: [{module}]")
             tensors[name] = replace(tensors[name], format=number_format)
         return replace(model, tensors=tensors)
+
+    def _refuse_unknown_stacks(self, anatomy: Anatomy) -> None:
+        """What is to be quantized by default is quantized, or the user knows: nothing is skipped in silence."""
+        stacks = [name for layer in anatomy.layers for name in layer.stacks]
+        if stacks and self.include is None:
+            raise RefusedError(
+                f"{self.name}: {stacks[0]} holds several matrices in a form not known here ({len(stacks)} such)",
+                "to quantize the linear layers alone, name them: include: [...]",
+            )
 
     def group(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
         stacks: dict[LinearPass, list[str]] = {}
@@ -160,7 +187,7 @@ class LinearPass(LayerPass):
             assert number_format is not None
             together = self.stacks and number_format.rows_apart
             for stack in [names] if together else [[name] for name in names]:
-                whole = step.linear(torch.cat([weights[name] for name in stack]), stats, number_format)
+                whole = step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format)
                 done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
         return done
 

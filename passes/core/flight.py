@@ -10,7 +10,8 @@ own code where it stands, on one thread and in a fixed order, so results do not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import greenlet
@@ -24,6 +25,16 @@ class PausePoints:
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._hooks = [module.register_forward_pre_hook(self._pause) for module in modules]
+
+    def note(self, name: str, module: nn.Module) -> None:
+        """Keep what arrives at `module` in the flight's notes, under `name`."""
+
+        def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+            current = greenlet.getcurrent()
+            if isinstance(current, Flight):
+                current.notes[name] = args[0]
+
+        self._hooks.append(module.register_forward_pre_hook(keep))
 
     def __enter__(self) -> PausePoints:
         return self
@@ -47,8 +58,22 @@ class Flight(greenlet.greenlet):
     def __init__(self, forward: Forward) -> None:
         super().__init__(forward)
         self.ground = greenlet.getcurrent()
+        self.notes: dict[str, Tensor] = {}
+        self.tokens: Tensor | None = None
+        """Which of the batch's tokens [rows · length] the paused input holds, int64; None: all of them, in order."""
 
     def next(self) -> Tensor:
         """The input [batch, tokens, in] of the next group; after the last group, the forward's result."""
         result: Tensor = self.switch()
         return result
+
+
+@contextmanager
+def routed(tokens: Tensor) -> Iterator[None]:
+    """Within, the forward deals with these of the batch's tokens only: an expert's."""
+    flight = greenlet.getcurrent()
+    if isinstance(flight, Flight):
+        flight.tokens = tokens
+    yield
+    if isinstance(flight, Flight):
+        flight.tokens = None

@@ -42,7 +42,7 @@ class Fold:
         rows = self._by_row(scale)
         for name in self.offsets:
             tensor = self.read(name)
-            if isinstance(tensor, QTensor) and tensor.times_rows(rows.reciprocal()) is None:
+            if isinstance(tensor, QTensor) and tensor.times_rows(rows.reciprocal().to(tensor.codes.device)) is None:
                 return f"{name} is {tensor.format.name}, whose rows do not take the scale"
         return ""
 
@@ -65,7 +65,7 @@ class Fold:
 
     def _divided(self, tensor: Tensor | QTensor, rows: Tensor, offset: float) -> Tensor | QTensor:
         if isinstance(tensor, QTensor):
-            scaled = tensor.times_rows(rows.reciprocal())
+            scaled = tensor.times_rows(rows.reciprocal().to(tensor.codes.device))
             assert scaled is not None  # refusal() let nothing else through
             return scaled
         values = tensor.to(rows)
@@ -95,14 +95,14 @@ class Folds:
     def __init__(self, skeleton: Skeleton) -> None:
         self._skeleton = skeleton
         generator = torch.Generator().manual_seed(0)
-        self._calls = skeleton.calls(Rows(torch.zeros(1, _TOKENS, dtype=torch.int64)))
+        self._rows = Rows(torch.zeros(1, _TOKENS, dtype=torch.int64))
         self._hidden = torch.randn(1, _TOKENS, skeleton.width, generator=generator).to(skeleton.device)
 
     def of(self, index: int, module: nn.Module, read: Read) -> dict[str, Fold]:
         """The folds of the filled layer `module`, by each linear of their groups."""
         layer = self._skeleton.anatomy.layers[index]
         groups = [[layer.modules[name] for name in group] for group in layer.groups]
-        forward = partial(self._skeleton.run, module, self._hidden, self._calls[index])
+        forward = partial(self._skeleton.run, module, self._hidden, self._skeleton.call(index, self._rows))
         found = find_folds(module, groups, forward)
         folds: dict[str, Fold] = {}
         for group in layer.groups:

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.passes.core.config import load_config
+from compress.passes.core.empty import empty_model
 from compress.passes.core.names import tensor_names
 from compress.passes.core.skeleton import assign
+from compress.passes.core.weights import round_inputs
 from compress.passes.core.work import dense
 
 
 def load_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-    """The model with every tensor decoded to `dtype`, ready for inference.
+    """The model with every tensor decoded to `dtype`, ready for inference; its linears round what engines round.
 
     Raises InputError if transformers has no causal language model of that architecture, or if a tensor is
     missing or has another shape than `config.json` asks for.
     """
-    try:
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(load_config(checkpoint), dtype=dtype, attn_implementation="sdpa")
-    except ValueError as error:
-        raise InputError(f"{checkpoint.path}: {str(error).splitlines()[0]}") from error
+    model = empty_model(load_config(checkpoint), checkpoint.spec.tensors, dtype)
     read = dense(checkpoint)
     stored = tensor_names(model, checkpoint.spec.tensors)
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):
@@ -37,6 +34,9 @@ def load_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype 
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise InputError(f"{checkpoint.path} has no tensor {name}", "is the download complete?")
+    linears = {name.removesuffix(".weight"): parameter.removesuffix(".weight") for parameter, name in stored.items()}
+    rounded = {name: model.get_submodule(linears[name]) for name in checkpoint.spec.activations}
+    round_inputs(rounded, read)
     loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
     return loaded
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
@@ -21,6 +20,7 @@ class Commit:
 
     tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
     reports: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    authors: dict[str, str] = field(default_factory=dict)
 
 
 class GroupRewrite:
@@ -37,6 +37,7 @@ class GroupRewrite:
         self._original = dict(self._current)
         self._stats, self._commit, self._fold = stats, commit, fold
         self._scale: Tensor | None = None
+        self._scaled_by = ""
 
     def take(self, step: LayerPass, targets: frozenset[str]) -> None:
         """Let `step` rewrite its targets among the weights."""
@@ -49,13 +50,17 @@ class GroupRewrite:
             values = rewritten.weight.dequantize()
             report = tensor_report(self._original[name], values, rewritten, self._stats)
             self._commit.tensors[f"{name}.weight"] = rewritten.weight
+            self._commit.authors[f"{name}.weight"] = step.name
+            self._commit.tensors.update({f"{name}.{leaf}": tensor for leaf, tensor in rewritten.tensors.items()})
             self._commit.reports.setdefault(name, {}).update({**report, **notes})
             self._current[name] = values if rewritten.target is None else rewritten.target
 
     def finish(self, place: Mapping[str, Tensor] | None) -> None:
         """Put into `place` what the forward goes on with, and commit the op that took the scale, if any."""
         if self._scale is not None and self._fold is not None:
-            self._commit.tensors.update(self._fold.folded(self._scale))
+            folded = self._fold.folded(self._scale)
+            self._commit.tensors.update(folded)
+            self._commit.authors.update(dict.fromkeys(folded, self._scaled_by))
         for name, weight in place.items() if place else ():
             rewritten = self._commit.tensors[f"{name}.weight"]
             assert isinstance(rewritten, QTensor)
@@ -69,16 +74,16 @@ class GroupRewrite:
         if missing := sorted(self._fold.group - mine):
             return {"fold": f"left alone: {missing[0]} shares the input and is not quantized by {step.name}"}
         weights = {name: self._current[name] for name in self._fold.group}
-        before = torch.ones(next(iter(weights.values())).shape[1]) if self._scale is None else self._scale
-        if refusal := self._fold.refusal(before):
-            return {"fold": f"left alone: {refusal}"}
-        scale = step.input_scale(weights, self._stats, self._fold.tie)
-        if scale is None:
-            return {}
-        if refusal := self._fold.refusal(before.to(scale) * scale):
-            return {"fold": f"left alone: {refusal}"}
+        some = next(iter(weights.values()))
+        before = some.new_ones(some.shape[1]) if self._scale is None else self._scale
+        refusal = self._fold.refusal(before)
+        scale = None if refusal else step.input_scale(weights, self._stats, self._fold.tie)
+        if scale is not None:
+            refusal = self._fold.refusal(before * scale)
+        if refusal or scale is None:
+            return {"fold": f"left alone: {refusal}"} if refusal else {}
         self._current = {name: weight * scale for name, weight in self._current.items()}
         self._original = {name: weight * scale for name, weight in self._original.items()}
         self._stats.divide(scale)
-        self._scale = before.to(scale) * scale
+        self._scale, self._scaled_by = before * scale, step.name
         return {"fold": self._fold.op}

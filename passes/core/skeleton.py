@@ -8,22 +8,27 @@ masks, positions, final norm and head run in the model's own code whatever its a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError
-from compress.passes.core.anatomy import Anatomy, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.core.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.core.cache import Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
+from compress.passes.core.empty import empty_model
+from compress.passes.core.experts import beside_experts, unknown_stacks
 from compress.passes.core.names import tensor_names
+from compress.passes.core.residual import find_residuals
 from compress.passes.core.rows import Rows
+from compress.passes.core.weights import Weights, round_inputs
 
-Weights = Callable[[str], Tensor]
-"""A tensor by its name, dense and in the precision of the computation."""
+_PROBE = Rows(torch.zeros(1, 4, dtype=torch.int64))
+"""Rows to trace with: what they hold does not matter."""
 
 
 class StandIn(nn.Module):
@@ -58,8 +63,7 @@ class Skeleton:
     def __init__(self, config: PreTrainedConfig, spec: ModelSpec, device: torch.device) -> None:
         self.device = device
         self.dtype = torch.float32
-        with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=self.dtype, attn_implementation="sdpa")
+        model = empty_model(config, spec.tensors, self.dtype)
         self._names = tensor_names(model, spec.tensors)
         self._model = model.eval().requires_grad_(False)
         path = find_layers(self._model)
@@ -68,7 +72,8 @@ class Skeleton:
         parent, _, leaf = path.rpartition(".")
         setattr(self._model.get_submodule(parent), leaf, nn.ModuleList(StandIn(layer) for layer in self._layers))
         self._move_buffers()
-        self._calls: dict[tuple[int, int], list[Call]] = {}
+        self._attentions: tuple[Attention | None, ...] | None = None
+        self._calls: dict[tuple[int, int, bool], list[Call]] = {}
         self._embedding_parameter = self._name_of(self._model.get_input_embeddings())
         self._head_parameter = self._name_of(self._model.get_output_embeddings())
         self._tied = bool(config.get_text_config().tie_word_embeddings)
@@ -91,23 +96,34 @@ class Skeleton:
         return self._names.get(parameter, parameter)
 
     def layer(self, index: int, weights: Weights) -> nn.Module:
-        """A copy of decoder layer `index`, filled."""
-        module = copy.deepcopy(self._layers[index])
-        return self._fill(module, f"{self._layer_names[index]}.", weights)
+        """A copy of decoder layer `index`, filled; its linears round their inputs as `weights` say."""
+        module = self._fill(copy.deepcopy(self._layers[index]), f"{self._layer_names[index]}.", weights)
+        names = self.anatomy.layers[index].modules
+        round_inputs({name: module.get_submodule(local) for name, local in names.items()}, weights)
+        return module
 
     def run(self, layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:
         """hidden [batch, tokens, width] through one filled layer."""
         output: Tensor | tuple[Tensor] = layer(hidden, *call.args, **call.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
-    def calls(self, rows: Rows) -> list[Call]:
-        """How each layer is called for these rows; the same for all unpadded rows of one shape."""
-        if rows.mask is not None:
-            return self._record_calls(rows)
-        shape = (rows.count, rows.length)
-        if shape not in self._calls:
-            self._calls = {shape: self._record_calls(rows)}
-        return self._calls[shape]
+    def call(self, index: int, rows: Rows, watch: Watch | None = None) -> Call:
+        """How layer `index` is called for these rows; with `watch`, what it caches goes through that."""
+        call = self._calls_for(rows, cached=watch is not None)[index]
+        return call if watch is None else with_cache(call, WatchedCache(watch))
+
+    def watch(self, index: int, weights: Weights) -> Watch | None:
+        """What rounds the cache of layer `index` as `weights` say; None if nothing does."""
+        if weights.kv_cache is None or (attention := self.attentions()[index]) is None:
+            return None
+        return rounding(weights.kv_cache, weights, attention.module)
+
+    def attentions(self) -> tuple[Attention | None, ...]:
+        """What caches the keys and values of each layer; None where nothing does."""
+        if self._attentions is None:
+            calls = self._record_calls(_PROBE, cached=True)
+            self._attentions = tuple(self._find_attention(index, call) for index, call in enumerate(calls))
+        return self._attentions
 
     def front(self, weights: Weights) -> Callable[[Rows], Tensor]:
         """The model up to its first layer: rows → hidden [rows, length, width]."""
@@ -132,7 +148,9 @@ class Skeleton:
             logits: Tensor = model(inputs_embeds=hidden, use_cache=False).logits
             return logits
 
-        return project, model.get_output_embeddings()
+        head = model.get_output_embeddings()
+        round_inputs({self.anatomy.head.removesuffix(".weight"): head}, weights)
+        return project, head
 
     # -- building -----------------------------------------------------------------------------------------
 
@@ -143,26 +161,45 @@ class Skeleton:
                     owner._buffers[name] = buffer.to(self.device)
 
     def _trace(self) -> Anatomy:
-        rows = Rows(torch.zeros(1, 4, dtype=torch.int64))
         hidden = torch.zeros(1, 4, self.width)
         layers = []
-        for index, call in enumerate(self._record_calls(rows)):
+        for index, call in enumerate(self._record_calls(_PROBE)):
             groups, as_tuple = trace_groups(copy.deepcopy(self._layers[index]), call, hidden)
             for model in (self._model, self._probe):
                 _stand_ins(model)[index].as_tuple = as_tuple
-            layers.append(self._layer_anatomy(self._layer_names[index], groups))
+            layers.append(self._layer_anatomy(index, groups))
         embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
-        return Anatomy(tuple(layers), embedding, head, self._tied)
+        return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
 
-    def _layer_anatomy(self, prefix: str, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
+    def _layer_anatomy(self, index: int, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
         """Linears by the names that the checkpoint gives them."""
+        prefix, layer = self._layer_names[index], self._layers[index]
 
         def named_by(linear: str) -> str:
             return self.stored(f"{prefix}.{linear}.weight").removesuffix(".weight")
 
         named = [{named_by(linear): linear for linear in group} for group in groups]
         modules = {name: linear for group in named for name, linear in group.items()}
-        return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules)
+        routers = frozenset(name for name, linear in modules.items() if beside_experts(layer, linear))
+        stacks = tuple(f"{prefix}.{name}" for name in unknown_stacks(layer))
+        return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules, routers, stacks)
+
+    def residuals(self, layer: LayerAnatomy) -> Mapping[str, str]:
+        """See `find_residuals`; names within the layer."""
+        index = self._layer_names.index(layer.name)
+        call = self._record_calls(_PROBE, cached=False)[index]
+        return find_residuals(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
+
+    def _find_attention(self, index: int, call: Call) -> Attention | None:
+        found = find_attention(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
+        return found and replace(found, module=self._stored_module(index, found.module))
+
+    def _stored_module(self, index: int, module: str) -> str:
+        """A module of layer `index` by the name that the checkpoint gives it: that of its linears, less their own."""
+        for stored, local in self.anatomy.layers[index].modules.items():
+            if local.startswith(f"{module}.") and stored.endswith(leaf := local.removeprefix(module)):
+                return stored.removesuffix(leaf)
+        return f"{self._layer_names[index]}.{module}"
 
     def _name_of(self, module: nn.Module) -> str:
         return next(f"{name}.weight" for name, m in self._model.named_modules() if m is module)
@@ -196,13 +233,23 @@ class Skeleton:
         """What it takes to learn how layers are called: no embedding, no head, zeros elsewhere."""
         parameters = self._model.named_parameters(remove_duplicate=False)
         shapes = {self._names.get(name, name): parameter.shape for name, parameter in parameters}
-        zeros: Weights = lambda name: torch.zeros(shapes[name], dtype=self.dtype)  # noqa: E731
+        zeros = Weights(lambda name: torch.zeros(shapes[name], dtype=self.dtype))
         return self._filled(zeros, without={self._embedding_parameter, self._head_parameter})
 
-    def _record_calls(self, rows: Rows) -> list[Call]:
+    def _calls_for(self, rows: Rows, cached: bool) -> list[Call]:
+        """How each layer is called; the same for all unpadded rows of one shape."""
+        if rows.mask is not None:
+            return self._record_calls(rows, cached)
+        key = (rows.count, rows.length, cached)
+        if key not in self._calls:
+            self._calls = {key: self._record_calls(rows, cached)}
+        return self._calls[key]
+
+    def _record_calls(self, rows: Rows, cached: bool = False) -> list[Call]:
         embeds = torch.zeros(rows.count, rows.length, self.width, dtype=self.dtype, device=self.device)
         with torch.no_grad():
-            self._probe.base_model(inputs_embeds=embeds, attention_mask=self._inputs(rows)[1], use_cache=False)
+            options = {"past_key_values": placeholder(), "use_cache": True} if cached else {"use_cache": False}
+            self._probe.base_model(inputs_embeds=embeds, attention_mask=self._inputs(rows)[1], **options)
         return [cast(Call, stand_in.call) for stand_in in _stand_ins(self._probe)]
 
     def _filled(self, weights: Weights, without: set[str]) -> Any:

@@ -20,6 +20,8 @@ class Statistic(ABC):
 
     teacher: ClassVar[bool] = False
     """Whether `add` also wants the same tokens' input in the untouched model."""
+    residual: ClassVar[bool] = False
+    """Whether `add_gap` is wanted, where the group is one linear and its output joins the residual stream."""
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         self.tokens = 0
@@ -27,6 +29,9 @@ class Statistic(ABC):
     @abstractmethod
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         """x, teacher_x: [tokens, in] fp32."""
+
+    def add_gap(self, gap: Tensor, x: Tensor) -> None:  # noqa: B027 - most have no use for it
+        """gap [tokens, out] fp32: what the untouched model's residual stream is ahead; x as for `add`."""
 
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """All tokens were added."""
@@ -54,20 +59,32 @@ class Hessian(Statistic):
 
 
 class Drift(Statistic):
-    """Σ (x_teacher − x)ᵀx [in, in] fp32: how far the inputs have moved from the untouched model's."""
+    """Σ (x_teacher − x)ᵀx [in, in] fp32: how far the inputs have moved from the untouched model's.
+
+    `gap` is the same of the residual stream that the output is added to: Σ (r_teacher − r)ᵀx [out, in].
+    """
 
     teacher = True
+    residual = True
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         super().__init__(in_features, device)
         self.matrix = torch.zeros(in_features, in_features, device=device)
+        self.gap: Tensor | None = None
 
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         assert teacher_x is not None
         add_cross(self.matrix, teacher_x, x)
 
+    def add_gap(self, gap: Tensor, x: Tensor) -> None:
+        if self.gap is None:
+            self.gap = torch.zeros(gap.shape[1], x.shape[1], device=x.device)
+        self.gap.addmm_(gap.T, x)
+
     def divide(self, scale: Tensor) -> None:
         self.matrix.div_(scale).div_(scale.unsqueeze(1))
+        if self.gap is not None:
+            self.gap.div_(scale)
 
 
 class MeanAbs(Statistic):
@@ -103,14 +120,26 @@ class LinearStats:
         assert isinstance(statistic, kind)
         return statistic
 
+    @property
+    def gathered(self) -> bool:
+        """Whether anything was gathered at all; an embedding's inputs, for one, are not."""
+        return bool(self._statistics)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the statistics are of."""
+        return max((statistic.tokens for statistic in self._statistics.values()), default=0)
+
     def __contains__(self, kind: type[Statistic]) -> bool:
         return kind in self._statistics
 
-    def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
-        """Feed every statistic with x [tokens, in]."""
+    def add(self, x: Tensor, teacher_x: Tensor | None, gap: Tensor | None = None) -> None:
+        """Feed every statistic with x [tokens, in], and with the residual stream's gap [tokens, out]."""
         for statistic in self._statistics.values():
             statistic.tokens += x.shape[0]
             statistic.add(x, teacher_x)
+            if gap is not None:
+                statistic.add_gap(gap, x)
 
     def finish(self) -> None:
         """All tokens were added."""

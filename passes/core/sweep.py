@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
 
-from compress.formats.base import Checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import UsageError
 from compress.formats.native import save_tensors
 from compress.formats.storage import sha256_file
 from compress.passes.core.anatomy import LayerAnatomy
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import UNREACHED, LayerPass
 from compress.passes.core.fold import Fold, Folds, Read
 from compress.passes.core.memory import return_freed_memory
 from compress.passes.core.rewrite import Commit, GroupRewrite
@@ -49,9 +49,20 @@ class Sweep:
             started = time.perf_counter()
             commit = process()
             self._commit(name, commit, time.perf_counter() - started)
+            self._tell_unreached(commit)
             errors = [float(report["relative_error"]) for report in commit.reports.values()]
             self.run.reporter.advance(name, error=sum(errors) / len(errors) if errors else 0.0)
         self.run.reporter.finish()
+        self.run.model.round_as(self._planned())
+
+    def _planned(self) -> ModelSpec:
+        """The headers that this stage was to leave; weights and scales have come, unit by unit."""
+        return reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
+
+    def _tell_unreached(self, commit: Commit) -> None:
+        unreached = [name for name, report in commit.reports.items() if report.get("reason") == UNREACHED]
+        if unreached:
+            self.run.reporter.note(f"{UNREACHED}, so it is rounded to nearest: {', '.join(unreached)}")
 
     def _make_walk(self) -> Walk:
         rows = self.run.calibration
@@ -114,7 +125,13 @@ class Sweep:
             in_features=next(iter(weights.values())).shape[1],
             kinds=self._kinds(wanted),
             rewrite=lambda stats: self._rewrite(weights, stats, commit, weights, folds.get(group[0])),
+            residual=self._residual(layer, group),
         )
+
+    def _residual(self, layer: LayerAnatomy, group: Sequence[str]) -> str | None:
+        """Where to see what the group's output is added to, if a statistic asks for it."""
+        asked = any(kind.residual for kind in self._kinds(group))
+        return self.run.skeleton.residuals(layer).get(layer.modules[group[0]]) if asked and len(group) == 1 else None
 
     def _reader(self, commit: Commit) -> Read:
         """Tensors as the run has left them so far, this unit's included."""
@@ -154,6 +171,12 @@ class Sweep:
             group.take(step, targets)
         group.finish(place)
 
+    def _authors(self, tensor: str) -> str:
+        """The passes that rewrote a tensor, joined by +: those that target it, else the whole stage."""
+        module = tensor.removesuffix(".weight")
+        names = [step.name for step, targets in self.targets.items() if module in targets]
+        return " + ".join(names or [step.name for step in self.passes])
+
     def _commit(self, name: str, commit: Commit, seconds: float) -> None:
         number = len(self.run.journal.of(stage=self.stage, kind="unit"))
         path = self.folder / f"unit-{number:04d}.safetensors"
@@ -165,6 +188,7 @@ class Sweep:
             "file": str(path.relative_to(self.run.work)),
             "sha256": sha256_file(path),
             "tensors": commit.reports,
+            "authors": {tensor: self._authors(tensor) for tensor in commit.tensors},
             "seconds": seconds,
         }
         self.run.journal.append(record)

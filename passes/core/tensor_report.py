@@ -17,7 +17,7 @@ def tensor_report(weight: Tensor, values: Tensor, rewritten: Rewritten, stats: L
     Without statistics the inputs are taken to be white: the relative error is then that of the weight.
     """
     noise = min(sqnr(weight, values), _LOSSLESS)
-    if Hessian in stats:
+    if Hessian in stats and stats.tokens:
         error = relative_error(weight, values, stats[Hessian].matrix)
     else:
         error = 10 ** (-noise / 10)

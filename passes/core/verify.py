@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,45 +12,98 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect
 from compress.formats.errors import CompressError
+from compress.formats.matrices import Matrices
+from compress.passes.core.fingerprint import Fingerprint, answers_at, fingerprint, fixed_tokens
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.rows import Rows
 from compress.passes.core.scores import score
-from compress.passes.core.skeleton import Skeleton, Weights
+from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.walk import Stream, Walk
+from compress.passes.core.weights import Weights
 from compress.passes.core.work import dense
 
-_TOKENS = 64
 _EXACT = 1e-6
 _CONVERTED = 0.5
 
 
-def verify(model: Checkpoint, dialect: type[Dialect], path: Path, skeleton: Skeleton, work: Path) -> dict[str, float]:
-    """Compare the artifact at `path` with `model` in memory: every tensor that the forward uses, then logits.
+@dataclass(frozen=True)
+class Verified:
+    """Figures for the manifest, and what the artifact answers."""
+
+    figures: dict[str, float]
+    fingerprint: Fingerprint
+
+
+def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skeleton: Skeleton, work: Path) -> Verified:
+    """Compare the artifact with `model` in memory: every tensor that the forward uses, then logits.
 
     A quantized tensor must decode to the same values; a dense one may have been converted to the container's
-    type, at a bounded loss. Raises CompressError naming the tensor. Returns figures for the manifest.
+    type, at a bounded loss. Raises CompressError naming the tensor.
     """
-    rows = Rows(torch.arange(_TOKENS).remainder(skeleton.vocabulary).unsqueeze(0))
+    _check_runtime(model, artifact)
+    text, tokens = fixed_tokens(artifact, skeleton.vocabulary)
+    rows, path = Rows(torch.tensor([tokens])), artifact.path
     worst: dict[str, float] = {}
-    weights = {"memory": dense(model), "artifact": _compared(model, dialect.witness(path), worst)}
     with torch.no_grad(), TemporaryDirectory(dir=work) as folder:
-        walks = {}
-        for name, read in weights.items():
-            hidden = HiddenStates(Path(folder) / name, rows.length, skeleton.width, rows.count)
-            walks[name] = Walk(skeleton, rows, [Stream(read, hidden)])
-            walks[name].carry(0, lambda boundary: None)
-        scores = score(walks["artifact"], walks["memory"])
+        memory = _carried(skeleton, rows, dense(model), Path(folder) / "memory")
+        written = _carried(
+            skeleton, rows, _compared(model, _witnessed(artifact, dialect), worst), Path(folder) / "artifact"
+        )
+        scores = score(written, memory)
+        answers = fingerprint(written, text)
     assert scores.kl_divergence is not None and scores.top1_agreement is not None
     if not scores.kl_divergence < _CONVERTED:
         raise CompressError(
             f"{path}: logits differ from the model in memory (KL {scores.kl_divergence:.3g})",
             "the container's conversion of dense tensors loses too much: choose a finer type",
         )
-    return {
+    figures = {
         "kl_divergence": scores.kl_divergence,
         "top1_agreement": scores.top1_agreement,
         "largest_weight_error": max(worst.values(), default=0.0),
     }
+    return Verified(figures, answers)
+
+
+def answers_again(artifact: Checkpoint, dialect: type[Dialect], skeleton: Skeleton, recorded: Fingerprint) -> Tensor:
+    """What the artifact answers now, [places, vocabulary] fp32, its weights read by both readers.
+
+    Raises CompressError naming the first tensor that the two readers do not read alike.
+    """
+    read = _compared(artifact, _witnessed(artifact, dialect), {})
+    with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
+        walk = _carried(skeleton, recorded.rows, read, Path(folder))
+        return answers_at(walk, [place.after for place in recorded.next])
+
+
+def _carried(skeleton: Skeleton, rows: Rows, read: Weights, folder: Path) -> Walk:
+    """One model's walk over `rows`, at its last boundary."""
+    hidden = HiddenStates(folder, rows.length, skeleton.width, rows.count)
+    walk = Walk(skeleton, rows, [Stream(read, hidden)])
+    walk.carry(0, lambda boundary: None)
+    return walk
+
+
+def _check_runtime(model: Checkpoint, artifact: Checkpoint) -> None:
+    """What the artifact says of rounding at run time must be what was meant."""
+    meant, seen = model.spec, artifact.spec
+    if dict(meant.activations) != dict(seen.activations) or meant.kv_cache != seen.kv_cache:
+        where = artifact.path
+        raise CompressError(f"{where} says otherwise how activations or the cache are rounded", "please report this")
+
+
+def _witnessed(artifact: Checkpoint, dialect: type[Dialect]) -> Callable[[str], Tensor]:
+    """The tensors of the artifact through the witness, by the names that they have in the program."""
+    witness = dialect.witness(artifact.path)
+    if not isinstance(artifact, Matrices):
+        return witness
+
+    def read(name: str) -> Tensor:
+        tensor = artifact.cut(name, witness)
+        assert isinstance(tensor, Tensor)
+        return tensor
+
+    return read
 
 
 def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[str, float]) -> Weights:
@@ -68,4 +122,4 @@ def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[s
         worst[name] = error
         return seen
 
-    return read
+    return replace(meant, read=read)

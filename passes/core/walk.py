@@ -11,14 +11,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
+from compress.passes.core.cache import Watch
 from compress.passes.core.flight import Flight, PausePoints
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.memory import return_freed_memory
 from compress.passes.core.rows import Rows
-from compress.passes.core.skeleton import Skeleton, Weights
+from compress.passes.core.skeleton import Skeleton
 from compress.passes.core.stats import LinearStats, Statistic
+from compress.passes.core.weights import Weights
 
 BATCH_TOKENS = 4096
 """Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
@@ -26,20 +29,25 @@ BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class Stream:
-    """One model on its way: whose weights, and where its hidden states lie."""
+    """One model on its way: whose weights, where its hidden states lie, who watches what its layers cache."""
 
     weights: Weights
     hidden: HiddenStates
+    watch: Callable[[int, Rows], Watch | None] | None = None
 
 
 @dataclass(frozen=True)
 class GroupPlan:
-    """A group of linears to be rewritten: where it begins, what statistics it wants, what then happens."""
+    """A group of linears to be rewritten: where it begins, what statistics it wants, what then happens.
+
+    `residual` is the module within the layer whose input the group's output is added to, if that is wanted.
+    """
 
     first: str
     in_features: int
     kinds: frozenset[type[Statistic]]
     rewrite: Callable[[LinearStats], None]
+    residual: str | None = None
 
 
 class Walk:
@@ -67,7 +75,9 @@ class Walk:
         """
         with ExitStack() as stack:
             for module in modules:
-                stack.enter_context(PausePoints(module.get_submodule(group.first) for group in groups))
+                points = stack.enter_context(PausePoints(module.get_submodule(group.first) for group in groups))
+                for taker in {group.residual for group in groups if group.residual is not None}:
+                    points.note(taker, module.get_submodule(taker))
             if hold or not groups:
                 flights = [self._fly(index, modules, batch) for batch in self._batches]
                 self._gather(flights, groups)
@@ -94,17 +104,17 @@ class Walk:
         stats = LinearStats(group.kinds, group.in_features, self.skeleton.device)
         with PausePoints([module]):
             for batch in self._batches:
-                inputs = []
-                for stream in self.streams:
-                    hidden = self._read(stream, len(self.skeleton.anatomy.layers), batch)
-                    inputs.append(Flight(partial(project, hidden)).next())
-                self._add(stats, batch, inputs)
+                boundary = len(self.skeleton.anatomy.layers)
+                hidden = [self._read(stream, boundary, batch) for stream in self.streams]
+                self._add(stats, batch, [Flight(partial(project, x)) for x in hidden])
         stats.finish()
         group.rewrite(stats)
 
     def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Flight]:
         def forward(stream: Stream, module: nn.Module) -> Tensor:
-            call = self.skeleton.calls(self.rows.batch(*batch))[index]
+            rows = self.rows.batch(*batch)
+            watch = stream.watch(index, rows) if stream.watch else self.skeleton.watch(index, stream.weights)
+            call = self.skeleton.call(index, rows, watch)
             return self.skeleton.run(module, self._read(stream, index, batch), call)
 
         return [Flight(partial(forward, stream, module)) for stream, module in zip(self.streams, modules)]
@@ -113,7 +123,7 @@ class Walk:
         for group in groups:
             stats = LinearStats(group.kinds, group.in_features, self.skeleton.device)
             for batch, flying in zip(self._batches, flights):
-                self._add(stats, batch, [flight.next() for flight in flying])
+                self._add(stats, batch, flying, group.residual)
             stats.finish()
             group.rewrite(stats)
 
@@ -121,16 +131,38 @@ class Walk:
         gathered = [LinearStats(group.kinds, group.in_features, self.skeleton.device) for group in groups]
         for batch in self._batches:
             flying = self._fly(index, modules, batch)
-            for stats in gathered:
-                self._add(stats, batch, [flight.next() for flight in flying])
+            for stats, group in zip(gathered, groups):
+                self._add(stats, batch, flying, group.residual)
         for group, stats in zip(groups, gathered):
             stats.finish()
             group.rewrite(stats)
 
-    def _add(self, stats: LinearStats, batch: tuple[int, int], inputs: Sequence[Tensor]) -> None:
+    def _add(
+        self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight], residual: str | None = None
+    ) -> None:
+        """Fly on to the next group and feed its inputs to `stats`, without padding."""
+        arrived = [self._arrival(flight, batch) for flight in flying]
+        (x, tokens), teacher = arrived[0], arrived[1:]
+        gap = None
+        if residual is not None and teacher:
+            mine, other = (self._real(flight.notes.pop(residual).flatten(0, -2), batch) for flight in flying)
+            gap = other - mine
+        stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap)
+
+    def _real(self, x: Tensor, batch: tuple[int, int]) -> Tensor:
+        """x [rows · length, width] without padding."""
         mask = self.rows.batch(*batch).mask
-        flat = [x.flatten(0, -2) if mask is None else x[mask.to(x.device)] for x in inputs]
-        stats.add(flat[0], flat[1] if len(flat) > 1 else None)
+        return x if mask is None else x[mask.flatten().to(x.device)]
+
+    def _arrival(self, flight: Flight, batch: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """The input [tokens, in] of the next group, and which tokens of the batch these are (None: all)."""
+        x = flight.next().flatten(0, -2)
+        mask, tokens = self.rows.batch(*batch).mask, flight.tokens
+        if mask is not None:
+            real = mask.flatten().to(x.device)
+            real = real if tokens is None else real[tokens]
+            x, tokens = x[real], None if tokens is None else tokens[real]
+        return x, tokens
 
     def _land(self, boundary: int, flights: Sequence[Sequence[Flight]]) -> None:
         for number, stream in enumerate(self.streams):
@@ -149,3 +181,13 @@ class Walk:
     def held_bytes(self, widest: int) -> int:
         """Memory that holds every batch at a group, at most: residual, normed input, widest linear input."""
         return self.rows.ids.numel() * 4 * len(self.streams) * (2 * self.skeleton.width + widest)
+
+
+def _aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:
+    """The teacher's input [tokens, in] for the tokens of `x`; a token that it routes elsewhere counts as not moved."""
+    if tokens is None or teacher_tokens is None:
+        return teacher_x
+    aligned = x.clone()
+    mine, same = torch.where(tokens[:, None] == teacher_tokens)
+    aligned[mine] = teacher_x[same]
+    return aligned

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compress.formats.base import Checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.native import NativeFile
 from compress.kernels.qtensor import QTensor
-from compress.passes.core.skeleton import Weights
+from compress.passes.core.weights import Weights
 
 
 class WorkingModel(Checkpoint):
@@ -30,11 +30,16 @@ class WorkingModel(Checkpoint):
         """Take the tensors of a committed file in the source's stead."""
         file = NativeFile(path)
         self._rewritten.update(dict.fromkeys(file.specs, file))
+        known = self.spec.tensors
         tensors = {
-            name: replace(self.spec.tensors[name], shape=spec.shape, format=spec.format)
+            name: replace(known[name], shape=spec.shape, format=spec.format) if name in known else spec
             for name, spec in file.specs.items()
         }
-        self.spec = replace(self.spec, tensors={**self.spec.tensors, **tensors})
+        self.spec = replace(self.spec, tensors={**known, **tensors})
+
+    def round_as(self, planned: ModelSpec) -> None:
+        """Round at run time what `planned` rounds: its static scales have come with `overlay`."""
+        self.spec = replace(self.spec, activations=planned.activations, kv_cache=planned.kv_cache)
 
     @property
     def rewritten(self) -> frozenset[str]:
@@ -51,10 +56,10 @@ class WorkingModel(Checkpoint):
 
 
 def dense(checkpoint: Checkpoint) -> Weights:
-    """The checkpoint's tensors as the computation wants them: decoded, fp32."""
+    """The checkpoint's tensors as the computation wants them: decoded, fp32; and what it rounds, as of now."""
 
     def read(name: str) -> Tensor:
         tensor = checkpoint.read(name)
         return tensor.dequantize() if isinstance(tensor, QTensor) else tensor.to(torch.float32)
 
-    return read
+    return Weights(read, checkpoint.spec.activations, checkpoint.spec.kv_cache)

@@ -16,7 +16,7 @@ import pytest
 
 from compress.cli.app import main
 
-COMMANDS = ["run", "plan", "inspect", "export", "eval", "generate", "passes", "dialects", "schema", "init"]
+COMMANDS = ["run", "plan", "inspect", "export", "eval", "verify", "generate", "passes", "dialects", "schema", "init"]
 RECIPE = """\
 model: {model}
 passes:

@@ -49,3 +49,20 @@ def test_no_drift_no_change():
 def test_dead_inputs_leave_the_weight():
     weight = torch.randn(3, 5)
     assert torch.equal(corrected_target(weight, torch.zeros(5, 5), torch.zeros(5, 5)), weight)
+
+
+def test_the_gap_of_the_residual_stream_is_made_up_for() -> None:
+    """The normal equations of min ‖W'X̂ + R̂ − WX − R‖² + λ·m·‖W' − W‖², solved by an explicit inverse."""
+    generator = torch.Generator().manual_seed(3)
+    x, noise = (torch.randn(200, 16, generator=generator, dtype=torch.float64) for _ in range(2))
+    seen = x + 0.1 * noise
+    gap = (
+        torch.randn(200, 8, generator=generator, dtype=torch.float64) @ torch.eye(8, dtype=torch.float64) + seen[:, :8]
+    )
+    weight = torch.randn(8, 16, generator=generator, dtype=torch.float64)
+    hessian = seen.T @ seen
+    ridge = 0.2 * hessian.diagonal().mean() * torch.eye(16, dtype=torch.float64)
+    wanted = x @ weight.T + gap
+    expected = (torch.linalg.inv(hessian + ridge) @ (seen.T @ wanted + ridge @ weight.T)).T
+    found = corrected_target(weight, (x - seen).T @ seen, hessian, gap.T @ seen, ridge=0.2, gap_ridge=0.2)
+    assert torch.allclose(found, expected, atol=1e-9)

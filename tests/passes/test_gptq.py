@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compress.formats import open_checkpoint
+from compress.passes.core.base import LinearPass
 from compress.passes.core.config import load_config
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.rows import Rows
@@ -18,6 +19,7 @@ from compress.passes.core.stats import Hessian, LinearStats
 from compress.passes.core.walk import GroupPlan, Stream, Walk
 from compress.passes.core.work import dense
 from compress.passes.gptq import GPTQ
+from compress.passes.nf4 import NF4
 from compress.passes.rtn import RTN
 
 
@@ -57,9 +59,28 @@ def test_beats_rounding_on_every_tensor(
     layer: list[tuple[dict[str, torch.Tensor], LinearStats]], options: dict[str, Any]
 ) -> None:
     options = {"group_size": 32, **options}
+    assert_ordered(layer, GPTQ(**options), RTN(**options))
+
+
+@pytest.mark.parametrize(
+    ("table", "double_quant"), [("nf4", False), ("nf4", True), ("fp4", False), ("lloyd_max", True)]
+)
+def test_beats_rounding_onto_tables_too(
+    layer: list[tuple[dict[str, torch.Tensor], LinearStats]], table: str, double_quant: bool
+) -> None:
+    options = {"block_size": 32, "double_quant": double_quant}
+    assert_ordered(
+        layer, GPTQ.model_validate({"format": table, **options}), NF4.model_validate({"table": table, **options})
+    )
+
+
+def assert_ordered(
+    layer: list[tuple[dict[str, torch.Tensor], LinearStats]], better: LinearPass, worse: LinearPass
+) -> None:
+    """On every tensor of the layer, `better` has the smaller squared error of the output, in the same format."""
     for weights, stats in layer:
         hessian = stats[Hessian].matrix.double()
-        solved, rounded = (step.group(weights, stats) for step in (GPTQ(**options), RTN(**options)))
+        solved, rounded = (step.group(weights, stats) for step in (better, worse))
         for name, weight in weights.items():
             errors = []
             for result in (solved[name].weight, rounded[name].weight):

@@ -26,6 +26,7 @@ from compress.kernels.qtensor import QTensor, quantize
 from compress.passes.core.fold import Fold, Folds
 from compress.passes.core.fold_search import UNKNOWN, find_folds
 from compress.passes.core.skeleton import Skeleton
+from compress.passes.core.weights import Weights
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -87,7 +88,7 @@ class InMemory:
         self.skeleton = Skeleton(config, ModelSpec({}, specs), torch.device("cpu"))
         self.layer = self.skeleton.anatomy.layers[0]
         with torch.no_grad():
-            filled = self.skeleton.layer(0, lambda name: self.model.state_dict()[name])
+            filled = self.skeleton.layer(0, Weights(lambda name: self.model.state_dict()[name]))
             self.folds = Folds(self.skeleton).of(0, filled, self.tensors.__getitem__)
             self.restored = all(
                 torch.equal(value, self.model.state_dict()[f"{self.layer.name}.{name}"])

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.formats import open_checkpoint
 from compress.passes.core.config import load_config
+from compress.passes.core.empty import matrices
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.rows import Rows
 from compress.passes.core.scores import score
@@ -125,3 +126,39 @@ def test_scores_equal_their_definitions(
     assert scores.kl_divergence == pytest.approx(float(divergence), rel=1e-3)
     agreement = (reference.argmax(-1) == candidate.argmax(-1)).double().mean()
     assert scores.top1_agreement == pytest.approx(float(agreement), abs=1e-9)
+
+
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedModel, hold: bool, padded: bool) -> None:
+    """Hooks on transformers' own router and stacked experts say what each expert must have seen."""
+    rows = random_rows(padded)
+    checkpoint = matrices(open_checkpoint(path))
+    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    read, layer = dense(checkpoint), skeleton.anatomy.layers[0]
+    walk = Walk(skeleton, rows, [Stream(read, HiddenStates(path / "hidden", rows.length, skeleton.width, rows.count))])
+    gathered: dict[str, LinearStats] = {}
+    plans = [
+        GroupPlan(
+            layer.modules[group[0]],
+            checkpoint.spec.tensors[f"{group[0]}.weight"].shape[1],
+            frozenset({Hessian}),
+            lambda stats, name=group[0]: gathered.update({name: stats}),
+        )
+        for group in layer.groups
+    ]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    judge.model.layers[0].mlp.experts.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[1])))
+    mask = torch.ones(ROWS, LENGTH, dtype=torch.bool) if rows.mask is None else rows.mask
+    with torch.no_grad():
+        judge(rows.ids, attention_mask=mask.long())
+        walk.start()
+        walk.layer(0, [skeleton.layer(0, read)], plans, hold=hold)
+    ((hidden, index),) = seen
+    firsts = [name for name in gathered if ".experts." in name and "down_proj" not in name]
+    assert len(firsts) == judge.config.num_local_experts
+    for number, name in enumerate(firsts):
+        x = hidden[(index == number).any(-1) & mask.flatten()].double()
+        assert gathered[name][Hessian].tokens == len(x)
+        torch.testing.assert_close(gathered[name][Hessian].matrix.double(), x.T @ x, rtol=1e-4, atol=1e-3)

@@ -1,0 +1,116 @@
+"""Reading a compressed-tensors directory back to quantized tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compress.formats.base import TensorSpec
+from compress.formats.compressed_tensors_config import read_groups
+from compress.formats.compressed_tensors_schemes import Scheme
+from compress.formats.compressed_tensors_storage import PARTS, SCALE, Shape
+from compress.formats.errors import InputError
+from compress.formats.gptq_tensors import trivial_groups
+from compress.formats.hf_files import CONFIG, HFCheckpoint, quantization_of
+from compress.kernels.qtensor import QTensor
+
+_G_IDX = "weight_g_idx"
+_QUANTIZED = (f".{SCALE}", ".weight_packed")  # a layer that has one of these is quantized
+
+
+@dataclass(frozen=True)
+class _Layer:
+    shape: Shape
+    scheme: Scheme
+
+
+class CompressedTensorsCheckpoint(HFCheckpoint):
+    """A compressed-tensors directory.
+
+    A layer has the one scheme of `config_groups` that its tensors' names, shapes and dtypes agree with; only
+    where several do, its name must stand among the targets of one. So no regular expression is ever run.
+    Raises InputError, here or in `read`, for tensors that fit no scheme and columns reordered into groups.
+    """
+
+    def __init__(self, path: Path, dialect: str) -> None:
+        super().__init__(path, dialect)
+        self._groups = read_groups(quantization_of(path) or {}, path / CONFIG)
+        modules = {_module(name): None for name in self.weights.specs if name.endswith(_QUANTIZED)}
+        self._layers = {f"{module}.weight": self._layer(module) for module in modules}
+        self.spec = replace(self.spec, tensors=self._tensors())
+
+    def read(self, name: str) -> Tensor | QTensor:
+        if name not in self._layers:
+            return self.weights.read(name)
+        layer, module = self._layers[name], name.removesuffix(".weight")
+        scheme = layer.scheme
+
+        def part(kind: str) -> Tensor:
+            return self.weights.read(f"{module}.{kind}")
+
+        return scheme.storage.decode(name, layer.shape, scheme.number_format, part)
+
+    def _layer(self, module: str) -> _Layer:
+        parts = {
+            part: self.weights.specs[f"{module}.{part}"] for part in PARTS if f"{module}.{part}" in self.weights.specs
+        }
+        ordered = parts.pop(_G_IDX, None)
+        shape = self._shape(module, parts)
+        fitting = [group for group in self._groups if _fits(group.scheme, shape, parts)]
+        if len({group.scheme for group in fitting}) > 1:
+            fitting = [group for group in fitting if module in group.targets]
+        if not fitting:
+            given = ", ".join(f"{part} {list(spec.shape)} {spec.dtype}" for part, spec in parts.items())
+            raise InputError(f"{module}: {given} fit none of the config_groups, or more than one")
+        if ordered is not None:
+            self._check_order(module, shape[1], parts[SCALE].shape[1])
+        return _Layer(shape, fitting[0].scheme)
+
+    def _shape(self, module: str, parts: Mapping[str, TensorSpec]) -> Shape:
+        """The weight's shape [out, in]."""
+        if "weight_packed" not in parts:
+            return parts["weight"].shape if "weight" in parts else ()
+        if parts.get("weight_shape") != TensorSpec((2,), "int64"):
+            raise InputError(f"{module}: weight_shape is not two int64 numbers")
+        return tuple(self.weights.read(f"{module}.weight_shape").tolist())
+
+    def _check_order(self, module: str, inputs: int, groups: int) -> None:
+        """Refuse a layer whose columns were reordered into groups, as engines since 2026 do; −1 stands for none."""
+        g_idx = self.weights.read(f"{module}.{_G_IDX}")
+        if bool((g_idx == -1).all()):
+            return
+        if not torch.equal(g_idx.int(), trivial_groups(inputs, groups)):
+            raise InputError(
+                f"{module} has its columns reordered into groups (actorder: group)",
+                "quantize the model again with actorder: static",
+            )
+
+    def _tensors(self) -> dict[str, TensorSpec]:
+        """Every tensor in the file's order, the parts of a layer under the name of its weight."""
+        tensors: dict[str, TensorSpec] = {}
+        for stored, spec in self.weights.specs.items():
+            name = f"{_module(stored)}.weight"
+            layer = self._layers.get(name)
+            if layer is None or stored.rpartition(".")[2] not in PARTS:
+                tensors[stored] = spec
+            else:
+                tensors[name] = TensorSpec(layer.shape, "float32", layer.scheme.number_format)
+        return tensors
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _fits(scheme: Scheme, shape: Shape, parts: Mapping[str, TensorSpec]) -> bool:
+    """Whether the tensors are those of a weight of this shape and scheme; scales may have any float type."""
+    dtype = parts[SCALE].dtype if SCALE in parts else "bool"
+    if len(shape) != 2 or min(shape) < 1 or not getattr(torch, dtype).is_floating_point:
+        return False
+    if scheme.number_format.misfit(shape) is not None:
+        return False
+    return scheme.storage.parts(shape, scheme.number_format, dtype) == parts

@@ -1,0 +1,146 @@
+"""What a compressed-tensors artifact says of itself: `quantization_config` in config.json.
+
+`config_groups` are schemes with their `targets`: the class name `Linear`, or full names of layers; `ignore`
+are layers that a class name does not mean. Engines also take regular expressions (`re:…`). We write none, and
+run none that stands in a file.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compress.formats.base import ModelSpec
+from compress.formats.compressed_tensors_schemes import Scheme, is_symmetric, read_scheme, scheme_json
+from compress.formats.errors import InputError
+from compress.formats.linear_names import is_linear
+
+METHOD = "compressed-tensors"
+_MIXED = "mixed-precision"
+_VERSION = "0.20.0"  # of the library that the files were checked with
+_EVERY_LINEAR = "Linear"
+_HEAD = "lm_head"
+# vLLM joins these layers, and one joined layer has one scheme.
+_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+
+
+@dataclass(frozen=True)
+class Group:
+    """One entry of `config_groups`."""
+
+    scheme: Scheme
+    targets: frozenset[str]
+
+
+def schemes_of(model: ModelSpec) -> dict[str, Scheme]:
+    """The scheme of every quantized linear layer, by module name."""
+    return {
+        module: Scheme(spec.format, model.activations.get(module))
+        for name, spec in model.tensors.items()
+        if spec.format is not None
+        for module in [name.removesuffix(".weight")]
+    }
+
+
+def quantization_config(model: ModelSpec) -> dict[str, Any]:
+    """The `quantization_config` of a model that fits."""
+    schemes = schemes_of(model)
+    modules: dict[Scheme, list[str]] = defaultdict(list)
+    for module, scheme in schemes.items():
+        modules[scheme].append(module)
+    stacked = any(spec.format is None and len(spec.shape) > 2 for spec in model.tensors.values())
+    if len(modules) == 1 and not stacked:
+        modules = defaultdict(list, {scheme: [_EVERY_LINEAR] for scheme in modules})
+    formats = {scheme.storage.format for scheme in modules}
+    return {
+        "config_groups": {
+            f"group_{index}": scheme_json(scheme, targets) for index, (scheme, targets) in enumerate(modules.items())
+        },
+        "format": formats.pop() if len(formats) == 1 else _MIXED,
+        "global_compression_ratio": None,
+        "ignore": list(_ignored(model, schemes)),
+        "kv_cache_scheme": None,
+        "quant_method": METHOD,
+        "quantization_status": "compressed",
+        "version": _VERSION,
+    }
+
+
+def _ignored(model: ModelSpec, schemes: Mapping[str, Scheme]) -> Iterator[str]:
+    """The linear layers that stayed dense; a head that is tied has no tensor of its own."""
+    for name, spec in model.tensors.items():
+        if spec.format is None and len(spec.shape) == 2 and is_linear(name):
+            yield name.removesuffix(".weight")
+    if _HEAD not in schemes and f"{_HEAD}.weight" not in model.tensors:
+        yield _HEAD
+
+
+def quantizes_head(model: ModelSpec) -> bool:
+    """Whether a layer outside the decoder blocks is quantized: an output head, no longer tied."""
+    return any(not any(step.isdigit() for step in module.split(".")) for module in schemes_of(model))
+
+
+def engine_notes(model: ModelSpec, dtype: str) -> tuple[str, ...]:
+    """Which engines will not load this model, or compute something else, and why.
+
+    vLLM 0.32; transformers 5.23 with compressed-tensors 0.20, which packs no zero points where it prepares a model
+    for loading, and decodes as it loads (`dequantize=True`) by one scheme only.
+    """
+    notes = []
+    schemes = set(schemes_of(model).values())
+    if not all(is_symmetric(scheme) for scheme in schemes):
+        way = "with other layers beside them" if len(schemes) > 1 else "but by CompressedTensorsConfig(dequantize=True)"
+        notes.append(f"asymmetric weights will not load in transformers {way}")
+    split = next(_split_joints(model), None)
+    if split is not None:
+        notes.append(f"will not load in vLLM: it joins {split}, which differ")
+    if dtype == "bfloat16":
+        notes.append("vLLM and transformers round the scales (float16) to bfloat16 as they load")
+    return tuple(notes)
+
+
+def _split_joints(model: ModelSpec) -> Iterator[str]:
+    """The layers that vLLM joins and that have different schemes."""
+    schemes = schemes_of(model)
+    for module in schemes:
+        parent, _, leaf = module.rpartition(".")
+        for leaves in _FUSED:
+            beside = [f"{parent}.{other}" for other in leaves if f"{parent}.{other}.weight" in model.tensors]
+            if leaf in leaves and len({schemes.get(other) for other in beside}) > 1:
+                yield f"{', '.join(leaves)} of {parent}"
+
+
+def read_groups(settings: Mapping[str, Any], where: object) -> list[Group]:
+    """`config_groups`, checked. Raises InputError for what changes values in ways that are not read."""
+    if settings.get("quantization_status", "compressed") != "compressed":
+        raise InputError(
+            f"{where}: its weights are not compressed (quantization_status: "
+            f"{str(settings['quantization_status'])[:40]!r})",
+            "save the model with save_compressed=True",
+        )
+    for key in ("sparsity_config", "transform_config"):
+        if settings.get(key):
+            raise InputError(f"{where} has a {key}, which is not read")
+    if settings.get("kv_cache_scheme") is not None:
+        raise InputError(f"{where} rounds the key/value cache, which is not read")
+    found = settings.get("config_groups")
+    if not isinstance(found, dict) or not found:
+        raise InputError(f"{where} has no config_groups")
+    return [_read_group(group, settings.get("format"), f"{where}: {str(key)[:40]}") for key, group in found.items()]
+
+
+def _read_group(found: Any, default: Any, where: str) -> Group:
+    if not isinstance(found, dict):
+        raise InputError(f"{where} is not a JSON object", "presets by name are not read: write the scheme out")
+    targets = found.get("targets")
+    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+        raise InputError(f"{where}: targets is not a list of names")
+    scheme = read_scheme(found, where)
+    stored = found.get("format") or default
+    if stored != scheme.storage.format:
+        raise InputError(
+            f"{where} is stored as {str(stored)[:40]!r}; what is read of this scheme is {scheme.storage.format!r}"
+        )
+    return Group(scheme, frozenset(targets))

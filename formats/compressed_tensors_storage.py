@@ -1,0 +1,129 @@
+"""How compressed-tensors stores one quantized linear layer: a class for each `format` of its files.
+
+Source: the library compressed-tensors 0.20.0, compressors/ (one folder a format).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from compress.formats.base import TensorSpec
+from compress.formats.errors import InputError
+from compress.kernels.int_format import IntFormat
+from compress.kernels.pack import pack, unpack
+from compress.kernels.qtensor import NumberFormat, QTensor
+
+Shape = tuple[int, ...]
+Part = Callable[[str], Tensor]  # part → tensor of the layer that is read
+
+PARTS = ("weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+SCALE = "weight_scale"
+_WORD = 32
+
+
+class Storage(ABC):
+    """The tensors that stand for one weight [out, in], called parts: `X.weight` becomes `X.<part>`."""
+
+    format: ClassVar[str]
+
+    @abstractmethod
+    def misfit(self, number_format: NumberFormat) -> str | None:
+        """Why this format of file cannot hold a number format, or None if it can."""
+
+    @abstractmethod
+    def parts(self, shape: Shape, number_format: NumberFormat, scale_dtype: str) -> dict[str, TensorSpec]:
+        """The specs of the tensors of a weight of this shape; number formats as `misfit` lets them through."""
+
+    @abstractmethod
+    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+        """The tensors themselves."""
+
+    @abstractmethod
+    def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
+        """The weight `name` of this shape, whose parts fit together. Raises InputError for what they must not hold."""
+
+
+class PackQuantized(Storage):
+    """Integers of 2 to 8 bits in 32-bit words.
+
+        X.weight_packed      int32  [out, ⌈in·bits/32⌉]      each row is one stream of bits, lowest bit first
+        X.weight_scale       float  [out, groups]
+        X.weight_shape       int64  [2]                      out, in
+        X.weight_zero_point  int32  [⌈out·bits/32⌉, groups]  asymmetric only; packed along the outputs
+
+    The value is scale·(code − zero), or scale·(code − 2^(bits−1)).
+    """
+
+    format = "pack-quantized"
+
+    def misfit(self, number_format: NumberFormat) -> str | None:
+        if not isinstance(number_format, IntFormat):
+            return f"compressed-tensors files hold integer grids, not {number_format.name}"
+        if number_format.zero == "real":
+            return f"{number_format.name} has real minimums; compressed-tensors files hold whole zero points"
+        return None
+
+    def parts(self, shape: Shape, number_format: NumberFormat, scale_dtype: str) -> dict[str, TensorSpec]:
+        assert isinstance(number_format, IntFormat)
+        (outputs, inputs), bits = shape, number_format.bits
+        (scales, _) = number_format.param_shapes(shape)["scale"]
+        parts = {
+            "weight_packed": TensorSpec((outputs, words(inputs, bits)), "int32"),
+            SCALE: TensorSpec(scales, scale_dtype),
+            "weight_shape": TensorSpec((2,), "int64"),
+        }
+        if number_format.zero == "integer":
+            parts["weight_zero_point"] = TensorSpec((words(outputs, bits), scales[1]), "int32")
+        return parts
+
+    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+        assert isinstance(tensor.format, IntFormat)
+        bits = tensor.format.bits
+        parts = {
+            "weight_packed": pack_padded(tensor.codes.T, bits).T.contiguous(),
+            SCALE: tensor.params["scale"].to(getattr(torch, scale_dtype)),
+            "weight_shape": torch.tensor(tensor.shape),
+        }
+        if tensor.format.zero == "integer":
+            parts["weight_zero_point"] = pack_padded(tensor.params["zero"], bits)
+        return parts
+
+    def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
+        assert isinstance(number_format, IntFormat)
+        bits = number_format.bits
+        params = {"scale": half_scales(name, part(SCALE))}
+        if number_format.zero == "integer":
+            params["zero"] = unpack_padded(part("weight_zero_point"), bits, shape[0])
+        codes = unpack_padded(part("weight_packed").T, bits, shape[1]).T.contiguous()
+        return QTensor(number_format, codes, params)
+
+
+def words(count: int, bits: int) -> int:
+    """How many 32-bit words hold `count` codes."""
+    return -(-count * bits // _WORD)
+
+
+def pack_padded(codes: Tensor, bits: int) -> Tensor:
+    """codes [n, m] uint8 → words [⌈n·bits/32⌉, m] int32: kernels/pack.py for any n, what is left over filled with 0."""
+    count = codes.shape[0]
+    filled = torch.nn.functional.pad(codes, (0, 0, 0, -count % _WORD))
+    return pack(filled, bits)[: words(count, bits)]
+
+
+def unpack_padded(packed: Tensor, bits: int, count: int) -> Tensor:
+    """words [⌈n·bits/32⌉, m] int32 → codes [n, m] uint8, n = `count`."""
+    filled = torch.nn.functional.pad(packed, (0, 0, 0, -packed.shape[0] % bits))
+    return unpack(filled, bits)[:count]
+
+
+def half_scales(name: str, scales: Tensor) -> Tensor:
+    """Scales as float16. Raises InputError if it does not hold them exactly."""
+    half = scales.half()
+    if not torch.equal(half.float(), scales.float()):
+        raise InputError(f"{name}: float16 does not hold its scales ({scales.dtype}) exactly")
+    return half

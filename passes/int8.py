@@ -1,0 +1,23 @@
+"""INT8: weights per output channel, inputs per token at run time or with calibrated scales (W8A8), or not (W8A16).
+
+The scheme of LLM.int8() without its outliers (arXiv 2208.07339, 2.1) and of SmoothQuant (arXiv 2211.10438).
+"""
+
+from __future__ import annotations
+
+from compress.formats.options import plain
+from compress.kernels.activations import ActivationFormat
+from compress.kernels.int_format import IntFormat
+from compress.kernels.qtensor import NumberFormat
+from compress.passes.core.activation_options import ActivationOptions
+
+
+class INT8(ActivationOptions):
+    """Quantize weights to int8 per channel, and what comes in to int8 as well. Half the bytes, integer products."""
+
+    def number_format(self, name: str) -> NumberFormat | None:
+        return IntFormat(8, -1)
+
+    def input_format(self) -> ActivationFormat:
+        dynamic = plain(self.activations) == "dynamic"
+        return ActivationFormat("int8", dynamic, "token" if dynamic else "tensor")

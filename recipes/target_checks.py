@@ -1,0 +1,198 @@
+"""What facts about engines are made of: checks of an artifact's headers.
+
+Each says what is wrong with an artifact for an engine, and what to change in the recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compress.formats.base import ModelSpec, TensorSpec
+from compress.kernels.int_format import IntFormat
+
+JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""Linears that engines compute as one, whose numbers must then be of one kind."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An artifact as facts see it: `options` are its dialect's, or what a file says of its quantization."""
+
+    dialect: str
+    model: ModelSpec
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def quantized(self) -> dict[str, TensorSpec]:
+        """The quantized tensors, by name."""
+        return {name: spec for name, spec in self.model.tensors.items() if spec.format is not None}
+
+    @property
+    def grids(self) -> dict[str, IntFormat]:
+        """The integer grids among the number formats, by tensor."""
+        return {name: spec.format for name, spec in self.quantized.items() if isinstance(spec.format, IntFormat)}
+
+
+Check = Callable[[Subject], str | None]
+"""What is wrong with an artifact and what to change, or None."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """What one engine, in the version that was looked at, asks of one dialect; `source` is where that stands."""
+
+    engine: str
+    dialect: str
+    version: str
+    source: str
+    check: Check
+
+
+def never(reason: str) -> Check:
+    """Whatever the artifact, it is not loaded."""
+    return lambda subject: reason
+
+
+def any_model() -> Check:
+    """Whatever the dialect can hold is loaded."""
+    return lambda subject: None
+
+
+def bits(*allowed: int, zero: str | None = None) -> Check:
+    """Integer grids (those of one kind of `zero` point, if given) have these many bits."""
+
+    def check(subject: Subject) -> str | None:
+        wrong = ((n, g) for n, g in subject.grids.items() if g.bits not in allowed and zero in (None, g.zero))
+        return _first(wrong, lambda grid: f"has {grid.bits} bits ({grid.name}); use {_listed(allowed)}")
+
+    return check
+
+
+def group_sizes(*allowed: int, zero: str | None = None) -> Check:
+    """Integer grids (those of one kind of `zero` point, if given) have groups of these many columns; −1: a row."""
+
+    def check(subject: Subject) -> str | None:
+        wrong = (
+            (name, grid)
+            for name, grid in subject.grids.items()
+            if grid.group_size not in allowed
+            and zero in (None, grid.zero)
+            and not (-1 in allowed and grid.group_size == subject.model.tensors[name].shape[1])
+        )
+        return _first(wrong, lambda grid: f"has groups of {grid.group_size}; use group_size {_listed(allowed)}")
+
+    return check
+
+
+def symmetric(change: str) -> Check:
+    """Integer grids have no zero points."""
+
+    def check(subject: Subject) -> str | None:
+        wrong = ((name, grid) for name, grid in subject.grids.items() if grid.zero != "middle")
+        return _first(wrong, lambda grid: f"is asymmetric ({grid.name}); {change}")
+
+    return check
+
+
+def divisible(*, rows: int = 1, columns: int = 1) -> Check:
+    """Quantized weights [out, in] divide by these."""
+
+    def check(subject: Subject) -> str | None:
+        for name, spec in subject.quantized.items():
+            if len(spec.shape) == 2 and (spec.shape[0] % rows or spec.shape[1] % columns):
+                shape = f"{spec.shape[0]} × {spec.shape[1]}"
+                return f"{name} is {shape}, not a multiple of {rows} × {columns}; leave it dense: skip it in its pass"
+        return None
+
+    return check
+
+
+def joined_alike(subject: Subject) -> str | None:
+    """q/k/v and gate/up of a layer are in one number format, or all dense."""
+    for parts in JOINED:
+        for name in subject.model.tensors:
+            prefix, found, _ = name.rpartition(f"{parts[0]}.weight")
+            if not found:
+                continue
+            names = [f"{prefix}{part}.weight" for part in parts]
+            formats = {subject.model.tensors[n].format for n in names if n in subject.model.tensors}
+            if len(formats) > 1:
+                told = ", ".join(sorted(found.name if found else "dense" for found in formats))
+                joined = f"{', '.join(parts)} of {prefix.rstrip('.')}"
+                return f"{joined} are one layer there, and differ ({told}); give them the same options"
+    return None
+
+
+def one_setting(subject: Subject) -> str | None:
+    """All quantized weights are in one number format."""
+    names = {spec.format.name for spec in subject.quantized.values() if spec.format}
+    return f"weights are in {_listed(sorted(names))}, and one is known for all; use one" if len(names) > 1 else None
+
+
+def no_dense_linears(subject: Subject) -> str | None:
+    """No linear of a decoder layer stayed dense: none that a quantized one of another layer has the place of."""
+    places = {_place(name) for name in subject.quantized}
+    blocks = {place.partition(".*.")[0] for place in places if ".*." in place}
+    for name, spec in subject.model.tensors.items():
+        inside = any(_place(name).startswith(f"{block}.*.") for block in blocks)
+        if inside and spec.format is None and len(spec.shape) == 2 and name.endswith(".weight"):
+            return f"{name} stayed dense, and all linears of the layers are taken for quantized; quantize it"
+    return None
+
+
+def dense_head(subject: Subject) -> str | None:
+    """Only linears of the decoder layers are quantized."""
+    outside = next((name for name in subject.quantized if ".*." not in _place(name)), None)
+    return f"{outside} is quantized; leave it dense" if outside else None
+
+
+def separate_head(subject: Subject) -> str | None:
+    """The output projection is stored, not tied to the embedding."""
+    tied = subject.model.config.get("tie_word_embeddings") and not subject.options.get("untie")
+    return "does not tie embeddings; export with `untie: true`" if tied else None
+
+
+def option(key: str, *allowed: Any, default: Any = None) -> Check:
+    """An option of the dialect has one of these values; `default` is what a file means that does not say."""
+
+    def check(subject: Subject) -> str | None:
+        value = subject.options.get(key, default)
+        return None if value in allowed else f"{key} is {value!r}; use {_listed(allowed)}"
+
+    return check
+
+
+def architectures(*allowed: str) -> Check:
+    """config.json's model_type is one of these."""
+
+    def check(subject: Subject) -> str | None:
+        kind = subject.model.config.get("model_type")
+        return None if kind in allowed else f"has no {kind} in this container; choose another dialect"
+
+    return check
+
+
+def either(*checks: Check) -> Check:
+    """One of these holds; if none, the first says why."""
+
+    def check(subject: Subject) -> str | None:
+        found = [reason for each in checks if (reason := each(subject))]
+        return found[0] if len(found) == len(checks) else None
+
+    return check
+
+
+def _first(wrong: Iterable[tuple[str, IntFormat]], say: Callable[[IntFormat], str]) -> str | None:
+    found = next(iter(wrong), None)
+    return f"{found[0]} {say(found[1])}" if found else None
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)
+
+
+def _place(name: str) -> str:
+    """A tensor's name with `*` for the numbers in it."""
+    return ".".join("*" if part.isdigit() else part for part in name.split("."))

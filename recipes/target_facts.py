@@ -1,0 +1,105 @@
+"""The facts about engines, each with the version and the file that it was read from.
+
+Read, not tried, where the source is a file; `tests/conformance` tries what can be tried here. What no fact
+speaks of: negative scales (every weight-only kernel multiplies by the scale as it is; vLLM's Marlin with 8-bit
+activations alone divides by the largest one, marlin_utils.py `marlin_act_int8_process_scales`), and `desc_act`
+(our files never reorder columns).
+"""
+
+from __future__ import annotations
+
+from compress.recipes.target_checks import (
+    Check,
+    Fact,
+    any_model,
+    architectures,
+    bits,
+    dense_head,
+    divisible,
+    either,
+    group_sizes,
+    joined_alike,
+    never,
+    no_dense_linears,
+    one_setting,
+    option,
+    separate_head,
+    symmetric,
+)
+
+_LAYERS = "vllm/model_executor/layers/quantization"
+_KERNELS = "vllm/model_executor/kernels/linear/mixed_precision"
+_MARLIN = f"{_LAYERS}/utils/marlin_utils.py MARLIN_SUPPORTED_GROUP_SIZES"
+_GONE = f"{_LAYERS}/__init__.py QuantizationMethods"
+_JOINT = "vllm/model_executor/layers/linear.py QKVParallelLinear, MergedColumnParallelLinear"
+_MARLIN_SIZES = (-1, 32, 64, 128)
+
+
+def _vllm(dialect: str, source: str, check: Check) -> tuple[Fact, ...]:
+    """A fact about vLLM; its build for CPUs shares the loaders."""
+    return tuple(Fact(engine, dialect, "0.32.0", source, check) for engine in ("vllm", "vllm-cpu"))
+
+
+def _on_cpu(dialect: str, check: Check) -> Fact:
+    return Fact("vllm-cpu", dialect, "0.32.0", f"{_KERNELS}/cpu.py can_implement", check)
+
+
+FACTS: tuple[Fact, ...] = (
+    # vLLM
+    *_vllm("dense", "vllm/model_executor/model_loader/default_loader.py", any_model()),
+    *_vllm("gguf", f"{_GONE} (vllm-project/vllm#39612)", never(
+        "GGUF left vLLM for a plugin (pip install vllm-gguf-plugin); export dialect: gptq or compressed-tensors")),
+    *_vllm("bitsandbytes", f"{_GONE} (vllm-project/vllm#39583)", never(
+        "bitsandbytes left vLLM; export dialect: gptq or compressed-tensors")),
+    *_vllm("gptq", f"{_LAYERS}/auto_gptq.py TYPE_MAP", bits(4, 8)),
+    *_vllm("gptq", f"{_LAYERS}/auto_gptq.py TYPE_MAP", symmetric(
+        "quantize with symmetric: true, or export dialect: awq or compressed-tensors")),
+    *_vllm("gptq", f"{_LAYERS}/auto_gptq.py verify_marlin_supported, {_MARLIN}", group_sizes(*_MARLIN_SIZES)),
+    *_vllm("gptq", _JOINT, joined_alike),
+    *_vllm("awq", f"{_LAYERS}/auto_awq.py TYPE_MAP", bits(4)),
+    *_vllm("awq", _MARLIN, group_sizes(*_MARLIN_SIZES)),
+    *_vllm("awq", _JOINT, joined_alike),
+    *_vllm("compressed-tensors", f"{_LAYERS}/compressed_tensors/compressed_tensors.py (2:4 sparsity was removed)",
+           option("sparsity_config", None, {})),
+    *_vllm("compressed-tensors", f"{_LAYERS}/utils/marlin_utils.py query_marlin_supported_quant_types", bits(4, 8)),
+    *_vllm("compressed-tensors", f"{_LAYERS}/utils/marlin_utils.py query_marlin_supported_quant_types",
+           bits(4, zero="integer")),
+    # Exllama takes symmetric groups of any size, Triton these with zero points.
+    *_vllm("compressed-tensors", f"{_KERNELS}/triton_w4a16.py TRITON_W4A16_SUPPORTED_GROUP_SIZES",
+           group_sizes(*_MARLIN_SIZES, 256, zero="integer")),
+    *_vllm("compressed-tensors", _JOINT, joined_alike),
+    *_vllm("modelopt", _JOINT, joined_alike),
+    *(_on_cpu(dialect, check) for dialect in ("gptq", "awq") for check in (
+        bits(4), divisible(rows=32, columns=32))),
+    # transformers: gptq and awq through gptqmodel, whose kernels choose themselves by layer
+    Fact("transformers", "gptq", "5.23.0", "transformers/utils/quantization_config.py GPTQConfig", one_setting),
+    Fact("transformers", "gptq", "5.23.0", "transformers/quantizers/quantizer_gptq.py", dense_head),
+    Fact("transformers", "gguf", "5.23.0", "transformers/modeling_gguf_pytorch_utils.py GGUF_SUPPORTED_ARCHITECTURES",
+         architectures("bloom", "falcon", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mamba",
+                       "mistral", "nemotron", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "stablelm",
+                       "starcoder2", "t5")),
+    # GPTQModel
+    Fact("gptqmodel", "gptq", "7.3.4", "gptqmodel/models/loader.py (sym=False of gptq v1)", either(
+        symmetric("export with checkpoint_format: gptq_v2"), option("checkpoint_format", "gptq_v2"),
+    )),
+    Fact("gptqmodel", "gptq", "7.3.4", "gptqmodel/nn_modules/qlinear/torch.py SUPPORTS_GROUP_SIZE",
+         group_sizes(-1, 16, 32, 64, 128, 256, 512, 1024)),
+    Fact("gptqmodel", "awq", "7.3.4", "gptqmodel/nn_modules/qlinear/gemm_awq.py SUPPORTS_GROUP_SIZE",
+         group_sizes(-1, 16, 32, 64, 128)),
+    # AutoGPTQ
+    Fact("autogptq", "gptq", "0.7.1", "auto_gptq/quantization/config.py CHECKPOINT_FORMAT",
+         option("checkpoint_format", "gptq", default="gptq")),
+    Fact("autogptq", "gptq", "0.7.1", "auto_gptq/quantization/config.py BaseQuantizeConfig", one_setting),
+    Fact("autogptq", "gptq", "0.7.1", "auto_gptq/modeling/_base.py from_quantized", no_dense_linears),
+    Fact("autogptq", "gptq", "0.7.1", "auto_gptq/modeling/_base.py from_quantized", dense_head),
+    Fact("autogptq", "gptq", "0.7.1", "auto_gptq/modeling/_base.py from_quantized (tied before the weights are read)",
+         separate_head),
+    Fact("autogptq", "gptq", "0.7.1", "auto_gptq/nn_modules/qlinear/qlinear_exllamav2.py",
+         divisible(rows=32, columns=32)),
+    # llama.cpp
+    Fact("llama.cpp", "gguf", "2026.10", "ggml/src/ggml-common.h QK4_0, QK4_1, QK5_0, QK5_1, QK8_0",
+         divisible(columns=32)),
+    # TensorRT-LLM
+    Fact("tensorrt-llm", "modelopt", "1.3", "https://nvidia.github.io/TensorRT-LLM/features/quantization.html",
+         any_model()),
+)  # fmt: skip

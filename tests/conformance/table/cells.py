@@ -1,0 +1,52 @@
+"""One cell of the conformance table: an engine's answers for an artifact, beside ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.formats import open_checkpoint
+from compress.formats.errors import CompressError
+from compress.passes.core.loading import load_model
+from compress.recipes.engine import ask
+
+ALIKE = 0.05
+"""Nats of KL divergence, ours ‖ the engine's, in the mean of all rows: above it an engine computes something else."""
+_LONGEST = 300
+
+
+@torch.no_grad()
+def ours(path: Path, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Log-probabilities [rows, vocabulary] of the token after each row: our reader's weights in fp32."""
+    model = load_model(open_checkpoint(path), torch.device("cpu"))
+    return torch.stack([model(torch.tensor([list(row)])).logits[0, -1].log_softmax(-1) for row in rows])
+
+
+def cell(engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], expected: Tensor, timeout: float) -> Any:
+    """What to keep of an engine's answer: how far it is from `expected`, or its message."""
+    try:
+        answer = ask(engine, python, path, rows, timeout)
+    except CompressError as error:
+        return {"message": str(error).removeprefix(f"{engine}: ")[:_LONGEST]}
+    return {"versions": dict(answer.versions), **compared(answer.log_probs, expected)}
+
+
+def compared(found: Tensor, expected: Tensor) -> Mapping[str, float]:
+    """Largest difference of any token's log-probability, and mean KL divergence; in nats.
+
+    Tokens that the engine keeps quiet about are left out; an embedding may have more rows than there are tokens.
+    """
+    width = min(found.shape[1], expected.shape[1])
+    found, expected = found[:, :width], expected[:, :width]
+    difference = (found - expected).nan_to_num(0)
+    divergence = (expected.exp() * -difference).sum(-1).mean()
+    return {"difference": float(difference.abs().max()), "kl": float(divergence)}
+
+
+def is_green(found: Mapping[str, Any]) -> bool:
+    """Whether the engine computes the model that we wrote."""
+    return "kl" in found and found["kl"] <= ALIKE

@@ -1,0 +1,294 @@
+"""The bitsandbytes container, against bitsandbytes' own bytes (golden) and transformers' rule for dense layers."""
+
+import json
+import random
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from compress.formats import open_checkpoint
+from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.bitsandbytes import BitsAndBytes
+from compress.formats.bitsandbytes_config import engine_notes, quantization_config
+from compress.formats.bitsandbytes_tensors import encode
+from compress.formats.errors import InputError, RefusedError
+from compress.kernels.codebook_format import CodebookFormat, quantize_plainly
+from compress.kernels.int_format import IntFormat
+from compress.kernels.qtensor import quantize
+from compress.kernels.row_int8_format import RowInt8Format
+
+NF4, FP4, DOUBLE = CodebookFormat("nf4"), CodebookFormat("fp4"), CodebookFormat("nf4", 32, True)
+Q_PROJ = "model.layers.0.self_attn.q_proj"
+
+
+def ignore(_):
+    pass
+
+
+@pytest.fixture
+def golden(request):
+    return load_file(request.path.parent / "golden" / "bitsandbytes.safetensors")
+
+
+@pytest.fixture
+def quantized(tiny_llama, in_memory):
+    """quantized(number format, pattern) → a llama, its decoder's matrices that match quantized in memory."""
+
+    def make(number_format, pattern=""):
+        checkpoint = open_checkpoint(tiny_llama)
+        names = [
+            name
+            for name, spec in checkpoint.spec.tensors.items()
+            if ".layers." in name and len(spec.shape) == 2 and re.search(pattern, name)
+        ]
+        return in_memory(checkpoint, dict.fromkeys(names, number_format))
+
+    return make
+
+
+@pytest.fixture
+def export(tmp_path):
+    """export(model, **options) → the artifact's directory."""
+
+    def write(model, **options):
+        directory = tmp_path / "artifact"
+        directory.mkdir()
+        BitsAndBytes(**options).write(model, directory, ignore)
+        return directory
+
+    return write
+
+
+@pytest.mark.parametrize("table", ["nf4", "fp4"])
+@pytest.mark.parametrize("double", [False, True])
+def test_bytes_equal_bitsandbytes_own(golden, table, double):
+    kind = f"{table}_double." if double else f"{table}."
+    theirs = {name.removeprefix(kind): tensor for name, tensor in golden.items() if name.startswith(kind)}
+    ours = quantize_plainly(golden["weight"], CodebookFormat(table, 64, double))
+    assert torch.equal(ours.dequantize(), theirs.pop("values"))
+    made = encode(ours, "float32")
+    assert made.keys() == theirs.keys()
+    for name, tensor in made.items():
+        if "quant_state" in name:
+            assert bytes(tensor.numpy()).rstrip(b" ") == bytes(theirs[name].numpy())
+        else:
+            assert tensor.dtype == theirs[name].dtype and torch.equal(tensor, theirs[name]), name
+
+
+def test_int8_bytes_equal_bitsandbytes_own(golden):
+    weight = golden["weight"].half().float()
+    ours = quantize(weight, RowInt8Format(), RowInt8Format().fit(weight))
+    made = encode(ours, "float32")
+    assert torch.equal(made["weight"], golden["int8.weight"]) and torch.equal(made["SCB"], golden["int8.SCB"])
+    assert torch.equal(ours.dequantize(), golden["int8.values"])
+
+
+@pytest.mark.parametrize("number_format", [NF4, FP4, DOUBLE, IntFormat(8, -1), RowInt8Format()], ids=lambda f: f.name)
+@pytest.mark.parametrize("shard_size", ["5GB", "40KB"])
+def test_values_survive_the_file_and_its_layout_is_exact(quantized, export, number_format, shard_size):
+    model = quantized(number_format)
+    options = {"max_shard_size": shard_size, "dtype": "bfloat16"}
+    layout = BitsAndBytes(**options).layout(model.spec)
+    directory = export(model, **options)
+    sizes = {path.name: path.stat().st_size for path in directory.glob("model*")}
+    assert sizes == {file.name: file.nbytes for file in layout.files} and (len(sizes) > 1) == (shard_size == "40KB")
+    reopened, witness = open_checkpoint(directory), BitsAndBytes.witness(directory)
+    assert reopened.dialect == "bitsandbytes" and reopened.spec.tensors.keys() == model.spec.tensors.keys()
+    for name, spec in model.spec.tensors.items():
+        meant, found = model.read(name), reopened.read(name)
+        if spec.format is None:
+            assert torch.equal(found, meant.bfloat16())
+            continue
+        assert torch.equal(found.codes, meant.codes) and reopened.spec.tensors[name].shape == spec.shape
+        assert torch.allclose(found.dequantize(), meant.dequantize(), rtol=3e-7, atol=0)
+        assert torch.allclose(witness(name), meant.dequantize(), rtol=3e-7, atol=0)
+        if isinstance(number_format, CodebookFormat):
+            assert found.format == number_format and torch.equal(found.dequantize(), meant.dequantize())
+            assert all(torch.equal(found.params[key], meant.params[key]) for key in meant.params)
+
+
+def test_the_config_is_the_source_s_with_only_what_changed(quantized, export, tiny_llama):
+    before = json.loads((tiny_llama / "config.json").read_bytes())
+    after = json.loads((export(quantized(DOUBLE)) / "config.json").read_bytes())
+    described = after.pop("quantization_config")
+    assert after == {**before, "dtype": "float16"}
+    assert described == {
+        "quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False,
+        "bnb_4bit_compute_dtype": "float16", "bnb_4bit_quant_storage": "uint8", "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True, "llm_int8_enable_fp32_cpu_offload": False,
+        "llm_int8_has_fp16_weight": False, "llm_int8_skip_modules": ["lm_head"], "llm_int8_threshold": 6.0,
+    }  # fmt: skip
+
+
+def skipped(module, patterns):
+    """transformers' rule, from its documentation of `should_convert_module`."""
+    return any(
+        module == pattern or module.startswith(f"{pattern}.") or module.endswith(pattern) for pattern in patterns
+    )
+
+
+def test_dense_linears_are_listed_and_no_others_match(quantized):
+    specs = quantized(NF4, r"1\.mlp|0\.self_attn\.[qk]").spec.tensors
+    said = quantization_config(specs, "float16")["llm_int8_skip_modules"]
+    for name, spec in specs.items():
+        if ".layers." in name and len(spec.shape) == 2:
+            assert skipped(name.removesuffix(".weight"), said) == (spec.format is None), name
+    assert skipped("lm_head", said)
+
+
+def test_a_quantized_head_is_not_skipped_and_is_untied(make_model, tmp_path, in_memory, export):
+    checkpoint = open_checkpoint(make_model(tmp_path / "source", "qwen3"))
+    directory = export(in_memory(checkpoint, {"lm_head.weight": NF4}))
+    config = json.loads((directory / "config.json").read_bytes())
+    assert "lm_head" not in config["quantization_config"]["llm_int8_skip_modules"]
+    assert config["tie_word_embeddings"] is False
+    assert open_checkpoint(directory).spec.tensors["lm_head.weight"].format == NF4
+
+
+def spec(number_format, shape=(64, 64)):
+    return TensorSpec(shape, "float32", number_format)
+
+
+@pytest.mark.parametrize(
+    ("name", "number_format", "reason"),
+    [
+        ("a.weight", IntFormat(4, 64), "not int4 g64 sym"),
+        ("a.weight", IntFormat(8, 64), "per channel"),
+        ("a.weight", IntFormat(8, -1, "integer"), "per channel"),
+        ("a.weight", CodebookFormat("lloyd_max"), "dense holds all"),
+        ("a.weight", CodebookFormat("nf4", 16), "blocks of 32, 64"),
+        ("a.weight", CodebookFormat("nf4", 128), "block sizes that work: 32, 64"),
+        ("model.embed_tokens.weight", NF4, "linear layers only"),
+    ],
+)
+def test_what_cannot_be_held_is_refused_with_what_can(name, number_format, reason):
+    model = ModelSpec({}, {name: spec(number_format)})
+    assert reason in BitsAndBytes().misfit(name, model.tensors[name], model)
+    with pytest.raises(RefusedError):
+        BitsAndBytes().layout(model)
+
+
+def test_mixed_kinds_and_dense_models_are_refused():
+    for other in (FP4, IntFormat(8, -1)):
+        with pytest.raises(RefusedError, match="one kind of number"):
+            BitsAndBytes().layout(ModelSpec({}, {"a.weight": spec(NF4), "b.weight": spec(other)}))
+    with pytest.raises(RefusedError, match="no tensor is quantized"):
+        BitsAndBytes().layout(ModelSpec({}, {"a.weight": spec(None)}))
+    mixed = ModelSpec({}, {"a.weight": spec(NF4), "b.weight": spec(DOUBLE)})
+    assert BitsAndBytes().layout(mixed).nbytes > 0
+
+
+def test_notes_say_where_it_will_not_run():
+    assert engine_notes(ModelSpec({}, {"a.weight": spec(NF4)})) == ()
+    assert "before 0.50" in engine_notes(ModelSpec({}, {"a.weight": spec(DOUBLE)}))[0]
+    assert "AVX-512" in engine_notes(ModelSpec({}, {"a.weight": spec(NF4, (40, 64))}))[0]
+    assert "LLM.int8" in engine_notes(ModelSpec({}, {"a.weight": spec(RowInt8Format())}))[0]
+
+
+def change(directory, tensors=None, state=None):
+    """Rewrite an artifact: tensors of one layer by name (None removes one), and keys of its quantization state."""
+    held = load_file(directory / "model.safetensors")
+    held |= {f"{Q_PROJ}.{name}": tensor for name, tensor in (tensors or {}).items()}
+    if state is not None:
+        name = next(name for name in held if name.startswith(Q_PROJ) and "quant_state" in name)
+        said = json.loads(bytes(held[name].numpy())) | state
+        held[name] = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
+    kept = {name: tensor.contiguous() for name, tensor in held.items() if tensor is not None}
+    save_file(kept, directory / "model.safetensors", {"format": "pt"})
+
+
+def part(directory, name):
+    return load_file(directory / "model.safetensors")[f"{Q_PROJ}.{name}"]
+
+
+STATES = [
+    {"shape": [64]}, {"shape": [64, 128]}, {"shape": [64, -64]}, {"shape": [True, 64]}, {"shape": None},
+    {"shape": [2**40, 64]}, {"blocksize": 48}, {"blocksize": "32"}, {"blocksize": 2**70},
+    {"quant_type": "fp4"}, {"nested_offset": "0"}, {"nested_offset": 1e300}, {"nested_offset": True},
+    {"nested_blocksize": 128}, {"nested_dtype": "float16"}, {"blocksize": 64},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", STATES, ids=str)
+def test_lying_states_are_input_errors(quantized, export, state):
+    directory = export(quantized(CodebookFormat("nf4", 32, True), "q_proj"))
+    change(directory, state=state)
+    with pytest.raises(InputError, match="q_proj"):
+        open_checkpoint(directory).read(f"{Q_PROJ}.weight")
+
+
+BROKEN = {
+    "no scales": lambda held: {"weight.absmax": None},
+    "scales of other blocks": lambda held: {"weight.absmax": held("weight.absmax")[:-1]},
+    "scales in float": lambda held: {"weight.absmax": held("weight.absmax").float()},
+    "no nested scales": lambda held: {"weight.nested_absmax": None},
+    "another table": lambda held: {"weight.quant_map": held("weight.quant_map") * 0.5},
+    "another nested table": lambda held: {"weight.nested_quant_map": held("weight.nested_quant_map") * 0.5},
+    "weights missing": lambda held: {"weight": held("weight")[:-1]},
+    "weights of another type": lambda held: {"weight": held("weight").int()},
+    "no weights": lambda held: {"weight": None},
+    "two states": lambda held: {"weight.quant_state.bitsandbytes__fp4": torch.zeros(4, dtype=torch.uint8)},
+    "a state that is no JSON": lambda held: {"weight.quant_state.bitsandbytes__nf4": torch.zeros(4).byte()},
+    "a long state": lambda held: {"weight.quant_state.bitsandbytes__nf4": torch.zeros(5000).byte()},
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_tensors_that_do_not_fit_together_are_input_errors(quantized, export, case):
+    directory = export(quantized(CodebookFormat("nf4", 32, True), "q_proj"))
+    change(directory, BROKEN[case](lambda name: part(directory, name)))
+    with pytest.raises(InputError, match="q_proj"):
+        open_checkpoint(directory).read(f"{Q_PROJ}.weight")
+
+
+BROKEN_INT8 = {
+    "scales of other rows": lambda held: {"SCB": held("SCB")[:-1]},
+    "weights in another type": lambda held: {"weight": held("weight").half()},
+    "no weights": lambda held: {"weight": None},
+    "a vector": lambda held: {"weight": held("weight").flatten()},
+    "not by rows": lambda held: {"weight_format": torch.tensor(2, dtype=torch.uint8)},
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_INT8)
+def test_int8_tensors_that_do_not_fit_together_are_input_errors(quantized, export, case):
+    directory = export(quantized(IntFormat(8, -1), "q_proj"))
+    change(directory, BROKEN_INT8[case](lambda name: part(directory, name)))
+    with pytest.raises(InputError, match="q_proj"):
+        open_checkpoint(directory).read(f"{Q_PROJ}.weight")
+
+
+def test_the_format_of_int8_rows_may_be_missing(quantized, export):
+    directory = export(quantized(IntFormat(8, -1), "q_proj"))
+    expected = open_checkpoint(directory).read(f"{Q_PROJ}.weight").dequantize()
+    change(directory, {"weight_format": None})
+    assert torch.equal(open_checkpoint(directory).read(f"{Q_PROJ}.weight").dequantize(), expected)
+
+
+def test_an_artifact_exported_again_is_the_same(quantized, export, tmp_path):
+    directory = export(quantized(DOUBLE))
+    (tmp_path / "again").mkdir()
+    BitsAndBytes().write(open_checkpoint(directory), tmp_path / "again", ignore)
+    for path in directory.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_mutated_states_are_input_errors_or_are_read(quantized, export):
+    """200 seeded mutants of the JSON that says how to read a weight."""
+    directory = export(quantized(CodebookFormat("nf4", 32, True), "layers.0.self_attn.q_proj"))
+    chance, read = random.Random(0), 0
+    name = "weight.quant_state.bitsandbytes__nf4"
+    original = bytes(part(directory, name).numpy())
+    for _ in range(200):
+        mutant = bytearray(original)
+        for _ in range(chance.choice((1, 2, 8))):
+            mutant[chance.randrange(len(mutant))] = chance.choice(b'0123456789"[]{},:.-nulltrue x')
+        change(directory, {name: torch.frombuffer(mutant, dtype=torch.uint8)})
+        try:
+            open_checkpoint(directory).read(f"{Q_PROJ}.weight")
+        except InputError:
+            continue
+        read += 1
+    assert 5 < read < 200

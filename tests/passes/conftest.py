@@ -1,0 +1,74 @@
+"""A run without a recipe: passes are swept over a tiny model, and the result is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.formats import open_checkpoint
+from compress.formats.base import Checkpoint
+from compress.passes.core.base import LayerPass
+from compress.passes.core.config import load_config
+from compress.passes.core.hidden import HiddenStates
+from compress.passes.core.journal import Journal
+from compress.passes.core.report import Reporter
+from compress.passes.core.rows import Rows
+from compress.passes.core.run import Run
+from compress.passes.core.scores import Scores, score
+from compress.passes.core.skeleton import Skeleton
+from compress.passes.core.sweep import sweep
+from compress.passes.core.walk import Stream, Walk
+from compress.passes.core.work import dense
+
+ROWS = Rows(torch.randint(0, 320, (6, 24), generator=torch.Generator().manual_seed(5)))
+
+
+def begin(source: Path, work: Path) -> Run:
+    """A run on the model at `source`, calibrated on ROWS; one that was begun in `work` goes on."""
+    checkpoint = open_checkpoint(source)
+    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    work.mkdir(exist_ok=True)
+    run = Run(checkpoint, skeleton, work, work, Journal(work / "journal.jsonl"), Reporter(), 1 << 34, 0, {})
+    run.calibration = ROWS
+    return run
+
+
+def swept(source: Path, work: Path, passes: Sequence[LayerPass]) -> Run:
+    """`begin`, and one stage of `passes`."""
+    run = begin(source, work)
+    sweep(run, 0, passes)
+    return run
+
+
+def scores(run: Run, model: Checkpoint, reference: Checkpoint) -> Scores:
+    """`model` against `reference` over ROWS."""
+    walks = []
+    for name, each in (("candidate", model), ("reference", reference)):
+        hidden = HiddenStates(run.work / name, ROWS.length, run.skeleton.width, ROWS.count)
+        walks.append(Walk(run.skeleton, ROWS, [Stream(dense(each), hidden)]))
+        with torch.no_grad():
+            walks[-1].carry(0, lambda boundary: None)
+    return score(*walks)
+
+
+@pytest.fixture(name="begin")
+def begin_fixture() -> Callable[..., Run]:
+    return begin
+
+
+@pytest.fixture(name="swept")
+def swept_fixture() -> Callable[..., Run]:
+    return swept
+
+
+@pytest.fixture(name="scores")
+def scores_fixture() -> Callable[..., Scores]:
+    return scores
+
+
+@pytest.fixture
+def rows() -> Rows:
+    return ROWS
