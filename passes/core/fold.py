@@ -42,7 +42,7 @@ class Fold:
         rows = self._by_row(scale)
         for name in self.offsets:
             tensor = self.read(name)
-            if isinstance(tensor, QTensor) and tensor.times_rows(rows.reciprocal()) is None:
+            if isinstance(tensor, QTensor) and tensor.times_rows(rows.reciprocal().to(tensor.codes.device)) is None:
                 return f"{name} is {tensor.format.name}, whose rows do not take the scale"
         return ""
 
@@ -65,7 +65,7 @@ class Fold:
 
     def _divided(self, tensor: Tensor | QTensor, rows: Tensor, offset: float) -> Tensor | QTensor:
         if isinstance(tensor, QTensor):
-            scaled = tensor.times_rows(rows.reciprocal())
+            scaled = tensor.times_rows(rows.reciprocal().to(tensor.codes.device))
             assert scaled is not None  # refusal() let nothing else through
             return scaled
         values = tensor.to(rows)

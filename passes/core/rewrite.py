@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
@@ -77,17 +76,16 @@ class GroupRewrite:
         if not self._stats.tokens:
             return {"fold": f"left alone: {UNREACHED}"}
         weights = {name: self._current[name] for name in self._fold.group}
-        before = torch.ones(next(iter(weights.values())).shape[1]) if self._scale is None else self._scale
-        if refusal := self._fold.refusal(before):
-            return {"fold": f"left alone: {refusal}"}
-        scale = step.input_scale(weights, self._stats, self._fold.tie)
-        if scale is None:
-            return {}
-        if refusal := self._fold.refusal(before.to(scale) * scale):
-            return {"fold": f"left alone: {refusal}"}
+        some = next(iter(weights.values()))
+        before = some.new_ones(some.shape[1]) if self._scale is None else self._scale
+        refusal = self._fold.refusal(before)
+        scale = None if refusal else step.input_scale(weights, self._stats, self._fold.tie)
+        if scale is not None:
+            refusal = self._fold.refusal(before * scale)
+        if refusal or scale is None:
+            return {"fold": f"left alone: {refusal}"} if refusal else {}
         self._current = {name: weight * scale for name, weight in self._current.items()}
         self._original = {name: weight * scale for name, weight in self._original.items()}
         self._stats.divide(scale)
-        self._scale = before.to(scale) * scale
-        self._scaled_by = step.name
+        self._scale, self._scaled_by = before * scale, step.name
         return {"fold": self._fold.op}
