@@ -69,7 +69,7 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     "an unknown pass": ("- gptq", "  - gtpq:", "5: passes[1]: no pass 'gtpq'; did you mean 'gptq'?"),
     "an unknown key": ("gates", "gate: {}", "10: unknown option 'gate'; did you mean 'gates'?"),
     "an unknown gate": ("gates", "gates: {kl: 1}", "10: gates: unknown option 'kl'; "),
-    "a key of a later day": ("gates", "serve: [vllm]", "10: unknown option 'serve'; valid: gates,"),
+    "a key of a later day": ("gates", "serve: [vllm]", "10: unknown option 'serve'; "),
     "an unknown rule key": (
         "bits", "      bits: [{mach: a, value: 4}]",
         "6: passes[1].gptq.bits[0]: unknown option 'mach'; did you mean 'match'?",
