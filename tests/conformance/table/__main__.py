@@ -64,8 +64,10 @@ def fill(rows: dict[str, Any], artifact: Artifact, options: argparse.Namespace) 
 
 
 def _selected(wanted: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """The list with only the methods that were asked for."""
-    return {**wanted, "methods": {name: wanted["methods"][name] for name in options.method or wanted["methods"]}}
+    """The list with only the methods and containers that were asked for."""
+    asked = {"methods": options.method, "containers": options.container}
+    chosen = {kind: {name: wanted[kind][name] for name in names or wanted[kind]} for kind, names in asked.items()}
+    return {**wanted, **chosen}
 
 
 def _commit() -> str:
@@ -79,6 +81,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path(".conformance"), help="where the artifacts go")
     parser.add_argument("--engine", nargs="+", choices=sorted(NAMES), default=list(NAMES), help="these engines only")
     parser.add_argument("--method", nargs="+", help="these methods only")
+    parser.add_argument("--container", nargs="+", help="these containers only")
     parser.add_argument("--again", action="store_true", help="ask also where there is an answer")
     parser.add_argument("--timeout", type=float, default=900, help="seconds that an engine may take")
     parser.add_argument("--model", help="another model than the list's; the README stays as it is")
