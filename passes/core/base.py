@@ -197,7 +197,9 @@ def _matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
 
 
 def _split(whole: Rewritten, rows: Mapping[str, int]) -> dict[str, Rewritten]:
-    """Cut a stacked result back into its linears."""
+    """Cut a stacked result back into its linears; one that stands alone may have parameters that span rows."""
+    if len(rows) == 1:
+        return dict.fromkeys(rows, whole)
     parts: dict[str, Rewritten] = {}
     start = 0
     for name, count in rows.items():

@@ -34,10 +34,8 @@ def main() -> None:
     wanted = combinations(options.model)
     results = json.loads(options.results.read_text()) if options.results.is_file() else {"rows": {}}
     results |= {"model": wanted["model"], "rows": dict(results["rows"])}
-    keys = []
     for artifact in make(_selected(wanted, options), options.work):
         if artifact.refused is None and artifact.container in (options.container or wanted["containers"]):
-            keys.append(artifact.key)
             fill(results["rows"], artifact, options)
             options.results.write_text(json.dumps(results, indent=1) + "\n")
     if options.model is None:
