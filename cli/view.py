@@ -75,7 +75,7 @@ def plan(planned: Plan) -> list[RenderableType]:
             files.add_row(artifact.path, file.name, f"{file.bytes:,}", file_size(file.bytes), bits)
     loads = _table("artifact", "target", "", "")
     for found in (found for artifact in planned.artifacts for found in artifact.targets):
-        loads.add_row(found.path, found.target, "loads" if found.loads else "no", found.reason)
+        loads.add_row(found.path, found.target, "loads" if found.loads else "no", found.reason or found.note)
     notes = [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
     memory = f"about {memory_size(planned.memory_bytes)} of {memory_size(planned.max_ram)}"
     verdict = f"Verdict: {planned.verdict}; memory {memory}, time about {duration(planned.seconds)}"

@@ -11,7 +11,7 @@ from pydantic import ByteSize, Field
 from torch import Tensor
 
 from compress.formats.awq_checkpoint import AWQCheckpoint
-from compress.formats.awq_config import engine_notes, group_size_of, quantization_config
+from compress.formats.awq_config import group_size_of, quantization_config
 from compress.formats.awq_tensors import BITS, PACKED, encode, geometry_of
 from compress.formats.awq_witness import read_independently
 from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
@@ -78,7 +78,7 @@ class AWQ(Dialect):
         return None
 
     def layout(self, model: ModelSpec) -> Layout:
-        return Layout(planned_files(self._shards(model)), engine_notes(model, self.dtype))
+        return Layout(planned_files(self._shards(model)))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         shards = self._shards(model.spec)

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.base import TensorSpec
 from compress.formats.errors import InputError
-from compress.formats.gptq_config import Settings, settings_of, split_joints
+from compress.formats.gptq_config import Settings, settings_of
 from compress.kernels.int_format import IntFormat
-
-GROUP_SIZES = (32, 64, 128, -1)  # what the engines' kernels take: vLLM awq_triton.py, marlin_utils.py
 
 
 def quantization_config(tensors: Mapping[str, TensorSpec]) -> dict[str, Any]:
@@ -56,27 +53,5 @@ def declared_group_size(settings: Mapping[str, Any], path: Path) -> int:
     return found
 
 
-def engine_notes(model: ModelSpec, dtype: str) -> tuple[str, ...]:
-    """Which engines will not load this model from an AWQ artifact, and why. Sources: see above."""
-    settings, group_size = settings_of(model.tensors), group_size_of(model.tensors)
-    notes = []
-    if group_size not in GROUP_SIZES:
-        notes.append(f"will not load in vLLM: groups of {group_size}; its kernels take 32, 64, 128 or a whole row")
-    alike = {place: setting and replace(setting, sym=True) for place, setting in settings.items()}
-    if split := next(split_joints(alike), None):
-        notes.append(f"will not load in vLLM: it joins {split}, which differ")
-    if part := next(_hidden(settings), None):
-        notes.append(f"will not load in vLLM, AutoAWQ: they take {part[1]} for the dense {part[0]}")
-    if dtype != "float16":
-        notes.append(f"vLLM rounds the float16 scales to {dtype}: export with dtype: float16 for exact weights")
-    return tuple(notes)
-
-
 def _dense(settings: Settings) -> Iterator[str]:
     return (place.name for place, setting in settings.items() if setting is None)
-
-
-def _hidden(settings: Settings) -> Iterator[tuple[str, str]]:
-    """Dense modules whose name is part of a quantized one's: a router `mlp.gate` of `mlp.gate_proj`."""
-    quantized = [place.name for place, setting in settings.items() if setting]
-    return ((dense, name) for dense in _dense(settings) for name in quantized if dense in name)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
 from compress.formats.bitsandbytes_checkpoint import BitsAndBytesCheckpoint
-from compress.formats.bitsandbytes_config import engine_notes, kind_of, quantization_config
+from compress.formats.bitsandbytes_config import kind_of, quantization_config
 from compress.formats.bitsandbytes_tensors import BLOCK_SIZES, TABLES, encode, is_int8, parts_of
 from compress.formats.bitsandbytes_witness import read_independently
 from compress.formats.casting import FloatType, cast, stored_as
@@ -27,7 +27,7 @@ from compress.kernels.qtensor import QTensor
 
 
 class BitsAndBytes(Dialect):
-    """NF4, FP4 or LLM.int8 weights as transformers saves them, for transformers and vLLM with bitsandbytes.
+    """NF4, FP4 or LLM.int8 weights as transformers saves them, for transformers with bitsandbytes.
 
     Holds linear layers, all of one kind: nf4 or fp4 in blocks of 32 to 4096, with or without double
     quantization, or int8 per channel (symmetric). Everything else is stored as `dtype`, which is also what
@@ -37,7 +37,6 @@ class BitsAndBytes(Dialect):
     name: ClassVar[str] = "bitsandbytes"
     loads: ClassVar[Mapping[str, str]] = {
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")  # with bitsandbytes and accelerate',
-        "vllm": "vllm serve {path}  # with bitsandbytes",
     }
     dtype: FloatType = "float16"
     max_shard_size: ByteSize = Field(default=ByteSize(DEFAULT_SHARD_SIZE), gt=0)
@@ -72,7 +71,7 @@ class BitsAndBytes(Dialect):
         return found.misfit(spec.shape)
 
     def layout(self, model: ModelSpec) -> Layout:
-        return Layout(planned_files(self._shards(model)), engine_notes(model))
+        return Layout(planned_files(self._shards(model)))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         tensors = model.spec.tensors

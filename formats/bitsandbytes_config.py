@@ -1,6 +1,6 @@
-"""What a bitsandbytes artifact says of itself: `quantization_config` in config.json, for transformers and vLLM.
+"""What a bitsandbytes artifact says of itself: `quantization_config` in config.json.
 
-The two read one kind for the whole model (nf4, fp4 or int8), and the names of the linear layers that stayed
+transformers reads one kind for the whole model (nf4, fp4 or int8), and the names of the linear layers that stayed
 dense: transformers skips a module if a name of the list begins or ends its own (quantizers_utils.py,
 `should_convert_module`). Block sizes and double quantization stand beside every weight.
 """
@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compress.formats.base import ModelSpec, TensorSpec
-from compress.formats.bitsandbytes_tensors import is_int8
+from compress.formats.base import TensorSpec
 from compress.formats.errors import RefusedError
 from compress.formats.linear_names import is_linear
 from compress.kernels.codebook_format import CodebookFormat
 
 _HEAD = "lm_head"
-_CPU_ROWS = 32
 
 
 def quantization_config(tensors: Mapping[str, TensorSpec], dtype: str) -> dict[str, Any]:
@@ -63,20 +61,3 @@ def _dense_linears(tensors: Mapping[str, TensorSpec]) -> Iterator[str]:
     for name, spec in tensors.items():
         if spec.format is None and len(spec.shape) == 2 and is_linear(name):
             yield name.removesuffix(".weight")
-
-
-def engine_notes(model: ModelSpec) -> tuple[str, ...]:
-    """Where a bitsandbytes artifact of this model will not run, found with bitsandbytes 0.50.2."""
-    notes = []
-    if any(is_int8(spec.format) for spec in model.tensors.values()):
-        notes.append("bitsandbytes on a GPU rounds inputs to int8 too (LLM.int8), outliers apart")
-    if any(isinstance(spec.format, CodebookFormat) and spec.format.block_size == 32 for spec in model.tensors.values()):
-        notes.append("will not load in bitsandbytes before 0.50: its blocks have at least 64 weights")
-    odd = [
-        name
-        for name, spec in model.tensors.items()
-        if isinstance(spec.format, CodebookFormat) and spec.shape[0] % _CPU_ROWS
-    ]
-    if odd:
-        notes.append(f"will not run in bitsandbytes on a CPU with AVX-512 BF16: {odd[0]} has rows not in 32s")
-    return tuple(notes)

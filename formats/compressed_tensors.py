@@ -15,7 +15,6 @@ from compress.formats.casting import FloatType, cast, stored_as
 from compress.formats.compressed_tensors_checkpoint import CompressedTensorsCheckpoint
 from compress.formats.compressed_tensors_config import (
     METHOD,
-    engine_notes,
     quantization_config,
     quantizes_head,
     schemes_of,
@@ -84,7 +83,7 @@ class CompressedTensors(Dialect):
         return None
 
     def layout(self, model: ModelSpec) -> Layout:
-        return Layout(planned_files(self._shards(model)), engine_notes(model, self.dtype))
+        return Layout(planned_files(self._shards(model)))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         shards = self._shards(model.spec)

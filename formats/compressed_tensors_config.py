@@ -17,15 +17,12 @@ from compress.formats.compressed_tensors_schemes import Scheme, cache_json, read
 from compress.formats.compressed_tensors_storage import Storage
 from compress.formats.errors import InputError
 from compress.formats.linear_names import is_linear
-from compress.kernels.int_format import IntFormat
 
 METHOD = "compressed-tensors"
 _MIXED = "mixed-precision"
 _VERSION = "0.20.0"  # of the library that the files were checked with
 _EVERY_LINEAR = "Linear"
 _HEAD = "lm_head"
-# vLLM joins these layers, and one joined layer has one scheme.
-_FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 @dataclass(frozen=True)
@@ -83,42 +80,6 @@ def _ignored(model: ModelSpec, schemes: Mapping[str, Scheme]) -> Iterator[str]:
 def quantizes_head(model: ModelSpec) -> bool:
     """Whether a layer outside the decoder blocks is quantized: an output head, no longer tied."""
     return any(not any(step.isdigit() for step in module.split(".")) for module in schemes_of(model))
-
-
-def engine_notes(model: ModelSpec, dtype: str) -> tuple[str, ...]:
-    """Which engines will not load this model, or compute something else, and why.
-
-    vLLM 0.32; transformers 5.23 with compressed-tensors 0.20, which packs no zero points where it prepares a model
-    for loading, and decodes as it loads (`dequantize=True`) by one scheme only.
-    """
-    schemes = set(schemes_of(model).values())
-    split = next(_split_joints(model), None)
-    way = "with other layers beside them" if len(schemes) > 1 else "but by CompressedTensorsConfig(dequantize=True)"
-    notes = {
-        f"asymmetric weights will not load in transformers {way}": any(map(_packs_zeros, schemes)),
-        f"will not load in vLLM: it joins {split}, which differ": split is not None,
-        "will not load in vLLM: it has no int8 cache": model.kv_cache is not None and model.kv_cache.grid == "int8",
-        "vLLM and transformers round the scales (float16) to bfloat16 as they load": (
-            dtype == "bfloat16" and any(scheme.format == "pack-quantized" for scheme in schemes)
-        ),
-    }
-    return tuple(note for note, holds in notes.items() if holds)
-
-
-def _packs_zeros(scheme: Scheme) -> bool:
-    found = scheme.number_format
-    return scheme.format == "pack-quantized" and isinstance(found, IntFormat) and found.zero == "integer"
-
-
-def _split_joints(model: ModelSpec) -> Iterator[str]:
-    """The layers that vLLM joins and that have different schemes."""
-    schemes = schemes_of(model)
-    for module in schemes:
-        parent, _, leaf = module.rpartition(".")
-        for leaves in _FUSED:
-            beside = [f"{parent}.{other}" for other in leaves if f"{parent}.{other}.weight" in model.tensors]
-            if leaf in leaves and len({schemes.get(other) for other in beside}) > 1:
-                yield f"{', '.join(leaves)} of {parent}"
 
 
 def read_groups(settings: Mapping[str, Any], where: object) -> list[Group]:

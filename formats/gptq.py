@@ -15,7 +15,7 @@ from compress.formats.casting import FloatType, cast, stored_as
 from compress.formats.errors import RefusedError
 from compress.formats.fit import fit_spec
 from compress.formats.gptq_checkpoint import GPTQCheckpoint
-from compress.formats.gptq_config import engine_notes, quantization_config
+from compress.formats.gptq_config import quantization_config
 from compress.formats.gptq_tensors import BITS, PACKED, encode, geometry_of
 from compress.formats.gptq_witness import read_independently
 from compress.formats.hf_files import (
@@ -97,7 +97,7 @@ class GPTQ(Dialect):
 
     def layout(self, model: ModelSpec) -> Layout:
         model = untied_spec(model) if self.untie else model
-        return Layout(planned_files(self._shards(model)), engine_notes(model, self.checkpoint_format))
+        return Layout(planned_files(self._shards(model)))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         model = Untied(model) if self.untie else model

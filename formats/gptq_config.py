@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.base import TensorSpec
 from compress.kernels.int_format import IntFormat
 
 # vLLM joins these layers, and looks rules up by the name of the joined one.
@@ -78,29 +78,6 @@ def quantization_config(tensors: Mapping[str, TensorSpec], checkpoint_format: st
     return config
 
 
-def engine_notes(model: ModelSpec, checkpoint_format: str) -> tuple[str, ...]:
-    """Which engines will not load this model from a GPTQ artifact, and why.
-
-    Tried with AutoGPTQ 0.7.1, GPTQModel 7.7 and transformers 5.23: where they fail, most load noise in silence.
-    """
-    settings = settings_of(model.tensors)
-    used = {setting for setting in settings.values() if setting}
-    facts = {
-        "AutoGPTQ, transformers: layers differ in bits, group size or symmetry": len(used) > 1,
-        "AutoGPTQ, transformers: lm_head is quantized": _quantizes_head(settings),
-        "AutoGPTQ: linear layers stayed dense": None in settings.values(),
-        "AutoGPTQ: it reads gptq_v2 as gptq": checkpoint_format == "gptq_v2",
-        "AutoGPTQ: it does not tie embeddings": bool(model.config.get("tie_word_embeddings")),
-        "GPTQModel: weights are asymmetric, which it loads only as checkpoint_format: gptq_v2": (
-            checkpoint_format == "gptq" and not all(setting.sym for setting in used)
-        ),
-    }
-    split = next(split_joints(settings), None)
-    if split is not None:
-        facts[f"vLLM: it joins {split}, which differ"] = True
-    return tuple(f"will not load in {fact}" for fact, holds in facts.items() if holds)
-
-
 def settings_of(tensors: Mapping[str, TensorSpec]) -> Settings:
     """The setting of every quantized layer, and None for the dense matrices of its decoder blocks; by place."""
     matrices = {
@@ -161,17 +138,6 @@ def _any_of(leaves: list[str]) -> str:
     joined = [name for name, parts in _FUSED.items() if set(parts) <= set(leaves)]
     names = [re.escape(leaf) for leaf in [*leaves, *joined]]
     return names[0] if len(names) == 1 else f"(?:{'|'.join(names)})"
-
-
-def split_joints(settings: Settings) -> Iterator[str]:
-    """The layers that vLLM joins and that have different settings."""
-    found: dict[tuple[str, int, str], dict[str, Setting | None]] = defaultdict(dict)
-    for place, setting in settings.items():
-        found[place.blocks, place.index, place.parent][place.leaf] = setting
-    for (blocks, index, parent), leaves in found.items():
-        for parts in _FUSED.values():
-            if len({leaves[part] for part in parts if part in leaves}) > 1:
-                yield f"{', '.join(parts)} of {Place(blocks, index, parent).name}"
 
 
 def _quantized_modules(settings: Settings) -> list[str]:

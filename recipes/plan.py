@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.formats.fit import fit_spec
+from compress.formats.matrices import restored_spec
 from compress.passes.calibrate import Calibrate
 from compress.passes.core.base import LayerPass, ModelPass, Pass
 from compress.passes.core.config import load_config
@@ -174,7 +175,7 @@ def _calibration_rows(names: Sequence[str], calibration: Calibrate | None) -> tu
 
 def _artifact(step: Export, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
     layout, dialect = step.layout(model), step.container()
-    subject = Subject(step.dialect, fit_spec(model, dialect, step.requantize), dialect.model_dump())
+    subject = Subject(step.dialect, restored_spec(fit_spec(model, dialect, step.requantize)), dialect.model_dump())
     return ArtifactPlan(
         dialect=step.dialect,
         path=step.folder,

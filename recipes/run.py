@@ -28,6 +28,7 @@ from compress.passes.core.sweep import sweep
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Gates, Recipe
 from compress.recipes.stages import Stage, open_source, stages
+from compress.recipes.targets import warnings
 
 WORK = ".compress"
 
@@ -97,7 +98,9 @@ def run(
     source = open_source(recipe, reporter.note)
     skeleton = Skeleton(load_config(source), source.spec, torch.device(device))
     budget = _budget(torch.device(device), max_ram, max_vram)
-    plan_opened(recipe, source, skeleton, budget)
+    for artifact in plan_opened(recipe, source, skeleton, budget).artifacts:
+        for warning in warnings(artifact.dialect, artifact.targets):
+            reporter.note(warning)
     work = output / WORK
     _make_directory(work)
     with Lock(output / f"{WORK}.lock"):

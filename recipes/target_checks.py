@@ -5,11 +5,13 @@ Each says what is wrong with an artifact for an engine, and what to change in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.bitsandbytes_tensors import is_int8
+from compress.kernels.codebook_format import CodebookFormat
 from compress.kernels.int_format import IntFormat
 
 JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -31,8 +33,12 @@ class Subject:
 
     @property
     def grids(self) -> dict[str, IntFormat]:
-        """The integer grids among the number formats, by tensor."""
-        return {name: spec.format for name, spec in self.quantized.items() if isinstance(spec.format, IntFormat)}
+        """The integer grids of weights whose inputs are not rounded, by tensor."""
+        return {
+            name: spec.format
+            for name, spec in self.quantized.items()
+            if isinstance(spec.format, IntFormat) and _module(name) not in self.model.activations
+        }
 
 
 Check = Callable[[Subject], str | None]
@@ -41,13 +47,17 @@ Check = Callable[[Subject], str | None]
 
 @dataclass(frozen=True)
 class Fact:
-    """What one engine, in the version that was looked at, asks of one dialect; `source` is where that stands."""
+    """What one engine, in the version that was looked at, asks of one dialect; `source` is where that stands.
+
+    If it does not `refuse`, the engine loads what the check speaks of, but not everywhere, or not as it was written.
+    """
 
     engine: str
     dialect: str
     version: str
     source: str
     check: Check
+    refuse: bool = True
 
 
 def never(reason: str) -> Check:
@@ -97,32 +107,37 @@ def symmetric(change: str) -> Check:
 
 
 def divisible(*, rows: int = 1, columns: int = 1) -> Check:
-    """Quantized weights [out, in] divide by these."""
+    """Weights [out, in] on integer grids divide by these."""
 
     def check(subject: Subject) -> str | None:
-        for name, spec in subject.quantized.items():
-            if len(spec.shape) == 2 and (spec.shape[0] % rows or spec.shape[1] % columns):
-                shape = f"{spec.shape[0]} × {spec.shape[1]}"
-                return f"{name} is {shape}, not a multiple of {rows} × {columns}; leave it dense: skip it in its pass"
+        for name in subject.grids:
+            shape = subject.model.tensors[name].shape
+            if len(shape) == 2 and (shape[0] % rows or shape[1] % columns):
+                told = f"{shape[0]} × {shape[1]}"
+                return f"{name} is {told}, not a multiple of {rows} × {columns}; leave it dense: skip it in its pass"
         return None
 
     return check
 
 
-def joined_alike(subject: Subject) -> str | None:
-    """q/k/v and gate/up of a layer are in one number format, or all dense."""
-    for parts in JOINED:
-        for name in subject.model.tensors:
-            prefix, found, _ = name.rpartition(f"{parts[0]}.weight")
-            if not found:
-                continue
-            names = [f"{prefix}{part}.weight" for part in parts]
-            formats = {subject.model.tensors[n].format for n in names if n in subject.model.tensors}
-            if len(formats) > 1:
-                told = ", ".join(sorted(found.name if found else "dense" for found in formats))
-                joined = f"{', '.join(parts)} of {prefix.rstrip('.')}"
-                return f"{joined} are one layer there, and differ ({told}); give them the same options"
-    return None
+def joined_alike(*, zeros: bool = True) -> Check:
+    """q/k/v and gate/up of a layer are in one number format, inputs too, or all dense; without `zeros`, the
+    container has zero points for symmetric weights as well.
+    """
+
+    def check(subject: Subject) -> str | None:
+        for parts in JOINED:
+            for name in subject.model.tensors:
+                prefix, found, _ = name.rpartition(f"{parts[0]}.weight")
+                names = [f"{prefix}{part}.weight" for part in parts] if found else []
+                formats = {_told(subject, name, zeros) for name in names if name in subject.model.tensors}
+                if len(formats) > 1:
+                    joined = f"{', '.join(parts)} of {prefix.rstrip('.')}"
+                    told = ", ".join(sorted(formats))
+                    return f"{joined} are one layer there, and differ ({told}); give them the same options"
+        return None
+
+    return check
 
 
 def one_setting(subject: Subject) -> str | None:
@@ -133,13 +148,58 @@ def one_setting(subject: Subject) -> str | None:
 
 def no_dense_linears(subject: Subject) -> str | None:
     """No linear of a decoder layer stayed dense: none that a quantized one of another layer has the place of."""
-    places = {_place(name) for name in subject.quantized}
-    blocks = {place.partition(".*.")[0] for place in places if ".*." in place}
-    for name, spec in subject.model.tensors.items():
-        inside = any(_place(name).startswith(f"{block}.*.") for block in blocks)
-        if inside and spec.format is None and len(spec.shape) == 2 and name.endswith(".weight"):
-            return f"{name} stayed dense, and all linears of the layers are taken for quantized; quantize it"
+    name = next(_dense_inside(subject), None)
+    return name and f"{name} stayed dense, and all linears of the layers are taken for quantized; quantize it"
+
+
+def no_dense_substring(subject: Subject) -> str | None:
+    """No dense linear's name is part of a quantized one's: a router `mlp.gate` of `mlp.gate_proj`."""
+    for dense in map(_module, _dense_inside(subject)):
+        if hidden := next((name for name in subject.quantized if dense in _module(name)), None):
+            return f"{hidden} is taken for dense: its name holds that of {dense}; quantize both or neither"
     return None
+
+
+def no_packed_zeros(subject: Subject) -> str | None:
+    """transformers makes no place for packed zero points, unless it decodes all weights as it loads them."""
+    asymmetric = next((name for name, grid in subject.grids.items() if grid.zero == "integer"), None)
+    schemes = {(spec.format, subject.model.activations.get(_module(name))) for name, spec in subject.quantized.items()}
+    way = "quantize with symmetric: true" + (
+        "" if len(schemes) > 1 else ", or load it with quantization_config=CompressedTensorsConfig(dequantize=True)"
+    )
+    return asymmetric and f"{asymmetric} has packed zero points; {way}"
+
+
+def float8_cache(subject: Subject) -> str | None:
+    """A rounded key/value cache is FP8."""
+    cache = subject.model.kv_cache
+    return f"the cache is {cache.name}; use fp8" if cache and cache.grid != "fp8" else None
+
+
+def scales_kept(subject: Subject) -> str | None:
+    """The artifact's dtype, which engines load scales as, holds the grids' float16 scales exactly."""
+    rounded = subject.grids and subject.options.get("dtype") == "bfloat16"
+    return "rounds the float16 scales to bfloat16; export with dtype: float16 for exact weights" if rounded else None
+
+
+def cpu_rows(subject: Subject) -> str | None:
+    """4-bit weights of bitsandbytes have a multiple of 32 rows."""
+    tables = (name for name, spec in subject.quantized.items() if isinstance(spec.format, CodebookFormat))
+    odd = next((name for name in tables if subject.model.tensors[name].shape[0] % 32), None)
+    return odd and f"{odd} has rows not in 32s, and will not run on a CPU with AVX-512 BF16"
+
+
+def long_blocks(subject: Subject) -> str | None:
+    """Blocks have 64 weights or more."""
+    tables = ((name, spec.format) for name, spec in subject.quantized.items())
+    short = next((n for n, table in tables if isinstance(table, CodebookFormat) and table.block_size < 64), None)
+    return short and f"{short} has blocks of 32, which only bitsandbytes 0.50 and later load"
+
+
+def kept_inputs(subject: Subject) -> str | None:
+    """No weight is LLM.int8."""
+    rows = next((name for name, spec in subject.quantized.items() if is_int8(spec.format)), None)
+    return rows and "on a GPU, inputs are rounded to int8 as well (LLM.int8), outliers apart"
 
 
 def dense_head(subject: Subject) -> str | None:
@@ -174,6 +234,16 @@ def architectures(*allowed: str) -> Check:
     return check
 
 
+def other_architectures(*refused: str, why: str) -> Check:
+    """config.json's model_type is none of these."""
+
+    def check(subject: Subject) -> str | None:
+        kind = subject.model.config.get("model_type")
+        return f"{why} for {kind}; choose another dialect" if kind in refused else None
+
+    return check
+
+
 def either(*checks: Check) -> Check:
     """One of these holds; if none, the first says why."""
 
@@ -191,6 +261,29 @@ def _first(wrong: Iterable[tuple[str, IntFormat]], say: Callable[[IntFormat], st
 
 def _listed(values: Iterable[object]) -> str:
     return ", ".join(str(value) for value in values)
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight")
+
+
+def _told(subject: Subject, name: str, zeros: bool) -> str:
+    """The number formats of a weight and its inputs, in words."""
+    found = subject.model.tensors[name].format
+    if isinstance(found, IntFormat) and not zeros:
+        found = replace(found, zero="integer")
+    inputs = subject.model.activations.get(_module(name))
+    return (found.name if found else "dense") + (f", inputs {inputs.name}" if inputs else "")
+
+
+def _dense_inside(subject: Subject) -> Iterator[str]:
+    """The dense matrices in decoder layers that have quantized ones."""
+    places = {_place(name) for name in subject.quantized}
+    blocks = {place.partition(".*.")[0] for place in places if ".*." in place}
+    for name, spec in subject.model.tensors.items():
+        inside = any(_place(name).startswith(f"{block}.*.") for block in blocks)
+        if inside and spec.format is None and len(spec.shape) == 2 and name.endswith(".weight"):
+            yield name
 
 
 def _place(name: str) -> str:

@@ -6,7 +6,7 @@ A target loads an artifact if the artifact's dialect names it among those that i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
@@ -18,13 +18,17 @@ from compress.recipes.target_facts import FACTS
 
 
 class Verdict(BaseModel):
-    """Whether `target` can load the artifact at `path`; if not, why, what to change, and where that stands."""
+    """Whether `target` can load the artifact at `path`; if not, why, what to change, and where that stands.
+
+    `note` is where else it will not run, or what it computes otherwise.
+    """
 
     target: str
     path: str
     loads: bool
     reason: str = ""
     source: str = ""
+    note: str = ""
 
 
 def targets() -> tuple[str, ...]:
@@ -44,12 +48,14 @@ def check_targets(names: tuple[str, ...]) -> tuple[str, ...]:
 def verdict(target: str, path: str, subject: Subject) -> Verdict:
     """What the facts say of one target and one artifact."""
     facts = [fact for fact in FACTS if (fact.engine, fact.dialect) == (target, subject.dialect)]
-    for fact in facts:
-        if reason := fact.check(subject):
+    told = [(fact, reason) for fact in facts if (reason := fact.check(subject))]
+    note = "; ".join(reason for fact, reason in told if not fact.refuse)
+    for fact, reason in told:
+        if fact.refuse:
             source = f"{target} {fact.version}, {fact.source}"
-            return Verdict(target=target, path=path, loads=False, reason=reason, source=source)
+            return Verdict(target=target, path=path, loads=False, reason=reason, source=source, note=note)
     if subject.dialect in _readable(target):
-        return Verdict(target=target, path=path, loads=True)
+        return Verdict(target=target, path=path, loads=True, note=note)
     reason = f"does not load {subject.dialect} files; it loads {', '.join(sorted(_readable(target)))}"
     return Verdict(target=target, path=path, loads=False, reason=reason)
 
@@ -64,6 +70,14 @@ def verdicts(path: str, subject: Subject, wanted: Iterable[str] = ()) -> list[Ve
     """Of the `wanted` targets, or of every engine that has to do with the dialect."""
     asked = list(dict.fromkeys(wanted)) or [name for name in targets() if subject.dialect in _readable(name)]
     return [verdict(target, path, subject) for target in asked]
+
+
+def warnings(dialect: str, found: Iterable[Verdict]) -> Iterator[str]:
+    """What to say at an export of `dialect` about the engines that it is for and that refuse it or change it."""
+    for verdict in found:
+        if verdict.target in dialects()[dialect].loads and (verdict.reason or verdict.note):
+            refused = f"will not load in {verdict.target}: {verdict.reason}"
+            yield f"{verdict.path}: {refused if verdict.reason else f'{verdict.target}: {verdict.note}'}"
 
 
 def refuse_unloadable(wanted: Iterable[str], found: Sequence[Verdict]) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
 from compress.formats.awq import AWQ
-from compress.formats.awq_config import engine_notes, quantization_config
+from compress.formats.awq_config import quantization_config
 from compress.formats.awq_tensors import decode, encode
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import InputError, RefusedError
@@ -194,18 +194,6 @@ def test_what_the_container_cannot_hold_is_refused_by_name(case, quantized):
 def test_an_unquantized_model_is_refused(quantized):
     with pytest.raises(RefusedError, match="no tensor is quantized"):
         AWQ().layout(quantized(ASYM, skip="layers").spec)
-
-
-def test_notes_say_which_engine_will_not_load_it():
-    def notes(dtype="float16", **chosen):
-        specs = {f"model.layers.0.mlp.{leaf}.weight": TensorSpec((32, 32), "float32", f) for leaf, f in chosen.items()}
-        return engine_notes(ModelSpec({}, specs), dtype)
-
-    assert notes(gate_proj=ASYM, up_proj=SYM, gate=ASYM) == ()
-    assert "groups of 16" in notes(up_proj=IntFormat(4, 16, "integer"))[0]
-    assert "joins gate_proj, up_proj" in notes(gate_proj=ASYM, up_proj=None)[0]
-    assert "mlp.gate_proj for the dense model.layers.0.mlp.gate" in notes(gate_proj=ASYM, gate=None)[0]
-    assert "rounds the float16 scales" in notes("bfloat16", up_proj=ASYM)[0]
 
 
 def test_the_head_is_not_listed_as_unconverted():

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from compress.formats import open_checkpoint
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.bitsandbytes import BitsAndBytes
-from compress.formats.bitsandbytes_config import engine_notes, quantization_config
+from compress.formats.bitsandbytes_config import quantization_config
 from compress.formats.bitsandbytes_tensors import encode
 from compress.formats.errors import InputError, RefusedError
 from compress.kernels.codebook_format import CodebookFormat, quantize_plainly
@@ -178,13 +178,6 @@ def test_mixed_kinds_and_dense_models_are_refused():
         BitsAndBytes().layout(ModelSpec({}, {"a.weight": spec(None)}))
     mixed = ModelSpec({}, {"a.weight": spec(NF4), "b.weight": spec(DOUBLE)})
     assert BitsAndBytes().layout(mixed).nbytes > 0
-
-
-def test_notes_say_where_it_will_not_run():
-    assert engine_notes(ModelSpec({}, {"a.weight": spec(NF4)})) == ()
-    assert "before 0.50" in engine_notes(ModelSpec({}, {"a.weight": spec(DOUBLE)}))[0]
-    assert "AVX-512" in engine_notes(ModelSpec({}, {"a.weight": spec(NF4, (40, 64))}))[0]
-    assert "LLM.int8" in engine_notes(ModelSpec({}, {"a.weight": spec(RowInt8Format())}))[0]
 
 
 def change(directory, tensors=None, state=None):

@@ -243,16 +243,6 @@ def test_mixed_models_come_back(quantized, export):
         assert torch.equal(witness(name), model.read(name).dequantize())
 
 
-def test_notes_name_layers_that_vllm_joins_and_scales_that_it_rounds(quantized):
-    assert CompressedTensors().layout(quantized(INT4).spec).notes == ()
-    notes = CompressedTensors().layout(quantized({"q_proj": INT8, "mlp": INT4}).spec).notes
-    assert "it joins q_proj, k_proj, v_proj of model.layers.0.self_attn, which differ" in notes[0]
-    notes = CompressedTensors().layout(quantized({"q_proj": INT4, "mlp": ASYM}).spec).notes
-    assert "asymmetric weights will not load in transformers with other layers beside them" in notes
-    assert "dequantize=True" in CompressedTensors().layout(quantized(ASYM).spec).notes[0]
-    assert "bfloat16" in CompressedTensors(dtype="bfloat16").layout(quantized(INT4).spec).notes[0]
-
-
 @pytest.mark.parametrize(
     ("name", "spec", "reason"),
     [

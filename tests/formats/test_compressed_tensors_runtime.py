@@ -139,10 +139,6 @@ def test_rounding_that_does_not_fit_is_refused(rounding, change, reason):
         CompressedTensors().layout(replace(rounding("w8a8 dynamic").spec, **change))
 
 
-def test_vllm_has_no_int8_cache(rounding):
-    assert "int8 cache" in CompressedTensors().layout(rounding("w8a16, int8 cache").spec).notes[0]
-
-
 @pytest.mark.parametrize(
     ("case", "name", "value"),
     [

@@ -15,7 +15,7 @@ from compress.formats import open_checkpoint
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.gptq import GPTQ
-from compress.formats.gptq_config import engine_notes, quantization_config
+from compress.formats.gptq_config import quantization_config
 from compress.formats.gptq_tensors import encode
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import QTensor
@@ -276,24 +276,6 @@ def test_what_stayed_dense_is_listed_for_transformers():
     names = uneven["modules_in_block_to_quantize"][0]
     assert len(names) == 14 and "model.layers.0.mlp.up_proj" in names
     assert "modules_in_block_to_quantize" not in quantization_config(decoder(3, CHOICES["down in 8 bits"]), "gptq")
-
-
-def test_notes_say_which_engine_will_not_load_it():
-    def notes(choose, checkpoint_format="gptq", tied=False, head=None):
-        specs = decoder(2, choose) | {"lm_head.weight": TensorSpec((32, 32), "float32", head)}
-        return engine_notes(ModelSpec({"tie_word_embeddings": tied}, specs), checkpoint_format)
-
-    alike = CHOICES["alike"]
-    assert notes(alike) == ()
-    assert "AutoGPTQ, transformers: layers differ" in notes(CHOICES["down in 8 bits"])[0]
-    assert "AutoGPTQ: linear layers stayed dense" in notes(CHOICES["attention dense"])[0]
-    assert "AutoGPTQ, transformers: lm_head" in notes(alike, head=INT4)[0]
-    assert "AutoGPTQ: it does not tie" in notes(alike, tied=True)[0]
-    assert "AutoGPTQ: it reads gptq_v2" in notes(alike, "gptq_v2")[0]
-    assert "GPTQModel: weights are asymmetric" in notes(lambda layer, leaf: ASYM)[0]
-    assert "GPTQModel" not in "".join(notes(lambda layer, leaf: ASYM, "gptq_v2"))
-    split = notes(lambda layer, leaf: INT8 if leaf == "v_proj" else INT4)
-    assert "vLLM: it joins q_proj, k_proj, v_proj of model.layers.0.self_attn" in split[1]
 
 
 @pytest.mark.parametrize("case", CHOICES)

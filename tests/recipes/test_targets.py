@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from compress.cli.app import main
 from compress.formats import dialects
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError, UsageError
+from compress.kernels.activations import ActivationFormat, CacheFormat
+from compress.kernels.codebook_format import CodebookFormat
 from compress.kernels.int_format import IntFormat
+from compress.kernels.qtensor import NumberFormat
+from compress.passes.core.report import Reporter
 from compress.recipes.inspect import inspect
 from compress.recipes.plan import plan
 from compress.recipes.recipe import from_data, schema, with_targets
@@ -30,7 +35,7 @@ INT4, INT8, INT3, ASYM = IntFormat(4, 32), IntFormat(8, 32), IntFormat(3, 32), I
 
 
 def model(
-    choose: Callable[[str], IntFormat | None], shapes: Mapping[str, tuple[int, int]] = LEAVES, **config: Any
+    choose: Callable[[str], NumberFormat | None], shapes: Mapping[str, tuple[int, int]] = LEAVES, **config: Any
 ) -> ModelSpec:
     tensors = {"model.embed_tokens.weight": TensorSpec((320, 64), "float16")}
     for layer in range(2):
@@ -46,7 +51,7 @@ def reason(target: str, spec: ModelSpec, dialect: str = "gptq", **options: Any) 
     return found.reason
 
 
-def only(format: IntFormat) -> ModelSpec:
+def only(format: NumberFormat) -> ModelSpec:
     return model(lambda leaf: format)
 
 
@@ -54,6 +59,10 @@ def test_a_plain_model_loads_everywhere() -> None:
     found = verdicts("x", Subject("gptq", only(INT4), {"checkpoint_format": "gptq"}))
     assert {entry.target for entry in found} >= {"vllm", "vllm-cpu", "transformers", "gptqmodel", "autogptq"}
     assert [entry.reason for entry in found if not entry.loads] == []
+
+
+HEAD = only(INT4)
+HEAD = replace(HEAD, tensors={**HEAD.tensors, "lm_head.weight": TensorSpec((320, 64), "float32", INT4)})
 
 
 @pytest.mark.parametrize(("target", "spec", "options", "told"), [
@@ -65,6 +74,9 @@ def test_a_plain_model_loads_everywhere() -> None:
     ("vllm-cpu", only(INT8), {}, "has 8 bits"),
     ("vllm-cpu", model(lambda leaf: INT4, {"mlp.down_proj": (80, 64)}), {}, "is 80 × 64"),
     ("transformers", model(lambda leaf: INT8 if "mlp" in leaf else INT4), {}, "one is known for all"),
+    ("autogptq", model(lambda leaf: INT8 if "mlp" in leaf else INT4), {}, "one is known for all"),
+    ("transformers", HEAD, {}, "lm_head.weight is quantized; leave it dense"),
+    ("autogptq", HEAD, {}, "lm_head.weight is quantized; leave it dense"),
     ("gptqmodel", only(ASYM), {}, "export with checkpoint_format: gptq_v2"),
     ("gptqmodel", only(IntFormat(4, 2)), {}, "has groups of 2"),
     ("autogptq", only(ASYM), {"checkpoint_format": "gptq_v2"}, "checkpoint_format is 'gptq_v2'; use gptq"),
@@ -87,8 +99,63 @@ def test_what_can_be_loaded_is_not_refused(target: str, spec: ModelSpec, options
     assert reason(target, spec, **options) == ""
 
 
+NF4 = CodebookFormat("nf4", 64)
+ROUTED = {**LEAVES, "mlp.gate": (8, 64)}
+ALL = {f"model.layers.{layer}.{leaf}": ActivationFormat("int8", True) for layer in range(2) for leaf in LEAVES}
+INPUTS = {name: inputs for name, inputs in ALL.items() if name.endswith("q_proj")}
+
+
+@pytest.mark.parametrize(("target", "spec", "told"), [
+    ("vllm", model(lambda leaf: INT4 if leaf == "mlp.up_proj" else ASYM), ""),  # both are written with zero points
+    ("vllm", only(IntFormat(4, 16, "integer")), "has groups of 16"),
+    ("transformers", only(IntFormat(4, 256)), "has groups of 256"),
+    ("vllm", model(lambda leaf: None if leaf == "mlp.up_proj" else ASYM), "gate_proj, up_proj of model.layers.0.mlp"),
+    ("vllm", model(lambda leaf: None if leaf == "mlp.gate" else ASYM, ROUTED), "holds that of model.layers.0.mlp.gate"),
+    ("autoawq", model(lambda leaf: None if leaf == "mlp.gate" else ASYM, ROUTED), "mlp.gate_proj.weight is taken for"),
+    ("transformers", model(lambda leaf: None if leaf == "mlp.gate" else ASYM, ROUTED), ""),
+    ("autoawq", model(lambda leaf: ASYM, ROUTED), ""),
+    ("transformers", model(lambda leaf: ASYM, model_type="falcon"), "looks for act.scales"),
+    ("vllm", model(lambda leaf: ASYM, model_type="falcon"), ""),
+])  # fmt: skip
+def test_what_awq_files_cannot_be_loaded(target: str, spec: ModelSpec, told: str) -> None:
+    found = reason(target, spec, "awq")
+    assert told in found and bool(told) == bool(found)
+
+
+@pytest.mark.parametrize(("target", "spec", "told"), [
+    ("vllm", only(INT3), ""),
+    ("vllm", only(IntFormat(8, 32, "integer")), ""),
+    ("vllm-cpu", only(INT3), "has 3 bits"),
+    ("vllm-cpu", replace(only(IntFormat(8, -1)), activations=ALL), ""),
+    ("transformers", only(ASYM), "dequantize=True"),
+    ("transformers", model(lambda leaf: ASYM if "mlp" in leaf else INT4), "zero points; quantize with symmetric: true"),
+    ("transformers", only(INT4), ""),
+    ("vllm", replace(only(INT4), kv_cache=CacheFormat("int8")), "the cache is int8 per tensor; use fp8"),
+    ("vllm", replace(only(INT4), kv_cache=CacheFormat("fp8", "head")), ""),
+    ("vllm", replace(only(IntFormat(8, -1)), activations=INPUTS), "inputs int8 dynamic per token"),
+])  # fmt: skip
+def test_what_compressed_tensors_files_cannot_be_loaded(target: str, spec: ModelSpec, told: str) -> None:
+    found = reason(target, spec, "compressed-tensors")
+    assert told in found and bool(told) == bool(found)
+
+
+@pytest.mark.parametrize(("target", "spec", "dialect", "told"), [
+    ("transformers", only(NF4), "bitsandbytes", ""),
+    ("transformers", only(CodebookFormat("nf4", 32)), "bitsandbytes", "only bitsandbytes 0.50 and later"),
+    ("transformers", model(lambda leaf: NF4, {"mlp.up_proj": (40, 64)}), "bitsandbytes", "AVX-512"),
+    ("transformers", only(IntFormat(8, -1)), "bitsandbytes", "LLM.int8"),
+    ("vllm", only(INT4), "awq", "rounds the float16 scales to bfloat16"),
+    ("vllm", only(INT4), "compressed-tensors", "rounds the float16 scales to bfloat16"),
+])  # fmt: skip
+def test_what_is_loaded_with_a_note(target: str, spec: ModelSpec, dialect: str, told: str) -> None:
+    found = verdict(target, "x", Subject(dialect, spec, {"dtype": "bfloat16"}))
+    assert found.loads and told in found.note and bool(told) == bool(found.note)
+    assert "scales" not in verdict(target, "x", Subject(dialect, spec, {"dtype": "float16"})).note
+
+
 def test_other_containers() -> None:
     assert "plugin" in reason("vllm", only(INT4), "gguf")
+    assert "bitsandbytes left vLLM" in reason("vllm", only(NF4), "bitsandbytes")
     assert reason("llama.cpp", only(INT4), "gguf") == ""
     assert "32" in reason("llama.cpp", model(lambda leaf: IntFormat(4, 16), {"mlp.up_proj": (64, 80)}), "gguf")
     assert "has no gpt_neox" in reason("transformers", model(lambda leaf: INT4, model_type="gpt_neox"), "gguf")
@@ -126,6 +193,25 @@ def test_a_plan_refuses_what_no_target_loads(tiny_llama: Path, tmp_path: Path) -
         assert told in str(error.value)
     assert not (tmp_path / "out").exists()
     assert plan(recipe(tiny_llama, [{"dialect": "gptq", "untie": True}], ["autogptq"])).artifacts
+
+
+class Told(Reporter):
+    """Keeps the notes of a run."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_a_run_tells_of_the_engines_that_its_artifacts_are_for(tiny_llama: Path, tmp_path: Path) -> None:
+    told = Told()
+    exports = [{"dialect": "gptq"}, {"dialect": "gguf"}]
+    run(recipe(tiny_llama, exports, [], symmetric=False), tmp_path / "out", reporter=told)
+    assert any(note.startswith("gptq: will not load in vllm: ") and "is asymmetric" in note for note in told.notes)
+    assert any(note.startswith("gptq: will not load in gptqmodel: ") for note in told.notes)
+    assert not any("transformers" in note or note.startswith("gguf: ") for note in told.notes)  # not made for vLLM
 
 
 def test_an_unknown_target_is_named_with_its_nearest(tiny_llama: Path) -> None:
