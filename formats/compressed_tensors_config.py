@@ -92,7 +92,7 @@ def engine_notes(model: ModelSpec, dtype: str) -> tuple[str, ...]:
     for loading, and decodes as it loads (`dequantize=True`) by one scheme only.
     """
     schemes = set(schemes_of(model).values())
-    split = next(_split_joints(model), None)
+    split = next(split_joints(model), None)
     way = "with other layers beside them" if len(schemes) > 1 else "but by CompressedTensorsConfig(dequantize=True)"
     notes = {
         f"asymmetric weights will not load in transformers {way}": any(map(_packs_zeros, schemes)),
@@ -110,7 +110,7 @@ def _packs_zeros(scheme: Scheme) -> bool:
     return scheme.format == "pack-quantized" and isinstance(found, IntFormat) and found.zero == "integer"
 
 
-def _split_joints(model: ModelSpec) -> Iterator[str]:
+def split_joints(model: ModelSpec) -> Iterator[str]:
     """The layers that vLLM joins and that have different schemes."""
     schemes = schemes_of(model)
     for module in schemes:
