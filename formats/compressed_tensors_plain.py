@@ -75,15 +75,19 @@ class FloatQuantized(Storage):
 
     def parts(self, shape: Shape, number_format: NumberFormat, scale_dtype: str) -> dict[str, TensorSpec]:
         assert isinstance(number_format, FloatFormat)
-        scales = (1,) if number_format.per == "tensor" else number_format.param_shapes(shape)["scale"][0]
+        scales = self.scale_shape(shape, number_format)
         return {"weight": TensorSpec(shape, "float8_e4m3fn"), SCALE: TensorSpec(scales, scale_dtype)}
+
+    def scale_shape(self, shape: Shape, number_format: FloatFormat) -> Shape:
+        """What the scales of a weight of this shape are stored as."""
+        return (1,) if number_format.per == "tensor" else number_format.param_shapes(shape)["scale"][0]
 
     def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
         assert isinstance(tensor.format, FloatFormat)
         scale = tensor.params["scale"].to(getattr(torch, scale_dtype))
         return {
             "weight": tensor.codes.view(torch.float8_e4m3fn),
-            SCALE: scale.view(1) if tensor.format.per == "tensor" else scale,
+            SCALE: scale.view(self.scale_shape(tensor.shape, tensor.format)),
         }
 
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
@@ -91,7 +95,7 @@ class FloatQuantized(Storage):
         if float(scale.min()) <= 0:
             raise InputError(f"{name} has a scale of {float(scale.min()):g}; those of FP8 are positive")
         codes = part("weight").view(torch.uint8)
-        return QTensor(number_format, codes, {"scale": scale.view(1, 1) if scale.dim() == 1 else scale})
+        return QTensor(number_format, codes, {"scale": scale.view(number_format.param_shapes(shape)["scale"][0])})
 
 
 def _signed(codes: Tensor, bits: int) -> Tensor:

@@ -35,11 +35,11 @@ def read_independently(directory: Path) -> Callable[[str], Tensor]:
         group = _group(settings, module)
         weights = group["weights"]
         if weights["type"] == "float":
-            codes = _fp8(stored(name).view(torch.uint8).numpy())
+            codes = fp8_values(stored(name).view(torch.uint8).numpy())
             block = 128 if weights["strategy"] == "block" else None
-            return torch.from_numpy(codes * _spread(scales.reshape(-1, scales.shape[-1]), codes.shape, block))
+            return torch.from_numpy(codes * spread(scales.reshape(-1, scales.shape[-1]), codes.shape, block))
         codes, zeros = _integers(stored, module, group)
-        return torch.from_numpy(_spread(scales, codes.shape) * (codes - _spread(zeros, codes.shape)))
+        return torch.from_numpy(spread(scales, codes.shape) * (codes - spread(zeros, codes.shape)))
 
     return read
 
@@ -59,14 +59,14 @@ def _integers(stored: Callable[[str], Tensor], module: str, group: Mapping[str, 
     return _codes(stored(f"{module}.weight_packed").numpy(), columns, bits), zeros
 
 
-def _spread(values: Floats, shape: tuple[int, ...], block: int | None = None) -> Floats:
+def spread(values: Floats, shape: tuple[int, ...], block: int | None = None) -> Floats:
     """values [m, n] over the regions of a matrix of this shape: m × n equal ones, or blocks."""
     for axis, extent in enumerate(shape):
         values = np.take(values, np.arange(extent) // (block or extent // values.shape[axis]), axis)
     return values
 
 
-def _fp8(octets: NDArray[np.uint8]) -> Floats:
+def fp8_values(octets: NDArray[np.uint8]) -> Floats:
     """E4M3FN by its definition: sign, 4 bits of exponent with bias 7, 3 of mantissa; exponent 0 is subnormal."""
     sign = 1 - 2.0 * (octets >> 7)
     exponent, mantissa = (octets >> 3 & 15).astype(np.int32), (octets & 7).astype(np.float64)

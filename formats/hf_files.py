@@ -20,13 +20,14 @@ from compress.kernels.qtensor import QTensor
 
 CONFIG = "config.json"
 QUANTIZE_CONFIG = "quantize_config.json"  # AutoGPTQ's; it says what `quantization_config` says
+HF_QUANT_CONFIG = "hf_quant_config.json"  # modelopt's, likewise
 _QUANTIZATION = "quantization_config"
 
 _MAX_CONFIG = 4 << 20
 _MAX_FILE = 256 << 20
 _CARRIED = (".json", ".jinja", ".txt", ".model", ".tiktoken")
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
-_NOT_CARRIED = (".index.json", QUANTIZE_CONFIG, "compress.json")
+_NOT_CARRIED = (".index.json", QUANTIZE_CONFIG, HF_QUANT_CONFIG, "compress.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 # Larger than any model there is; a configuration beyond them only serves to exhaust memory.
@@ -134,13 +135,27 @@ def _unquantized(config: Mapping[str, Any]) -> dict[str, Any]:
 def quantization_of(directory: Path) -> dict[str, Any] | None:
     """What the directory says of how its weights are quantized, or None. Raises InputError."""
     found = read_config(directory).get(_QUANTIZATION)
-    where = directory / CONFIG
-    if found is None and (directory / QUANTIZE_CONFIG).exists():
-        where = directory / QUANTIZE_CONFIG
-        found = parse_json(read_bytes(where, _MAX_CONFIG), where)
-    if found is not None and not isinstance(found, dict):
-        raise InputError(f"{where} does not describe the quantization by a JSON object")
+    if found is None:
+        beside = QUANTIZE_CONFIG if (directory / QUANTIZE_CONFIG).exists() else HF_QUANT_CONFIG
+        return read_settings(directory / beside)
+    if not isinstance(found, dict):
+        raise _no_object(directory / CONFIG)
     return found
+
+
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """A file that describes the quantization by a JSON object, or None where there is none. Raises InputError."""
+    if not path.exists():
+        return None
+    found = parse_json(read_bytes(path, _MAX_CONFIG), path)
+    if not isinstance(found, dict):
+        raise _no_object(path)
+    # The file's name says the method where the file does not.
+    return {"quant_method": "modelopt", **found} if path.name == HF_QUANT_CONFIG else found
+
+
+def _no_object(path: Path) -> InputError:
+    return InputError(f"{path} does not describe the quantization by a JSON object")
 
 
 def is_hf_directory(path: Path) -> bool:

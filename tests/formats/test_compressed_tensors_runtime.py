@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compress.formats import open_checkpoint
-from compress.formats.base import Checkpoint, TensorSpec
 from compress.formats.compressed_tensors import CompressedTensors
 from compress.formats.errors import InputError, RefusedError
 from compress.kernels.activations import ActivationFormat, CacheFormat
@@ -21,37 +20,6 @@ ATTENTION = [f"model.layers.{index}.self_attn" for index in (0, 1)]
 
 def ignore(_):
     pass
-
-
-class Rounding(Checkpoint):
-    """`inner`, whose quantized layers round their inputs, and whose cache is rounded."""
-
-    def __init__(self, inner, inputs, cache=None):
-        self.inner, self.path, self.dialect = inner, inner.path, "memory"
-        modules = [name.removesuffix(".weight") for name in inner.formats]
-        self.scales = {}
-        if inputs and not inputs.dynamic:
-            self.scales = {f"{name}.input_scale": torch.tensor([0.1 + len(name)]) for name in modules}
-        if cache:
-            count = 2 if cache.per == "head" else 1
-            names = [f"{module}.{kind}_scale" for module in ATTENTION for kind in "kv"]
-            self.scales |= {name: torch.rand(count) + 0.01 for name in names}
-        specs = {name: TensorSpec(tuple(scale.shape), "float32") for name, scale in self.scales.items()}
-        self.spec = replace(
-            inner.spec,
-            tensors={**inner.spec.tensors, **specs},
-            activations=dict.fromkeys(modules, inputs) if inputs else {},
-            kv_cache=cache,
-        )
-
-    def read(self, name):
-        return self.scales[name] if name in self.scales else self.inner.read(name)
-
-    def files(self):
-        return self.inner.files()
-
-    def nbytes(self):
-        return self.inner.nbytes()
 
 
 CASES = {
@@ -68,14 +36,14 @@ CASES = {
 
 
 @pytest.fixture
-def rounding(tiny_llama, in_memory):
+def rounding(tiny_llama, in_memory, with_rounding):
     """rounding(case) → a llama in memory."""
 
     def make(case):
         checkpoint = open_checkpoint(tiny_llama)
         names = [name for name, spec in checkpoint.spec.tensors.items() if ".layers." in name and len(spec.shape) == 2]
         number_format, inputs, cache = CASES[case]
-        return Rounding(in_memory(checkpoint, dict.fromkeys(names, number_format)), inputs, cache)
+        return with_rounding(in_memory(checkpoint, dict.fromkeys(names, number_format)), inputs, cache)
 
     return make
 
