@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from compress.formats import open_checkpoint
-from compress.formats.base import Checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.fit import Decoded, decoded_spec
 from compress.formats.source import resolve
+from compress.passes.core.anatomy import Anatomy
 from compress.passes.core.base import LayerPass, ModelPass, Pass
+from compress.passes.core.chooser import Chooser
 from compress.passes.core.empty import matrices
 from compress.recipes.recipe import Recipe
 
@@ -25,6 +27,25 @@ def stages(passes: Sequence[Pass]) -> list[Stage]:
         else:
             grouped.extend(step for step in steps if isinstance(step, ModelPass))
     return grouped
+
+
+def possible(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> list[tuple[Pass, ...]]:
+    """The passes with the bits that stages of the run may choose for others: the most bytes first."""
+    ways: list[tuple[Pass, ...]] = [()]
+    chooser: Chooser | None = None
+    for stage in stages(passes):
+        steps: tuple[Pass, ...] = stage if isinstance(stage, tuple) else (stage,)
+        layerwise = [step for step in steps if isinstance(step, LayerPass)]
+        choices = chooser.choices(layerwise, model, anatomy) if chooser else [{}]
+        ways = [
+            (*way, *(step.with_bits(chosen) if isinstance(step, LayerPass) else step for step in steps))
+            for way in ways
+            for chosen in choices
+        ]
+        chooser = stage if isinstance(stage, Chooser) else None
+    if chooser:
+        chooser.choices((), model, anatomy)
+    return ways
 
 
 def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
