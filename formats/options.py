@@ -57,7 +57,7 @@ def with_chosen(option: PerTensor[T], chosen: Mapping[str, T]) -> PerTensor[T]:
     named: dict[T, set[str]] = {}
     for name, value in chosen.items():
         named.setdefault(value, set()).add(name)
-    first = tuple(Among(value=value, names=frozenset(names)) for value, names in named.items())
+    first: tuple[Match[T], ...] = tuple(Among(value=value, names=frozenset(names)) for value, names in named.items())
     own = option if isinstance(option, tuple) else (Match(value=option),)
     return (*first, *cast(tuple[Match[T], ...], own))
 

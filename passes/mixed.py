@@ -8,7 +8,7 @@ chosen is judged by the KL divergence of the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,8 +19,8 @@ from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.int_format import IntFormat
 from compress.passes.core.anatomy import Anatomy
 from compress.passes.core.base import LayerPass
-from compress.passes.core.bit_budget import Allocations, Unit, average, filled_up, spread, tied_modules
-from compress.passes.core.chooser import Chooser
+from compress.passes.core.bit_budget import Allocations, Unit, average, largest_choices, spread, tied_modules
+from compress.passes.core.chooser import Choice, Chooser
 from compress.passes.core.int_options import Bits, IntOptions
 from compress.passes.core.run import Run
 from compress.passes.core.sensitivity import Trials
@@ -31,8 +31,8 @@ _BISECTIONS = 8
 class Mixed(Chooser):
     """Choose the bits of each linear layer for the pass right after it (`gptq`, `rtn`, `awq`), by measured loss.
 
-    Modules of which that pass says the bits itself keep them, and do not count. Layers that engines join get
-    the same bits: q/k/v, gate/up, the experts of a layer.
+    It takes the place of that pass's `bits`; modules that a rule there matches keep theirs, and do not count.
+    Layers that engines join get the same bits: q/k/v, gate/up, the experts of a layer.
     """
 
     calibrated: ClassVar[bool] = True
@@ -62,10 +62,13 @@ class Mixed(Chooser):
     def checks(self) -> tuple[int, int]:
         return (2 if self.max_kl is None else 1 + _BISECTIONS), self.samples
 
-    def choices(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Mapping[str, int]]:
+    def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
         units = self._units(self._solver(steps), model, anatomy)
-        largest = spread(units, filled_up(units, self._most(units)), self.bits)
-        return [largest, *(dict.fromkeys(largest, bits) for bits in self.bits)]
+        return [spread(units, chosen, self.bits) for chosen in largest_choices(units, self._most(units))]
+
+    def even(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
+        units = self._units(self._solver(steps), model, anatomy)
+        return [spread(units, [at] * len(units), self.bits) for at in range(len(self.bits))]
 
     def model(self, run: Run) -> None:
         solver = self._solver(run.following)
@@ -97,7 +100,9 @@ class Mixed(Chooser):
         steps = [solver.with_bits(dict.fromkeys(unsaid, bits)) for bits in self.bits]
         modules = steps[0].targets(anatomy) & set(unsaid)
         if not modules:
-            raise UsageError(f"{solver.name} leaves no bits for mixed to choose", f"leave `bits` out of {solver.name}")
+            raise UsageError(
+                f"{solver.name} leaves no bits for mixed to choose", f"leave rules for `bits` out of {solver.name}"
+            )
         return [_unit(names, steps, model) for names in tied_modules(anatomy, modules)]
 
     def _most(self, units: Sequence[Unit]) -> int:
@@ -122,13 +127,13 @@ class Mixed(Chooser):
             return judged[-1]
 
         if self.max_kl is None:
-            chosen, divergence = _best([allocations.at(allocations.levels), *self._even(units)], judge)
+            chosen, divergence = _best([allocations.at(allocations.levels), *self._evenly(units)], judge)
         else:
             chosen, divergence = _fewest(allocations, judge, self.max_kl)
         bits = spread(units, chosen, self.bits)
         return {"bits": bits, "average_bits": average(units, chosen), "kl_divergence": divergence}
 
-    def _even(self, units: Sequence[Unit]) -> Iterator[list[int]]:
+    def _evenly(self, units: Sequence[Unit]) -> Iterator[list[int]]:
         """The same bits everywhere, as many as the budget allows: errors add up to KL only about."""
         most = self._most(units)
         fitting = [at for at in range(len(self.bits)) if sum(unit.costs[at] for unit in units) <= most]

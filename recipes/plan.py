@@ -22,7 +22,7 @@ from compress.passes.evaluate import Evaluate
 from compress.passes.export import Export
 from compress.recipes.cost import Cost, sweep_cost
 from compress.recipes.recipe import Recipe
-from compress.recipes.stages import open_source, possible, stages
+from compress.recipes.stages import even, largest, open_source, stages
 from compress.recipes.target_checks import Subject
 from compress.recipes.targets import Verdict, refuse_unloadable, verdicts
 
@@ -80,12 +80,22 @@ def plan(recipe: Recipe, *, max_ram: int | None = None, progress: Callable[[str]
 
 def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram: int) -> Plan:
     """`plan` for a model whose headers are open already."""
-    ways = possible(recipe.passes, source.spec, skeleton.anatomy)
-    plans = [_plan(recipe, steps, source, skeleton, max_ram) for steps in ways]
-    if len(plans) > 1:
-        note = "at most so many bytes: a stage of the run chooses the bits"
-        plans[0].artifacts[:] = [a.model_copy(update={"notes": [*a.notes, note]}) for a in plans[0].artifacts]
-    return plans[0]
+    plans = [
+        _plan(recipe, passes, source, skeleton, max_ram)
+        for passes in largest(recipe.passes, source.spec, skeleton.anatomy)
+    ]
+    if not any(isinstance(step, Chooser) for step in recipe.passes):
+        return plans[0]
+    for passes in even(recipe.passes, source.spec, skeleton.anatomy):
+        _plan(recipe, passes, source, skeleton, max_ram)
+    return plans[0].model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
+
+
+def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
+    """The largest that each artifact may become."""
+    note = "at most so many bytes: a stage of the run chooses the bits"
+    most = [max(same, key=lambda artifact: artifact.bytes) for same in zip(*ways)]
+    return [artifact.model_copy(update={"notes": [*artifact.notes, note]}) for artifact in most]
 
 
 def _plan(recipe: Recipe, passes: Sequence[Pass], source: Checkpoint, skeleton: Skeleton, max_ram: int) -> Plan:

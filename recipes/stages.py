@@ -11,7 +11,7 @@ from compress.formats.fit import Decoded, decoded_spec
 from compress.formats.source import resolve
 from compress.passes.core.anatomy import Anatomy
 from compress.passes.core.base import LayerPass, ModelPass, Pass
-from compress.passes.core.chooser import Chooser
+from compress.passes.core.chooser import Choice, Chooser
 from compress.passes.core.empty import matrices
 from compress.recipes.recipe import Recipe
 
@@ -29,22 +29,27 @@ def stages(passes: Sequence[Pass]) -> list[Stage]:
     return grouped
 
 
-def possible(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> list[tuple[Pass, ...]]:
-    """The passes with the bits that stages of the run may choose for others: the most bytes first."""
+def largest(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> list[tuple[Pass, ...]]:
+    """The passes with bits filled in that stages will choose: one of these ways leaves the most bytes."""
+    return _ways(passes, lambda chooser, steps: chooser.largest(steps, model, anatomy))
+
+
+def even(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> list[tuple[Pass, ...]]:
+    """The passes with every candidate in turn filled in everywhere, where stages will choose bits."""
+    return _ways(passes, lambda chooser, steps: chooser.even(steps, model, anatomy))
+
+
+def _ways(
+    passes: Sequence[Pass], choices: Callable[[Chooser, Sequence[LayerPass]], list[Choice]]
+) -> list[tuple[Pass, ...]]:
     ways: list[tuple[Pass, ...]] = [()]
-    chooser: Chooser | None = None
-    for stage in stages(passes):
-        steps: tuple[Pass, ...] = stage if isinstance(stage, tuple) else (stage,)
-        layerwise = [step for step in steps if isinstance(step, LayerPass)]
-        choices = chooser.choices(layerwise, model, anatomy) if chooser else [{}]
-        ways = [
-            (*way, *(step.with_bits(chosen) if isinstance(step, LayerPass) else step for step in steps))
-            for way in ways
-            for chosen in choices
-        ]
-        chooser = stage if isinstance(stage, Chooser) else None
-    if chooser:
-        chooser.choices((), model, anatomy)
+    before: Pass | None = None
+    for stage in (*stages(passes), ()):
+        following = stage if isinstance(stage, tuple) else ()
+        chosen = choices(before, following) if isinstance(before, Chooser) else [{}]
+        steps = [stage] if isinstance(stage, ModelPass) else []
+        ways = [(*way, *steps, *(step.with_bits(bits) for step in following)) for way in ways for bits in chosen]
+        before = stage if isinstance(stage, ModelPass) else None
     return ways
 
 

@@ -87,16 +87,25 @@ class Allocations:
         return choices
 
 
-def filled_up(units: Sequence[Unit], most: int) -> list[int]:
-    """A choice, as even as can be, that takes at least `most` bits, and by less than one step more: for a plan."""
-    chosen = [0] * len(units)
-    total = sum(unit.costs[0] for unit in units)
-    for candidate in range(1, max((len(unit.costs) for unit in units), default=0)):
-        for number, unit in enumerate(units):
-            if total >= most:
-                return chosen
-            total += unit.costs[candidate] - unit.costs[candidate - 1]
-            chosen[number] = candidate
+def largest_choices(units: Sequence[Unit], most: int) -> list[list[int]]:
+    """Choices of which, in any container, one takes at least the bytes of every choice of at most `most` bits.
+
+    The most bytes for a budget lie on a mixture of two candidates, whatever bytes a container makes of each: the
+    optimum of a linear programme with one constraint. Each mixture here is over the budget, by less than a step.
+    """
+    totals = [sum(costs) for costs in zip(*(unit.costs for unit in units))]
+    if most >= totals[-1]:
+        return [[at] * len(units) for at in range(len(totals))]
+    over = range(sum(total <= most for total in totals), len(totals))
+    return [_mixture(units, most, low, high) for high in over for low in range(over.start)]
+
+
+def _mixture(units: Sequence[Unit], most: int, low: int, high: int) -> list[int]:
+    total = sum(unit.costs[low] for unit in units)
+    chosen = []
+    for unit in units:
+        chosen.append(high if total <= most else low)
+        total += unit.costs[chosen[-1]] - unit.costs[low]
     return chosen
 
 

@@ -28,8 +28,9 @@ class IntOptions(LinearPass):
     )
 
     def leaves_open(self, name: str) -> bool:
-        """Whether the recipe says nothing of the bits of the module `name`."""
-        return "bits" not in self.model_fields_set or resolve(self.bits, name) is None
+        """Whether no rule with a `match` says the bits of the module `name`."""
+        rules = self.bits if isinstance(self.bits, tuple) else ()
+        return not any(rule.match is not None and rule.covers(name) for rule in rules)
 
     def with_bits(self, chosen: Mapping[str, int]) -> Self:
         return self.model_copy(update={"bits": with_chosen(self.bits, chosen)}) if chosen else self

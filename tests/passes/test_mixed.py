@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compress.formats.errors import RefusedError, UsageError
-from compress.passes.core.bit_budget import Allocations, Unit, average, filled_up, tied_modules
+from compress.passes.core.bit_budget import Allocations, Unit, average, largest_choices, tied_modules
 from compress.passes.core.sweep import sweep
 from compress.passes.gptq import GPTQ
 from compress.passes.int8 import INT8
@@ -73,12 +73,22 @@ def test_odd_sizes_never_exceed_the_budget_and_waste_little():
     assert 3.45 < spent <= 3.5
 
 
-@pytest.mark.parametrize("target", [2.0, 2.7, 3.5, 7.9, 8.0])
-def test_what_the_plan_reckons_with_is_the_budget_and_less_than_a_step(target):
+@pytest.mark.parametrize("stored", [(2, 3, 4, 8), (4, 4, 4, 8), (4, 4, 8, 8), (2, 4, 4, 8), (8, 8, 8, 8)])
+@pytest.mark.parametrize("target", [2.0, 2.7, 3.5, 5.0, 7.9, 8.0])
+def test_the_plan_reckons_with_the_most_bytes_in_any_container(stored, target):
+    """`stored`: the bits that a container takes for 2, 3, 4 and 8. Bound, and not much above what is possible."""
     units = units_of([64, 128, 320, 64, 512])
     most = int(target * sum(unit.weights for unit in units))
-    taken = sum(unit.costs[at] for unit, at in zip(units, filled_up(units, most)))
-    assert most <= taken < most + 512 * 4
+
+    def taken(choice):
+        return sum(unit.weights * stored[at] for unit, at in zip(units, choice))
+
+    possible = [
+        taken(choice)
+        for choice in itertools.product(range(4), repeat=len(units))
+        if sum(unit.costs[at] for unit, at in zip(units, choice)) <= most
+    ]
+    assert max(possible) <= max(map(taken, largest_choices(units, most))) <= max(possible) + 2 * 512 * 6
 
 
 @pytest.mark.parametrize("family, joined", [("llama", 4), ("gpt_neox", 4), ("mixtral", 3), ("qwen2_moe", 5)])
@@ -160,7 +170,13 @@ def test_bits_that_the_pass_says_are_kept(tmp_path, tiny_llama, begin):
     sweep(run, 1, [step])
     assert run.model.spec.tensors["model.layers.0.mlp.down_proj.weight"].format.bits == 8
     with pytest.raises(UsageError, match="leaves no bits"):
-        chosen(begin, tiny_llama, tmp_path / "none", Mixed(average_bits=4), RTN(group_size=32, bits=4))
+        chosen(
+            begin,
+            tiny_llama,
+            tmp_path / "none",
+            Mixed(average_bits=4),
+            STEP.model_validate({"bits": [{"match": "*", "value": 4}]}),
+        )
 
 
 def test_experts_without_a_token_do_not_decide(tmp_path, make_model, begin):
@@ -183,7 +199,7 @@ def test_experts_without_a_token_do_not_decide(tmp_path, make_model, begin):
 def test_what_cannot_be_chosen_is_said_in_the_plan(mixed, steps, error, what, tmp_path, tiny_llama, begin):
     run = begin(tiny_llama, tmp_path / "work")
     with pytest.raises(error, match=what):
-        mixed.choices(steps, run.source.spec, run.skeleton.anatomy)
+        mixed.largest(steps, run.source.spec, run.skeleton.anatomy)
 
 
 @pytest.mark.parametrize(
