@@ -9,6 +9,7 @@ matches decides, and a rule without `match` matches everything.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Generic, TypeVar, cast
 
@@ -31,6 +32,15 @@ class Match(BaseModel, Generic[T_co]):
         return self.match is None or fnmatchcase(name, self.match)
 
 
+class Among(Match[T_co]):
+    """A rule for modules by their full names, however many: what a run has chosen for them."""
+
+    names: frozenset[str]
+
+    def covers(self, name: str) -> bool:
+        return name in self.names
+
+
 PerTensor = TypeAliasType("PerTensor", T | tuple[Match[T], ...], type_params=(T,))
 
 
@@ -40,6 +50,16 @@ def resolve(option: PerTensor[T], name: str) -> T | None:
         return cast(T, option)
     rules = cast(tuple[Match[T], ...], option)
     return next((rule.value for rule in rules if rule.covers(name)), None)
+
+
+def with_chosen(option: PerTensor[T], chosen: Mapping[str, T]) -> PerTensor[T]:
+    """`option` with these values for these modules, by full name, before its own rules."""
+    named: dict[T, set[str]] = {}
+    for name, value in chosen.items():
+        named.setdefault(value, set()).add(name)
+    first: tuple[Match[T], ...] = tuple(Among(value=value, names=frozenset(names)) for value, names in named.items())
+    own = option if isinstance(option, tuple) else (Match(value=option),)
+    return (*first, *cast(tuple[Match[T], ...], own))
 
 
 def plain(option: PerTensor[T]) -> T:

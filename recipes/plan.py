@@ -16,13 +16,14 @@ from compress.formats.fit import fit_spec
 from compress.formats.matrices import restored_spec
 from compress.passes.calibrate import Calibrate
 from compress.passes.core.base import LayerPass, ModelPass, Pass
+from compress.passes.core.chooser import Chooser
 from compress.passes.core.config import load_config
 from compress.passes.core.skeleton import Skeleton
 from compress.passes.evaluate import Evaluate
 from compress.passes.export import Export
 from compress.recipes.cost import Cost, sweep_cost
 from compress.recipes.recipe import Recipe
-from compress.recipes.stages import open_source, stages
+from compress.recipes.stages import even, largest, open_source, stages
 from compress.recipes.target_checks import Subject
 from compress.recipes.targets import Verdict, refuse_unloadable, verdicts
 
@@ -80,12 +81,32 @@ def plan(recipe: Recipe, *, max_ram: int | None = None, progress: Callable[[str]
 
 def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram: int) -> Plan:
     """`plan` for a model whose headers are open already."""
+    plans = [
+        _plan(recipe, passes, source, skeleton, max_ram)
+        for passes in largest(recipe.passes, source.spec, skeleton.anatomy)
+    ]
+    if not any(isinstance(step, Chooser) for step in recipe.passes):
+        return plans[0]
+    for passes in even(recipe.passes, source.spec, skeleton.anatomy):
+        _plan(recipe, passes, source, skeleton, max_ram)
+    return plans[0].model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
+
+
+def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
+    """The largest that each artifact may become."""
+    note = "at most so many bytes: a stage of the run chooses the bits"
+    most = [max(same, key=lambda artifact: artifact.bytes) for same in zip(*ways)]
+    return [artifact.model_copy(update={"notes": [*artifact.notes, note]}) for artifact in most]
+
+
+def _plan(recipe: Recipe, passes: Sequence[Pass], source: Checkpoint, skeleton: Skeleton, max_ram: int) -> Plan:
+    """The plan of one way that the run may go."""
     model, planned, artifacts = source.spec, [], []
     calibration: Calibrate | None = None
     rewritten: set[str] = set()
     prepared: set[str] = set()
     rate = _flops_per_second()
-    for stage in stages(recipe.passes):
+    for stage in stages(passes):
         steps: Sequence[Pass] = stage if isinstance(stage, tuple) else (stage,)
         before = model
         prepared.clear()
@@ -160,6 +181,12 @@ def _cost(
         cost = sweep_cost(skeleton, model, (stage.samples, stage.seq_len), 1, statistics=False, max_ram=max_ram)
         return replace(cost, flops=2 * cost.flops)
     rows = _calibration_rows([stage.name] if isinstance(stage, ModelPass) and stage.calibrated else [], calibration)
+    if isinstance(stage, Chooser):
+        cost = sweep_cost(skeleton, model, rows, 1, statistics=True, max_ram=max_ram)
+        times, count = stage.checks()
+        judged = (min(count, rows[0]), rows[1])
+        check = sweep_cost(skeleton, model, judged, 1, statistics=False, max_ram=max_ram)
+        return replace(cost, flops=cost.flops + times * check.flops)
     return sweep_cost(skeleton, model, rows, 1, statistics=False, max_ram=max_ram)
 
 

@@ -6,7 +6,7 @@ import platform
 import resource
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def _execute(recipe: Recipe, state: Run) -> RunReport:
     for state.stage, stage in enumerate(planned):
         if isinstance(stage, ModelPass):
             stage.prepare(state)
-    passes = [_timed(stage, index, state) for index, stage in enumerate(planned)]
+    passes = [_timed(planned, index, state) for index in range(len(planned))]
     report = _report(recipe, state, passes, time.perf_counter() - started)
     _mark(report, state.output)
     write_json(
@@ -146,9 +146,11 @@ def _execute(recipe: Recipe, state: Run) -> RunReport:
     return _with_paths(report, state.output)
 
 
-def _timed(stage: Stage, index: int, state: Run) -> PassReport:
+def _timed(planned: Sequence[Stage], index: int, state: Run) -> PassReport:
     started = time.perf_counter()
+    stage, following = planned[index], planned[index + 1 : index + 2]
     state.stage = index
+    state.following = next((steps for steps in following if isinstance(steps, tuple)), ())
     if isinstance(stage, ModelPass):
         stage.model(state)
         name = stage.name

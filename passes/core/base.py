@@ -99,6 +99,10 @@ class LayerPass(Pass):
         """Whether a pass after it in the same stage may quantize the same weights, from this one's targets."""
         return False
 
+    def with_bits(self, chosen: Mapping[str, int]) -> Self:
+        """This pass with the bits that were chosen for modules, by name; as it is, if bits are none of its options."""
+        return self
+
     @abstractmethod
     def group(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
         """Rewrite the weights ([out, in] fp32, by module name) of linears that share one input."""

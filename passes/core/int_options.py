@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Self
 
 from pydantic import Field
 
-from compress.formats.options import PerTensor, resolve
+from compress.formats.options import PerTensor, resolve, with_chosen
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.scale_search import Zero
@@ -25,6 +26,14 @@ class IntOptions(LinearPass):
     zero: PerTensor[Zero] = Field(
         "integer", description="zero point of asymmetric grids: `integer` (GPTQ, AWQ) or `real` (GGUF Q4_1, Q5_1)"
     )
+
+    def leaves_open(self, name: str) -> bool:
+        """Whether no rule with a `match` says the bits of the module `name`."""
+        rules = self.bits if isinstance(self.bits, tuple) else ()
+        return not any(rule.match is not None and rule.covers(name) for rule in rules)
+
+    def with_bits(self, chosen: Mapping[str, int]) -> Self:
+        return self.model_copy(update={"bits": with_chosen(self.bits, chosen)}) if chosen else self
 
     def number_format(self, name: str) -> NumberFormat | None:
         bits, group_size = resolve(self.bits, name), resolve(self.group_size, name)

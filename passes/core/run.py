@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from compress.formats.base import Checkpoint
+from compress.passes.core.base import LayerPass
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.journal import Journal
 from compress.passes.core.report import Reporter
@@ -20,7 +22,10 @@ from compress.passes.core.work import WorkingModel
 
 @dataclass
 class Run:
-    """The state of one run: what does not change, then what stages leave for those after them."""
+    """The state of one run: what does not change, then what stages leave for those after them.
+
+    `following` are the layer-wise passes of the next stage, `bits` what was chosen for them, by module.
+    """
 
     source: Checkpoint
     skeleton: Skeleton
@@ -34,6 +39,8 @@ class Run:
 
     model: WorkingModel = field(init=False)
     stage: int = 0
+    following: tuple[LayerPass, ...] = ()
+    bits: Mapping[str, int] = field(default_factory=dict)
     rows: dict[int, Rows] = field(default_factory=dict)
     calibration: Rows | None = None
     scores: Scores | None = None

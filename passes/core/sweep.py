@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 
 import torch
@@ -35,7 +35,7 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folds = Folds(run.skeleton) if any(step.scales() for step in passes) else None
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
-        self.hold = self.walk is not None and run.can_hold(self.walk.held_bytes(self._widest()))
+        self.hold = self.walk is not None and can_hold(run, self.walk)
 
     def execute(self) -> None:
         """Do what is left to do. Every unit is committed: its file, its hidden states, then its journal line."""
@@ -65,21 +65,10 @@ class Sweep:
             self.run.reporter.note(f"{UNREACHED}, so it is rounded to nearest: {', '.join(unreached)}")
 
     def _make_walk(self) -> Walk:
-        rows = self.run.calibration
-        if rows is None:
+        if self.run.calibration is None:
             names = ", ".join(step.name for step in self.passes if step.needs())
             raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
-        teacher = any(kind.teacher for step in self.passes for kind in step.needs())
-        models: list[Checkpoint] = [self.run.model, self.run.source] if teacher else [self.run.model]
-        streams = [
-            Stream(dense(model), self.run.hidden_states(f"stage-{self.stage}-{number}", rows))
-            for number, model in enumerate(models)
-        ]
-        return Walk(self.run.skeleton, rows, streams)
-
-    def _widest(self) -> int:
-        shapes = self.run.model.spec.tensors
-        return max(shapes[f"{name}.weight"].shape[1] for name in self.anatomy.linears)
+        return calibration_walk(self.run, self.stage, [kind for step in self.passes for kind in step.needs()])
 
     def _units(self) -> Iterator[tuple[str, partial[Commit]]]:
         targeted = frozenset[str]().union(*self.targets.values())
@@ -198,7 +187,26 @@ class Sweep:
             self.walk.finish(1 + [layer.name for layer in self.anatomy.layers].index(name))
 
 
+def calibration_walk(run: Run, stage: int, kinds: Iterable[type[Statistic]]) -> Walk:
+    """The calibration rows through the model; through the untouched one beside it, if a statistic wants that."""
+    rows = run.calibration
+    assert rows is not None  # the plan refuses a run without
+    teacher = any(kind.teacher for kind in kinds)
+    models: list[Checkpoint] = [run.model, run.source] if teacher else [run.model]
+    streams = [
+        Stream(dense(model), run.hidden_states(f"stage-{stage}-{number}", rows)) for number, model in enumerate(models)
+    ]
+    return Walk(run.skeleton, rows, streams)
+
+
+def can_hold(run: Run, walk: Walk) -> bool:
+    """Whether all rows may pause at a group of linears, so that one forward does it."""
+    shapes = run.model.spec.tensors
+    widest = max(shapes[f"{name}.weight"].shape[1] for name in run.skeleton.anatomy.linears)
+    return run.can_hold(walk.held_bytes(widest))
+
+
 def sweep(run: Run, stage: int, passes: Sequence[LayerPass]) -> None:
-    """Execute one stage of layer-wise passes."""
+    """Execute one stage of layer-wise passes, with the bits that a stage before it chose."""
     with torch.no_grad():
-        Sweep(run, stage, passes).execute()
+        Sweep(run, stage, [step.with_bits(run.bits) for step in passes]).execute()

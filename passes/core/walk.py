@@ -87,13 +87,22 @@ class Walk:
             flights = [self._fly(index, modules, batch) for batch in self._batches]
         self._land(index + 1, flights)
 
-    def carry(self, done: int, commit: Callable[[int], None]) -> None:
-        """All streams from boundary `done` to the last, nothing rewritten; `commit` is told each boundary."""
+    def carry(
+        self,
+        done: int,
+        commit: Callable[[int], None],
+        groups: Callable[[int, nn.Module], Sequence[GroupPlan]] = lambda index, module: (),
+        hold: bool = True,
+    ) -> None:
+        """All streams from boundary `done` to the last; `commit` is told each boundary.
+
+        `groups` are what statistics are gathered of, by a layer's index and the first stream's module.
+        """
         if done == 0:
             self.start()
         for index in range(done, len(self.skeleton.anatomy.layers)):
             modules = [self.skeleton.layer(index, stream.weights) for stream in self.streams]
-            self.layer(index, modules, [], hold=True)
+            self.layer(index, modules, groups(index, modules[0]), hold=hold)
             del modules
             return_freed_memory()
             commit(index + 1)

@@ -1,0 +1,210 @@
+"""Bits per tensor: the choice against brute force, the budget, what is tied, KL against even bits, resuming."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from compress.formats.errors import RefusedError, UsageError
+from compress.passes.core.bit_budget import Allocations, Unit, average, largest_choices, tied_modules
+from compress.passes.core.sweep import sweep
+from compress.passes.gptq import GPTQ
+from compress.passes.int8 import INT8
+from compress.passes.mixed import Mixed
+from compress.passes.rtn import RTN
+
+STEP = RTN(group_size=32)
+
+
+def units_of(sizes, bits=(2, 3, 4, 8)):
+    return [Unit((f"m{i}",), size, tuple(size * each for each in bits)) for i, size in enumerate(sizes)]
+
+
+def chosen(begin, source, work, mixed, *steps):
+    run = begin(source, work)
+    run.following = steps or (STEP,)
+    mixed.model(run)
+    return run
+
+
+def uneven(make_model, path):
+    """A model whose last layer's inputs have channels that dwarf the others: even bits lose much there."""
+    source = make_model(path, "llama", layers=3)
+    tensors = load_file(source / "model.safetensors")
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        tensors[f"model.layers.2.{name}.weight"][::16] *= 12
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    return source
+
+
+def brute_force(units, errors, most):
+    sums = []
+    for choice in itertools.product(range(errors.shape[1]), repeat=len(units)):
+        if sum(unit.costs[at] for unit, at in zip(units, choice)) <= most:
+            sums.append(float(sum(errors[row, at] for row, at in enumerate(choice))))
+    return min(sums)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_choice_is_that_of_least_error_at_every_budget(seed):
+    random = torch.Generator().manual_seed(seed)
+    units = units_of((torch.randint(1, 9, (6,), generator=random) * 64).tolist())
+    errors = torch.rand(6, 4, generator=random, dtype=torch.float64).sort(1, descending=True).values
+    full = sum(unit.costs[-1] for unit in units)
+    for most in torch.linspace(sum(unit.costs[0] for unit in units), full, 9).int().tolist():
+        allocations = Allocations(units, errors, most)
+        choice = allocations.at(allocations.levels)
+        assert sum(unit.costs[at] for unit, at in zip(units, choice)) <= most
+        error = float(sum(errors[row, at] for row, at in enumerate(choice)))
+        assert error == pytest.approx(brute_force(units, errors, most), rel=1e-12)
+
+
+def test_odd_sizes_never_exceed_the_budget_and_waste_little():
+    random = torch.Generator().manual_seed(1)
+    units = units_of((torch.randint(10**6, 10**7, (40,), generator=random) * 2 + 1).tolist())
+    errors = torch.rand(40, 4, generator=random, dtype=torch.float64).sort(1, descending=True).values
+    most = int(3.5 * sum(unit.weights for unit in units))
+    allocations = Allocations(units, errors, most)
+    spent = average(units, allocations.at(allocations.levels))
+    assert 3.45 < spent <= 3.5
+
+
+@pytest.mark.parametrize("stored", [(2, 3, 4, 8), (4, 4, 4, 8), (4, 4, 8, 8), (2, 4, 4, 8), (8, 8, 8, 8)])
+@pytest.mark.parametrize("target", [2.0, 2.7, 3.5, 5.0, 7.9, 8.0])
+def test_the_plan_reckons_with_the_most_bytes_in_any_container(stored, target):
+    """`stored`: the bits that a container takes for 2, 3, 4 and 8. Bound, and not much above what is possible."""
+    units = units_of([64, 128, 320, 64, 512])
+    most = int(target * sum(unit.weights for unit in units))
+
+    def taken(choice):
+        return sum(unit.weights * stored[at] for unit, at in zip(units, choice))
+
+    possible = [
+        taken(choice)
+        for choice in itertools.product(range(4), repeat=len(units))
+        if sum(unit.costs[at] for unit, at in zip(units, choice)) <= most
+    ]
+    assert max(possible) <= max(map(taken, largest_choices(units, most))) <= max(possible) + 2 * 512 * 6
+
+
+@pytest.mark.parametrize("family, joined", [("llama", 4), ("gpt_neox", 4), ("mixtral", 3), ("qwen2_moe", 5)])
+def test_layers_that_engines_join_are_one_unit(family, joined, tmp_path, make_model, begin):
+    anatomy = begin(make_model(tmp_path / family, family), tmp_path / "work").skeleton.anatomy
+    units = list(tied_modules(anatomy, frozenset(anatomy.linears)))
+    assert sorted(name for unit in units for name in unit) == sorted(anatomy.linears)
+    assert len(units) == joined * len(anatomy.layers)
+    for unit in units:
+        leaves = {name.rpartition(".")[2] for name in unit}
+        assert leaves & {"q_proj", "k_proj", "v_proj"} in (set(), {"q_proj", "k_proj", "v_proj"})
+        assert "up_proj" not in leaves or "gate_proj" in leaves
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_the_budget_is_met_and_joined_layers_are_equal(family, tmp_path, make_model, begin):
+    run = chosen(begin, make_model(tmp_path / family, family), tmp_path / "work", Mixed(average_bits=4))
+    assert set(run.bits) == set(run.skeleton.anatomy.linears)
+    for names in tied_modules(run.skeleton.anatomy, frozenset(run.bits)):
+        assert len({run.bits[name] for name in names}) == 1
+    sizes = {name: run.source.spec.tensors[f"{name}.weight"].size for name in run.bits}
+    spent = sum((run.bits[name] + 16 / 32) * size for name, size in sizes.items()) / sum(sizes.values())
+    step = max(map(sum, ([sizes[n] for n in names] for names in tied_modules(run.skeleton.anatomy, sizes))))
+    assert 4 - 4 * step / sum(sizes.values()) < spent <= 4
+    assert run.manifest["mixed"]["average_bits"] == pytest.approx(spent)
+
+
+@pytest.mark.parametrize("step", [RTN(group_size=32), GPTQ(group_size=32)])
+def test_kl_is_lower_than_at_even_bits(step, tmp_path, make_model, begin, scores):
+    source = uneven(make_model, tmp_path / "model")
+    even = begin(source, tmp_path / "even")
+    sweep(even, 0, [step.with_bits(dict.fromkeys(even.skeleton.anatomy.linears, 4))])
+    run = chosen(begin, source, tmp_path / "mixed", Mixed(average_bits=4.5, bits=(3, 4, 5, 6)), step)
+    sweep(run, 1, [step])
+    assert run.manifest["mixed"]["average_bits"] <= 4.5
+    assert len(set(run.bits.values())) > 1
+    ours, theirs = (scores(each, each.model, each.source).kl_divergence for each in (run, even))
+    assert ours < 0.9 * theirs
+
+
+def test_rtn_trials_are_the_model_that_comes_out(tmp_path, tiny_llama, begin, scores):
+    """Round-to-nearest does not depend on what came before, so the KL of the trials is the KL of the result."""
+    run = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4.1))
+    sweep(run, 1, [STEP])
+    measured = scores(run, run.model, run.source).kl_divergence
+    assert run.manifest["mixed"]["kl_divergence"] == pytest.approx(measured, rel=1e-6)
+    assert {run.model.spec.tensors[f"{name}.weight"].format.bits for name in run.bits} == set(run.bits.values())
+    assert not list((tmp_path / "work").glob("stage-0*"))
+
+
+def test_the_fewest_bits_within_a_gate(tmp_path, tiny_llama, begin, scores):
+    gate = 0.05
+    run = chosen(begin, tiny_llama, tmp_path / "work", Mixed(max_kl=gate))
+    found = run.manifest["mixed"]
+    tried = [record["divergence"] for record in run.journal.of(kind="divergence")]
+    assert found["kl_divergence"] <= gate and found["kl_divergence"] in tried and len(tried) <= 9 + 13
+    assert max(tried) > gate  # a smaller budget was tried, and missed it
+    fewer = chosen(begin, tiny_llama, tmp_path / "fewer", Mixed(average_bits=found["average_bits"] - 0.2))
+    assert fewer.manifest["mixed"]["kl_divergence"] > gate
+
+
+def test_a_gate_out_of_reach_is_refused(tmp_path, tiny_llama, begin):
+    with pytest.raises(RefusedError, match="all the bits allowed give a KL divergence of"):
+        chosen(begin, tiny_llama, tmp_path / "work", Mixed(max_kl=1e-9, bits=(2, 3)))
+
+
+def test_a_resumed_stage_measures_nothing_again(tmp_path, tiny_llama, begin, monkeypatch):
+    first = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4))
+    lines = len(first.journal.records)
+    monkeypatch.setattr(RTN, "group", lambda *_: pytest.fail("measured again"))
+    again = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4))
+    assert again.bits == first.bits and len(again.journal.records) == lines
+
+
+def test_bits_that_the_pass_says_are_kept(tmp_path, tiny_llama, begin):
+    step = STEP.model_validate({"group_size": 32, "bits": [{"match": "*.down_proj", "value": 8}]})
+    run = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4), step)
+    assert not any(name.endswith("down_proj") for name in run.bits)
+    sweep(run, 1, [step])
+    assert run.model.spec.tensors["model.layers.0.mlp.down_proj.weight"].format.bits == 8
+    with pytest.raises(UsageError, match="leaves no bits"):
+        chosen(
+            begin,
+            tiny_llama,
+            tmp_path / "none",
+            Mixed(average_bits=4),
+            STEP.model_validate({"bits": [{"match": "*", "value": 4}]}),
+        )
+
+
+def test_experts_without_a_token_do_not_decide(tmp_path, make_model, begin):
+    run = begin(make_model(tmp_path / "moe", "qwen3_moe"), tmp_path / "work")
+    run.calibration = replace(run.calibration, ids=run.calibration.ids[:1, :2])
+    run.following = (STEP,)
+    Mixed(average_bits=4).model(run)
+    assert all(len({run.bits[n] for n in names}) == 1 for names in tied_modules(run.skeleton.anatomy, run.bits))
+
+
+@pytest.mark.parametrize(
+    "mixed, steps, error, what",
+    [
+        (Mixed(average_bits=2.4), (STEP,), RefusedError, "2 bits everywhere already take 2.500"),
+        (Mixed(average_bits=4), (), UsageError, "none there takes bits"),
+        (Mixed(average_bits=4), (INT8(),), UsageError, "none there takes bits"),
+        (Mixed(average_bits=4), (GPTQ(format="nf4"),), UsageError, "not to have an integer grid"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said_in_the_plan(mixed, steps, error, what, tmp_path, tiny_llama, begin):
+    run = begin(tiny_llama, tmp_path / "work")
+    with pytest.raises(error, match=what):
+        mixed.largest(steps, run.source.spec, run.skeleton.anatomy)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"average_bits": 4, "bits": [4, 3]}, {"max_kl": 0}, {"max_kl": 1, "bits": [4]}]
+)
+def test_options_are_checked(options):
+    with pytest.raises(ValueError, match=r"average_bits|ascend|greater|at least 2"):
+        Mixed(**options)
