@@ -29,7 +29,6 @@ from compress.formats.modelopt_config import (
     CACHE,
     METHOD,
     algorithm_of,
-    engine_notes,
     hf_quant_config,
     quantization_config,
     scheme_misfit,
@@ -91,7 +90,7 @@ class ModelOpt(Dialect):
         return None
 
     def layout(self, model: ModelSpec) -> Layout:
-        return Layout(planned_files(self._shards(model)), engine_notes(model))
+        return Layout(planned_files(self._shards(model)))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         shards = self._shards(model.spec)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.formats.base import ModelSpec
-from compress.formats.compressed_tensors_config import schemes_of, split_joints
+from compress.formats.compressed_tensors_config import schemes_of
 from compress.formats.compressed_tensors_schemes import Scheme
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.hf_files import CONFIG, HF_QUANT_CONFIG, quantization_of, read_settings
@@ -95,18 +95,6 @@ def _dense_modules(model: ModelSpec) -> list[str]:
         name.rpartition(".")[0] for name, spec in model.tensors.items() if spec.format is None and len(spec.shape) > 1
     }
     return sorted(dense if f"{_HEAD}.weight" in model.tensors else {*dense, _HEAD})
-
-
-def engine_notes(model: ModelSpec) -> tuple[str, ...]:
-    """Where engines will not load this model, or compute something else, and why: vLLM 0.32."""
-    split = next(split_joints(model), None)
-    notes = {
-        f"will not load in vLLM: it joins {split}, which differ": split is not None,
-        "vLLM rounds the weights of layers that it joins (q/k/v, gate/up) again, to the largest of their scales": (
-            algorithm_of(model) == "FP8"
-        ),
-    }
-    return tuple(note for note, holds in notes.items() if holds)
 
 
 def read_scheme(directory: Path) -> tuple[Scheme, CacheFormat | None]:

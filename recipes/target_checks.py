@@ -12,6 +12,7 @@ from typing import Any
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.bitsandbytes_tensors import is_int8
 from compress.kernels.codebook_format import CodebookFormat
+from compress.kernels.float_format import FloatFormat
 from compress.kernels.int_format import IntFormat
 
 JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -180,6 +181,12 @@ def scales_kept(subject: Subject) -> str | None:
     """The artifact's dtype, which engines load scales as, holds the grids' float16 scales exactly."""
     rounded = subject.grids and subject.options.get("dtype") == "bfloat16"
     return "rounds the float16 scales to bfloat16; export with dtype: float16 for exact weights" if rounded else None
+
+
+def scales_apart(subject: Subject) -> str | None:
+    """No FP8 weight has one scale: an engine that joins layers gives them the largest of theirs."""
+    one = any(spec.format == FloatFormat("tensor") for spec in subject.quantized.values())
+    return "rounds joined layers again, to the largest of their scales; fp8: {per: channel} is kept" if one else None
 
 
 def cpu_rows(subject: Subject) -> str | None:

@@ -32,6 +32,7 @@ from compress.recipes.target_checks import (
     one_setting,
     option,
     other_architectures,
+    scales_apart,
     scales_kept,
     separate_head,
     symmetric,
@@ -91,6 +92,7 @@ FACTS: tuple[Fact, ...] = (
            group_sizes(*_MARLIN_SIZES, 256, zero="integer")),
     *_vllm("compressed-tensors", _JOINT, joined_alike()),
     *_vllm("modelopt", _JOINT, joined_alike()),
+    *_vllm("modelopt", f"{_LAYERS}/utils/w8a8_utils.py requantize_with_max_scale", scales_apart, refuse=False),
     *(_on_cpu(dialect, check) for dialect in ("gptq", "awq", "compressed-tensors") for check in (
         bits(4), divisible(rows=32, columns=32))),
     # transformers: gptq and awq through gptqmodel, whose kernels choose themselves by layer

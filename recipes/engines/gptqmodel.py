@@ -25,13 +25,23 @@ def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
     os.cpu_count = lambda: max(_CORES, cores)
     from gptqmodel import BACKEND, GPTQModel
 
-    model = GPTQModel.load(path, device="cpu", backend=BACKEND.GPTQ_TORCH).model.eval()
+    plain_torch = BACKEND.AWQ_TORCH if _method(path) == "awq" else BACKEND.GPTQ_TORCH
+    model = GPTQModel.load(path, device="cpu", backend=plain_torch).model.eval()
     logits = [model(torch.tensor([row])).logits[0, -1] for row in rows]
     found = packages_distributions()
     return {
         "versions": {name: version(found[name][0]) for name in _PACKAGES if name in found},
         "log_probs": [values.float().log_softmax(-1).tolist() for values in logits],
     }
+
+
+def _method(path: str) -> str:
+    """What config.json calls the container; empty for none."""
+    try:
+        with open(f"{path}/config.json") as file:
+            return str(json.load(file)["quantization_config"]["quant_method"])
+    except (OSError, KeyError):
+        return ""
 
 
 def main() -> None:

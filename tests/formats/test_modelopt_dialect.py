@@ -165,15 +165,6 @@ def test_a_quantized_head_is_untied(make_model, tmp_path, in_memory, with_roundi
     assert "lm_head" not in settings_of(directory)[0]["ignore"]
 
 
-def test_notes_are_of_vllm_s_joined_layers(rounding, in_memory, with_rounding):
-    assert ModelOpt().layout(rounding("per channel").spec).notes == ()
-    assert "rounds the weights of layers that it joins" in ModelOpt().layout(rounding("fp8").spec).notes[0]
-    model = rounding("per channel").inner
-    kept = {name: found for name, found in model.formats.items() if "k_proj" not in name}
-    notes = ModelOpt().layout(with_rounding(in_memory(model.inner, kept), TOKEN).spec).notes
-    assert "it joins q_proj, k_proj, v_proj of model.layers.0.self_attn, which differ" in notes[0]
-
-
 def formats(number_format, inputs):
     """A change that gives one layer another format."""
 
