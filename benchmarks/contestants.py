@@ -1,0 +1,125 @@
+"""Who runs on fixed work S: one list. A row of ours stands before the peer that it is measured against.
+
+Ours are recipes without `calibrate` (work_s.py puts it first) and `export`. A peer is a script in peers/, for
+the interpreter of an environment that has its library, and the settings that the script takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Pass = Mapping[str, Mapping[str, Any]]
+
+G64: Mapping[str, Any] = {"bits": 4, "group_size": 64}
+ASYMMETRIC: Mapping[str, Any] = {**G64, "symmetric": False}
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Passes, the dialect that keeps what they make, and the name of the peer's row, if any peer has the method.
+
+    `bits` per weight are told where the artifact is dense, and else counted in the file.
+    """
+
+    name: str
+    dialect: str
+    passes: tuple[Pass, ...]
+    peer: str | None = None
+    bits: float | None = None
+
+
+@dataclass(frozen=True)
+class Peer:
+    """`library` names both the environment and the script, peers/<library>_peer.py. `slow` ones run when asked for."""
+
+    name: str
+    library: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    slow: bool = False
+
+    @property
+    def script(self) -> str:
+        return f"{self.library}_peer.py"
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Those whose versions are told with the row."""
+        known = {"autoround": ("auto-round",), LLMC: (LLMC, CT)}
+        return known.get(self.library, (self.library,))
+
+
+def ours(name: str, dialect: str, *passes: Pass, peer: str | None = None, bits: float | None = None) -> Ours:
+    return Ours(f"compress {name}", dialect, passes, peer, bits)
+
+
+LLMC = "llmcompressor"
+BNB = "bitsandbytes"
+CT = "compressed-tensors"
+
+CONTESTANTS: tuple[Ours | Peer, ...] = (
+    # NF4 and FP4, blocks of 64
+    ours("nf4", BNB, {"nf4": {}}, peer="bitsandbytes NF4"),
+    ours("nf4 search", BNB, {"nf4": {"search": True}}, peer="bitsandbytes NF4"),
+    ours("awq onto nf4", BNB, {"awq": G64}, {"nf4": {}}, peer="bitsandbytes NF4"),
+    ours("gptq onto nf4", BNB, {"gptq": {"format": "nf4"}}, peer="bitsandbytes NF4"),
+    ours("gptq correct onto nf4", BNB, {"gptq": {"format": "nf4", "correct": True}}, peer="bitsandbytes NF4"),
+    Peer("bitsandbytes NF4", BNB, {"quant_type": "nf4"}),
+    ours("nf4 double", BNB, {"nf4": {"double_quant": True}}, peer="bitsandbytes NF4 double"),
+    ours(
+        "nf4 search double",
+        BNB,
+        {"nf4": {"search": True, "double_quant": True}},
+        peer="bitsandbytes NF4 double",
+    ),
+    Peer("bitsandbytes NF4 double", BNB, {"quant_type": "nf4", "double_quant": True}),
+    ours("fp4 search", BNB, {"nf4": {"table": "fp4", "search": True}}, peer="bitsandbytes FP4"),
+    Peer("bitsandbytes FP4", BNB, {"quant_type": "fp4"}),
+    # W8A8
+    ours("int8 dynamic", CT, {"int8": {}}, peer="llm-compressor INT8 dynamic"),
+    Peer("llm-compressor INT8 dynamic", LLMC, {"method": "rtn", "scheme": "int8"}),
+    ours("int8 static", CT, {"int8": {"activations": "static"}}, peer="llm-compressor INT8 static"),
+    ours(
+        "int8 static mse",
+        "compressed-tensors",
+        {"int8": {"activations": "static", "range": "mse"}},
+        peer="llm-compressor INT8 static",
+    ),
+    Peer("llm-compressor INT8 static", LLMC, {"method": "rtn", "scheme": "int8", "static": True}),
+    ours("int8 smooth", CT, {"int8": {"smooth": 0.5}}, peer="llm-compressor INT8 smooth"),
+    Peer("llm-compressor INT8 smooth", LLMC, {"method": "rtn", "scheme": "int8", "smooth": 0.5}),
+    ours("fp8 dynamic", CT, {"fp8": {}}, peer="llm-compressor FP8 dynamic"),
+    Peer("llm-compressor FP8 dynamic", LLMC, {"method": "rtn", "scheme": "fp8"}),
+    ours("fp8 static", CT, {"fp8": {"per": "tensor", "activations": "static"}}, peer="llm-compressor FP8 static"),
+    Peer("llm-compressor FP8 static", LLMC, {"method": "rtn", "scheme": "fp8", "static": True}),
+    # Block floats, weights only
+    ours("mxfp4", "dense", {"mxfp4": {}}, peer="llm-compressor MXFP4", bits=4.25),
+    ours("mxfp4 inputs", "dense", {"mxfp4": {"search": "inputs"}}, peer="llm-compressor MXFP4", bits=4.25),
+    Peer("llm-compressor MXFP4", LLMC, {"method": "rtn", "scheme": "mxfp4"}),
+    ours("nvfp4", "dense", {"nvfp4": {}}, peer="llm-compressor NVFP4", bits=4.5),
+    ours("nvfp4 inputs", "dense", {"nvfp4": {"search": "inputs"}}, peer="llm-compressor NVFP4", bits=4.5),
+    Peer("llm-compressor NVFP4", LLMC, {"method": "rtn", "scheme": "nvfp4"}),
+    # The cache alone, the weights untouched
+    ours("kv_cache fp8", CT, {"kv_cache": {}}, peer="llm-compressor FP8 cache"),
+    ours("kv_cache int8", CT, {"kv_cache": {"dtype": "int8"}}),
+    Peer("llm-compressor FP8 cache", LLMC, {"method": "cache"}),
+    # Four bits in groups of 64, asymmetric
+    ours("rtn asymmetric", "awq", {"rtn": ASYMMETRIC}, peer="hqq"),
+    ours("awq", "awq", {"awq": ASYMMETRIC}, peer="GPTQModel AWQ"),
+    ours("awq+gptq", "awq", {"awq": ASYMMETRIC}, {"gptq": ASYMMETRIC}, peer="GPTQModel AWQ"),
+    ours(
+        "awq+gptq correct", "awq", {"awq": ASYMMETRIC}, {"gptq": {**ASYMMETRIC, "correct": True}}, peer="GPTQModel AWQ"
+    ),
+    Peer("hqq", "hqq"),
+    Peer("GPTQModel AWQ", "gptqmodel", {"method": "awq"}, slow=True),
+    # Four bits in groups of 64, symmetric
+    ours("rtn", "gptq", {"rtn": G64}, peer="llm-compressor RTN"),
+    Peer("llm-compressor RTN", LLMC, {"method": "rtn", "scheme": "int4"}),
+    ours("gptq", "gptq", {"gptq": G64}, peer="llm-compressor GPTQ"),
+    ours("gptq correct", "gptq", {"gptq": {**G64, "correct": True}}, peer="llm-compressor GPTQ"),
+    ours("gptq correct tune", "gptq", {"gptq": {**G64, "correct": True, "tune": True}}, peer="AutoRound light"),
+    Peer("llm-compressor GPTQ", LLMC, {"method": "gptq", "scheme": "int4"}),
+    Peer("GPTQModel GPTQ", "gptqmodel", {"method": "gptq"}, slow=True),
+    Peer("AutoRound light", "autoround", slow=True),
+)

@@ -1,0 +1,38 @@
+"""AutoRound at its light setting (50 iterations), 4 bits symmetric in groups of 64: MODEL ROWS OUTPUT SETTINGS."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from auto_round import AutoRound
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+
+def main(source: str, rows: str, output: str, settings: str) -> None:
+    """Quantize and save as GPTQ."""
+    ids = torch.tensor(json.loads(Path(rows).read_text()))
+    data = torch.utils.data.DataLoader(ids, batch_size=8)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    tuned = AutoRound(
+        model,
+        AutoTokenizer.from_pretrained(source),
+        bits=4,
+        group_size=64,
+        sym=True,
+        iters=50,
+        lr=5e-3,
+        seqlen=ids.shape[1],
+        nsamples=len(ids),
+        batch_size=8,
+        dataset=data,
+        device_map="cpu",
+        amp=False,
+    )
+    tuned.quantize_and_save(output, format="auto_gptq")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
