@@ -29,11 +29,12 @@ from compress.formats.modelopt_config import (
     CACHE,
     METHOD,
     algorithm_of,
+    format_misfit,
     hf_quant_config,
     quantization_config,
     scheme_misfit,
 )
-from compress.formats.modelopt_tensors import Float8, shape_misfit, stored_name
+from compress.formats.modelopt_tensors import shape_misfit, storage_of, stored_name
 from compress.formats.modelopt_witness import read_independently
 from compress.formats.parts import beside, write_parts
 from compress.formats.runtime_scales import runtime_scales
@@ -43,10 +44,10 @@ from compress.kernels.qtensor import QTensor
 
 
 class ModelOpt(Dialect):
-    """What NVIDIA's Model Optimizer writes, for TensorRT-LLM and vLLM: FP8 weights and inputs, and an FP8 cache.
+    """NVIDIA Model Optimizer's, for TensorRT-LLM and vLLM: FP8 weights and inputs, NVFP4 weights, FP8 cache.
 
-    Holds linear layers, all of one kind: per tensor with static inputs, per channel with inputs per token, or
-    per block with inputs per group. Everything else is stored as `dtype`. Scales are float32.
+    Holds linear layers, all of one kind: FP8 per tensor with static inputs, per channel with inputs per token or
+    per block with inputs per group; or NVFP4 with inputs as they are. Everything else is stored as `dtype`.
     """
 
     name: ClassVar[str] = METHOD
@@ -72,7 +73,7 @@ class ModelOpt(Dialect):
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         if spec.format is None:
             return None
-        if reason := Float8().misfit(spec.format):
+        if reason := format_misfit(spec.format):
             return reason
         if not is_linear(name):
             return "modelopt engines quantize linear layers only: leave it dense"
@@ -115,7 +116,7 @@ class ModelOpt(Dialect):
         """What a tensor is stored as: name → spec."""
         spec = model.tensors[name]
         if spec.format is not None:
-            return beside(name, Float8().parts(spec.shape, spec.format, "float32"))
+            return beside(name, storage_of(spec.format).parts(spec.shape, spec.format, "float32"))
         if name not in runtime_scales(model):
             return {name: stored_as(spec, self.dtype)}
         return {name if name.endswith(".input_scale") else stored_name(name): TensorSpec((), "float32")}
@@ -123,6 +124,6 @@ class ModelOpt(Dialect):
     def _encode(self, model: Checkpoint, name: str) -> dict[str, Tensor]:
         tensor = model.read(name)
         if isinstance(tensor, QTensor):
-            return beside(name, Float8().encode(tensor, "float32"))
+            return beside(name, storage_of(tensor.format).encode(tensor, "float32"))
         [(part, stored)] = self._parts(name, model.spec).items()
         return {part: cast(name, tensor, stored.dtype).view(stored.shape)}

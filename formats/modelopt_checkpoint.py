@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from compress.formats.compressed_tensors_storage import SCALE
 from compress.formats.errors import InputError
 from compress.formats.hf_files import HFCheckpoint
 from compress.formats.modelopt_config import read_scheme
-from compress.formats.modelopt_tensors import Float8, program_name, shape_misfit
+from compress.formats.modelopt_tensors import TENSOR_SCALE, program_name, shape_misfit, storage_of
 from compress.formats.runtime_scales import flat_scale, runtime_scales, with_runtime_scales
 from compress.kernels.qtensor import QTensor
 
 _STATIC = "input_scale"
-_PARTS = ("weight", SCALE, "bias", "k_scale", "v_scale")
+_WEIGHT = ("weight", SCALE, TENSOR_SCALE)
+_PARTS = (*_WEIGHT, "bias", "k_scale", "v_scale")
 
 
 class ModelOptCheckpoint(HFCheckpoint):
@@ -30,7 +32,7 @@ class ModelOptCheckpoint(HFCheckpoint):
     def __init__(self, path: Path, dialect: str) -> None:
         super().__init__(path, dialect)
         self._scheme, cache = read_scheme(path)
-        self._storage = Float8()
+        self._storage = storage_of(self._scheme.number_format)
         self._stored = {program_name(stored): stored for stored in self.weights.specs}
         if len(self._stored) != len(self.weights.specs):
             raise InputError(f"{path} holds scales of one cache under two names")
@@ -60,22 +62,16 @@ class ModelOptCheckpoint(HFCheckpoint):
 
     def _shape(self, module: str) -> tuple[int, ...]:
         """The shape [out, in] of a quantized layer's weight, once its tensors are found to fit."""
-        weight, scale = (self.weights.specs.get(f"{module}.{part}") for part in ("weight", SCALE))
-        if weight is None or scale is None or shape_misfit(weight.shape, self._scheme.number_format) is not None:
-            raise self._unfit(module)
-        wanted = self._storage.parts(weight.shape, self._scheme.number_format, "float32")
-        same = _extents(scale) == _extents(wanted[SCALE]) and scale.dtype == wanted[SCALE].dtype
-        if weight != wanted["weight"] or not same:
-            raise self._unfit(module)
-        return weight.shape
-
-    def _unfit(self, module: str) -> InputError:
-        given = ", ".join(
-            f"{part} {list(spec.shape)} {spec.dtype}"
-            for part in ("weight", SCALE)
-            if (spec := self.weights.specs.get(f"{module}.{part}"))
-        )
-        return InputError(f"{self.path}: {module} has {given}, which are not {self._scheme.number_format.name}")
+        given = {part: spec for part in _WEIGHT if (spec := self.weights.specs.get(f"{module}.{part}"))}
+        number_format, weight = self._scheme.number_format, given.get("weight", TensorSpec((), "bool"))
+        packed = weight.dtype == "uint8" and len(weight.shape) == 2
+        shape = (weight.shape[0], weight.shape[1] * 2) if packed else weight.shape
+        if shape_misfit(shape, number_format) is None and _alike(
+            given, self._storage.parts(shape, number_format, "float32")
+        ):
+            return shape
+        said = ", ".join(f"{part} {list(spec.shape)} {spec.dtype}" for part, spec in given.items())
+        raise InputError(f"{self.path}: {module} has {said}, which are not {number_format.name}")
 
     def _tensors(self) -> dict[str, TensorSpec]:
         """Every tensor in the file's order, the parts of a layer under the name of its weight."""
@@ -85,8 +81,8 @@ class ModelOptCheckpoint(HFCheckpoint):
         for name, stored in self._stored.items():
             module, _, part = stored.rpartition(".")
             if f"{module}.weight" not in self._shapes:
-                if self.weights.specs[stored].dtype == "float8_e4m3fn":
-                    raise InputError(f"{self.path} holds {stored} as float8_e4m3fn without a {SCALE}")
+                if (dtype := self.weights.specs[stored].dtype) in ("float8_e4m3fn", "uint8"):
+                    raise InputError(f"{self.path} holds {stored} as {dtype} without a {SCALE}")
                 tensors[name] = self.weights.specs[stored]
             elif part == "weight":
                 tensors[name] = TensorSpec(self._shapes[stored], "float32", self._scheme.number_format)
@@ -94,11 +90,15 @@ class ModelOptCheckpoint(HFCheckpoint):
                 raise InputError(
                     f"{self.path} holds {stored}, which is not read beside weights in {self._scheme.number_format.name}"
                 )
-            elif part != SCALE:
+            elif part not in _WEIGHT:
                 tensors[name] = self.weights.specs[stored]
         return tensors
 
 
-def _extents(spec: TensorSpec) -> list[int]:
-    """The shape without what is 1: versions differ in the dimensions that they squeeze."""
-    return [extent for extent in spec.shape if extent != 1]
+def _alike(given: Mapping[str, TensorSpec], wanted: Mapping[str, TensorSpec]) -> bool:
+    """Whether dtypes and shapes agree, but for extents of 1: versions differ in those of scales."""
+
+    def essence(parts: Mapping[str, TensorSpec]) -> dict[str, tuple[str, list[int]]]:
+        return {part: (spec.dtype, [extent for extent in spec.shape if extent != 1]) for part, spec in parts.items()}
+
+    return essence(given) == essence(wanted)

@@ -16,8 +16,10 @@ from compress.formats.compressed_tensors_config import schemes_of
 from compress.formats.compressed_tensors_schemes import Scheme
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.hf_files import CONFIG, HF_QUANT_CONFIG, quantization_of, read_settings
+from compress.formats.modelopt_tensors import NVFP4
 from compress.kernels.activations import ActivationFormat, CacheFormat
 from compress.kernels.float_format import FloatFormat
+from compress.kernels.qtensor import NumberFormat
 
 METHOD = "modelopt"
 ALGORITHMS = {
@@ -25,11 +27,14 @@ ALGORITHMS = {
     "FP8_PER_CHANNEL_PER_TOKEN": Scheme(FloatFormat("channel"), ActivationFormat("fp8", True)),
     # "Weights only" by name; engines round what comes in too, as DeepSeek-V3 has it. TensorRT-LLM wants small letters.
     "fp8_pb_wo": Scheme(FloatFormat("block"), ActivationFormat("fp8", True, "group")),
+    "W4A16_NVFP4": Scheme(NVFP4),
 }
 CACHE = CacheFormat("fp8")
 # vLLM goes by the producer's name; the version is the one that files were checked with.
 _PRODUCER = {"name": METHOD, "version": "0.47.0"}
 _FLOAT8 = {"dynamic": False, "num_bits": 8, "type": "float"}
+_FLOAT4 = {"dynamic": False, "num_bits": 4, "type": "float", "group_size": NVFP4.block}
+_GROUPS = {"FP8": {"input_activations": _FLOAT8, "weights": _FLOAT8}, "W4A16_NVFP4": {"weights": _FLOAT4}}
 _HEAD = "lm_head"
 
 
@@ -47,12 +52,19 @@ def algorithm_of(model: ModelSpec) -> str:
     return next(name for name, scheme in ALGORITHMS.items() if scheme in found)
 
 
+def format_misfit(number_format: NumberFormat) -> str | None:
+    """Why no algorithm has weights in this format, or None if one has."""
+    if any(known.number_format == number_format for known in ALGORITHMS.values()):
+        return None
+    return f"modelopt files hold FP8 and NVFP4, not {number_format.name}; compressed-tensors holds integers, dense all"
+
+
 def scheme_misfit(scheme: Scheme) -> str | None:
-    """Why no algorithm is this scheme of FP8 weights, or None if one is."""
-    for known in ALGORITHMS.values():
-        if known.number_format == scheme.number_format and known.inputs and known != scheme:
-            return f"weights in {known.number_format.name} go with inputs in {known.inputs.name}, not {_inputs(scheme)}"
-    return None
+    """Why no algorithm is this scheme, whose number format one has, or None if one is."""
+    known = next(found for found in ALGORITHMS.values() if found.number_format == scheme.number_format)
+    if known == scheme:
+        return None
+    return f"weights in {scheme.number_format.name} go with inputs {_inputs(known)}, not {_inputs(scheme)}"
 
 
 def _said(scheme: Scheme) -> str:
@@ -65,11 +77,13 @@ def _inputs(scheme: Scheme) -> str:
 
 def hf_quant_config(model: ModelSpec) -> dict[str, Any]:
     """hf_quant_config.json of a model that fits."""
+    algorithm = algorithm_of(model)
     return {
         "producer": _PRODUCER,
         "quantization": {
-            "quant_algo": algorithm_of(model),
+            "quant_algo": algorithm,
             "kv_cache_quant_algo": "FP8" if model.kv_cache else None,
+            **({"group_size": NVFP4.block} if ALGORITHMS[algorithm].number_format == NVFP4 else {}),
             "exclude_modules": _dense_modules(model),
         },
     }
@@ -78,9 +92,9 @@ def hf_quant_config(model: ModelSpec) -> dict[str, Any]:
 def quantization_config(model: ModelSpec) -> dict[str, Any]:
     """The `quantization_config` of a model that fits."""
     algorithm = algorithm_of(model)
-    groups = {"group_0": {"input_activations": _FLOAT8, "weights": _FLOAT8, "targets": ["Linear"]}}
+    groups = {"group_0": {**_GROUPS[algorithm], "targets": ["Linear"]}} if algorithm in _GROUPS else {}
     return {
-        **({"config_groups": groups} if algorithm == "FP8" else {}),
+        **({"config_groups": groups} if groups else {}),
         "ignore": _dense_modules(model),
         "quant_algo": algorithm,
         **({"kv_cache_scheme": _FLOAT8} if model.kv_cache else {}),
@@ -122,4 +136,6 @@ def _read(settings: Mapping[str, Any], where: Path) -> tuple[Scheme, CacheFormat
         raise InputError(f"{where} names the algorithm {algorithm!r}; what is read is {', '.join(known)}")
     if cache not in (None, "FP8", _FLOAT8):
         raise InputError(f"{where} rounds the cache to {str(cache)[:80]!r}, which is not read; FP8 is")
+    if details.get("group_size", NVFP4.block) != NVFP4.block:
+        raise InputError(f"{where} has groups of {str(details['group_size'])[:40]}; those of {NVFP4.name} are read")
     return known[algorithm.upper()], CACHE if cache else None

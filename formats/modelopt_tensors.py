@@ -6,10 +6,19 @@ that are loaded.
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
+from compress.formats.base import TensorSpec
 from compress.formats.compressed_tensors_plain import FloatQuantized
-from compress.formats.compressed_tensors_storage import Shape
+from compress.formats.compressed_tensors_storage import SCALE, Part, Shape, Storage
+from compress.formats.errors import InputError, RefusedError
+from compress.kernels.float4_format import Float4Format
 from compress.kernels.float_format import BLOCK, FloatFormat
-from compress.kernels.qtensor import NumberFormat
+from compress.kernels.qtensor import NumberFormat, QTensor
+
+NVFP4 = Float4Format("nvfp4")
+TENSOR_SCALE = "weight_scale_2"
 
 _CACHE = {".k_scale": ".k_proj.k_scale", ".v_scale": ".v_proj.v_scale"}
 
@@ -23,14 +32,53 @@ class Float8(FloatQuantized):
     The value is scale·weight.
     """
 
-    def misfit(self, number_format: NumberFormat) -> str | None:
-        if isinstance(number_format, FloatFormat):
-            return None
-        return f"modelopt files hold FP8, not {number_format.name}; compressed-tensors holds integers, dense all"
-
     def scale_shape(self, shape: Shape, number_format: FloatFormat) -> Shape:
         rows, columns = number_format.param_shapes(shape)["scale"][0]
         return {"tensor": (), "channel": (rows,), "block": (rows, 1, columns, 1)}[number_format.per]
+
+
+class Float4(Storage):
+    """NVFP4.
+
+        X.weight          uint8          [out, in/2]   two codes a byte, the low one first
+        X.weight_scale    float8_e4m3fn  [out, in/16]
+        X.weight_scale_2  float32        []
+
+    The value is weight_scale_2·weight_scale·code.
+    """
+
+    def misfit(self, number_format: NumberFormat) -> str | None:
+        return None if number_format == NVFP4 else f"{number_format.name} is not {NVFP4.name}"
+
+    def parts(self, shape: Shape, number_format: NumberFormat, scale_dtype: str) -> dict[str, TensorSpec]:
+        return {
+            "weight": TensorSpec((shape[0], shape[1] // 2), "uint8"),
+            SCALE: TensorSpec(NVFP4.param_shapes(shape)["scale"][0], "float8_e4m3fn"),
+            TENSOR_SCALE: TensorSpec((), scale_dtype),
+        }
+
+    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+        whole = tensor.params["tensor_scale"]
+        if not bool((whole == whole[0]).all()):
+            raise RefusedError("rows of one weight have different tensor scales, and files hold one")
+        return {
+            "weight": tensor.codes[:, ::2] | tensor.codes[:, 1::2] << 4,
+            SCALE: tensor.params["scale"].view(torch.float8_e4m3fn),
+            TENSOR_SCALE: whole[0, 0].to(getattr(torch, scale_dtype)),
+        }
+
+    def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
+        packed, scale, whole = part("weight"), part(SCALE), part(TENSOR_SCALE)
+        if min(float(scale.float().min()), float(whole.min())) <= 0:
+            raise InputError(f"{name} has scales that are not positive; those of {NVFP4.name} are")
+        codes = torch.stack([packed & 15, packed >> 4], 2).view(shape)
+        spread = whole.reshape(1, 1).repeat(shape[0], 1)
+        return QTensor(number_format, codes, {"scale": scale.view(torch.uint8), "tensor_scale": spread})
+
+
+def storage_of(number_format: NumberFormat) -> Storage:
+    """How weights of one of the algorithms' number formats are stored."""
+    return Float8() if isinstance(number_format, FloatFormat) else Float4()
 
 
 def shape_misfit(shape: Shape, number_format: NumberFormat) -> str | None:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from compress.formats.compressed_tensors_witness import fp8_values, spread
@@ -25,14 +27,26 @@ def read_independently(directory: Path) -> Callable[[str], Tensor]:
         if kind in ("k_scale", "v_scale"):
             return stored(f"{parent}.{kind[0]}_proj.{kind}").reshape(1)
         try:
-            scales = stored(f"{parent}.weight_scale").numpy()
+            scales = stored(f"{parent}.weight_scale")
         except KeyError:
             return stored(name).float()
         if kind != "weight":
             return stored(name).float().reshape(-1)
-        codes = fp8_values(stored(name).view(torch.uint8).numpy())
-        blocks = algorithm == "fp8_pb_wo"
-        scales = scales.reshape((len(codes) // _BLOCK, -1) if blocks else (-1, 1))
-        return torch.from_numpy(codes * spread(scales, codes.shape))
+        octets = stored(name).view(torch.uint8).numpy()
+        if algorithm == "W4A16_NVFP4":
+            whole = stored(f"{parent}.weight_scale_2").numpy()
+            codes, sizes = _fp4(octets), whole * fp8_values(scales.view(torch.uint8).numpy())
+        else:
+            blocks = (len(octets) // _BLOCK, -1) if algorithm == "fp8_pb_wo" else (-1, 1)
+            codes, sizes = fp8_values(octets), scales.numpy().reshape(blocks)
+        return torch.from_numpy(codes * spread(sizes, codes.shape))
 
     return read
+
+
+def _fp4(octets: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """E2M1 by its definition, the low half of each byte first: sign, 2 bits of exponent with bias 1, 1 of mantissa."""
+    halves = np.stack([octets & 15, octets >> 4], 2).reshape(len(octets), -1)
+    exponent, mantissa = (halves >> 1 & 3).astype(np.int32), (halves & 1).astype(np.float32)
+    values = np.where(exponent == 0, mantissa / 2, (2 + mantissa) * 2.0 ** (exponent - 2))
+    return np.where(halves & 8, -values, values).astype(np.float32)

@@ -48,6 +48,7 @@ def main() -> None:
     golden = Path(sys.argv[1])
     export(16, FP8_AND_CACHE, golden / "fp8")
     export(16, mtq.FP8_PER_CHANNEL_PER_TOKEN_CFG, golden / "fp8_per_channel_per_token")
+    export(32, mtq.W4A16_NVFP4_CFG, golden / "w4a16_nvfp4")
     blocks = golden / "fp8_pb_wo"
     export(128, mtq.FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG, blocks)
     (blocks / "config.json").unlink()

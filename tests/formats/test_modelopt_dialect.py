@@ -16,6 +16,7 @@ from compress.formats.modelopt import ModelOpt
 from compress.formats.modelopt_config import ALGORITHMS
 from compress.formats.modelopt_tensors import Float8
 from compress.kernels.activations import ActivationFormat, CacheFormat
+from compress.kernels.float4_format import Float4Format
 from compress.kernels.float_format import FloatFormat
 from compress.kernels.int_format import IntFormat
 
@@ -30,6 +31,7 @@ CASES = {
     "fp8, no cache": (FloatFormat("tensor"), STATIC, None),
     "per channel": (FloatFormat("channel"), TOKEN, CacheFormat("fp8")),
     "per block": (FloatFormat("block"), GROUP, None),
+    "nvfp4": (Float4Format("nvfp4"), None, CacheFormat("fp8")),
 }
 
 
@@ -48,6 +50,13 @@ def assert_near_formula(values):
     assert bool(((values - meant).abs() <= meant.abs() / 16 + meant.abs().max() / 448 / 64).all())
 
 
+def assert_in_steps(values):
+    """Of FP4 the widest step is from 4 to 6, where 6 is a block's largest value; its scale is 1/16 off at most."""
+    meant = formula(values.shape)
+    largest = meant.abs().unflatten(1, (-1, 16)).amax(-1, keepdim=True).expand(-1, -1, 16).flatten(1)
+    assert bool(((values - meant).abs() <= largest * 1.07 / 6).all())
+
+
 def octets(tensors):
     """Tensors that compare by dtype, shape and bytes."""
     return {
@@ -61,14 +70,17 @@ def settings_of(directory):
     return config["quantization_config"], json.loads((directory / "hf_quant_config.json").read_bytes())
 
 
-@pytest.mark.parametrize("folder", ["fp8", "fp8_per_channel_per_token"])
+FOLDERS = ["fp8", "fp8_per_channel_per_token", "w4a16_nvfp4"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_a_file_of_the_library_is_read_and_written_to_the_byte(folder, tmp_path):
     model = open_checkpoint(GOLDEN / folder)
     assert model.dialect == "modelopt"
     quantized = [name for name, spec in model.spec.tensors.items() if spec.format]
-    assert len(quantized) == len(model.spec.activations) == 7
+    assert len(quantized) == 7 and len(model.spec.activations) == (0 if folder == "w4a16_nvfp4" else 7)
     for name in quantized:
-        assert_near_formula(model.read(name).dequantize())
+        (assert_in_steps if folder == "w4a16_nvfp4" else assert_near_formula)(model.read(name).dequantize())
     ModelOpt().write(model, tmp_path, ignore)
     assert octets(load_file(tmp_path / "model.safetensors")) == octets(load_file(GOLDEN / folder / "model.safetensors"))
     assert settings_of(tmp_path) == settings_of(GOLDEN / folder)
@@ -140,7 +152,7 @@ def test_models_come_back_for_us_and_for_the_witness(rounding, export, case, opt
         meant, found = model.read(name), reopened.read(name)
         if spec.format is not None:
             assert found.format == spec.format and torch.equal(found.codes, meant.codes)
-            assert torch.equal(found.params["scale"], meant.params["scale"])
+            assert all(torch.equal(found.params[key], meant.params[key]) for key in meant.params)
             assert torch.equal(witness(name), meant.dequantize())
         elif name in model.scales:
             assert reopened.spec.tensors[name] == spec
@@ -180,7 +192,7 @@ def formats(number_format, inputs):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (formats(IntFormat(8, -1), None), "modelopt files hold FP8, not int8"),
+        (formats(IntFormat(8, -1), None), "modelopt files hold FP8 and NVFP4, not int8"),
         (formats(FloatFormat("channel"), None), "go with inputs in fp8 dynamic per token, not left as they are"),
         (formats(FloatFormat("channel"), STATIC), "not in fp8 static"),
         (formats(None, TOKEN), "stays dense"),
@@ -207,7 +219,7 @@ def test_embeddings_and_partial_blocks_are_refused(rounding):
 # Files of strangers.
 
 
-@pytest.fixture(params=["fp8", "fp8_per_channel_per_token"])
+@pytest.fixture(params=FOLDERS)
 def stranger(request, tmp_path):
     return Path(shutil.copytree(GOLDEN / request.param, tmp_path / "stranger"))
 
@@ -273,7 +285,7 @@ def test_settings_that_mean_something_else_are_refused(stranger, edit, reason):
         (f"{LAYER}.weight", None),
         (f"{LAYER}.weight", torch.ones(32, 16)),
         (f"{LAYER}.weight", torch.full((32, 16), 0x7F, dtype=torch.uint8).view(torch.float8_e4m3fn)),
-        (f"{LAYER}.weight_scale_2", torch.ones(())),
+        (f"{LAYER}.weight_scale_2", -torch.ones(())),
         (f"{LAYER}.pre_quant_scale", torch.ones(16)),
         (f"{LAYER}.input_scale", torch.ones(3)),
     ],
