@@ -26,8 +26,9 @@ lint: $(VENV)/installed
 types: $(VENV)/installed .typecheck/compress
 	$(BIN)/mypy
 
+# Two workers of one thread each: tests start many processes and have small matrices.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Engines take gigabytes and time: not part of `check`. ENGINES is where their environments are, or will be.
 ENGINES := .engines

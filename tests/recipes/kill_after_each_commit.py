@@ -1,5 +1,7 @@
-"""Run a recipe (JSON on standard input) undisturbed into DIR/whole; then into DIR/killed-N for every N, killed by
-SIGKILL right after the N-th journal line and run again. Every run is a fork of this process, which imports once.
+"""kill_after_each_commit.py DIR [STEP]: a recipe (JSON on standard input) into DIR/whole, undisturbed; then into
+DIR/killed-N for every STEP-th N, killed by SIGKILL right after the N-th journal line and run again.
+
+Every run is a fork of this process, which imports once.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -19,7 +22,7 @@ from compress.recipes.run import run
 from compress.recipes.yaml import Document, parse
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, step: int = 1) -> None:
     text = sys.stdin.read()
     torch.set_num_threads(1)  # an OpenMP pool does not survive a fork
 
@@ -29,9 +32,7 @@ def main(folder: Path) -> None:
         run(load(text), output)
 
     assert forked(partial(work, folder / "whole")) == 0
-    commit = 0
-    while True:
-        commit += 1
+    for commit in count(1, step):
         output = folder / f"killed-{commit:02d}"
         status = forked(partial(work, output, commit))
         if status == 0:
@@ -44,15 +45,15 @@ def load(text: str) -> Recipe:
     return build(Document("test", parse(text, "test").data, {}))
 
 
-def kill_after(count: int) -> None:
-    """Make the `count`-th commit the last thing that this process does."""
+def kill_after(last: int) -> None:
+    """Make the `last`-th commit the last thing that this process does."""
     append, seen = Journal.append, 0
 
     def counted(self: Journal, record: Record) -> None:
         nonlocal seen
         append(self, record)
         seen += 1
-        if seen == count:
+        if seen == last:
             os.kill(os.getpid(), signal.SIGKILL)
 
     Journal.append = counted  # type: ignore[method-assign]
@@ -73,4 +74,4 @@ def forked(work: Callable[[], object]) -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

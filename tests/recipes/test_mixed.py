@@ -124,18 +124,18 @@ def test_a_target_refuses_candidates_that_it_cannot_load(tiny_llama: Path, corpu
         planned(3, 4, 8)
 
 
-def test_killed_after_each_commit_it_resumes_to_the_same_bytes(
+def test_killed_at_any_commit_it_resumes_to_the_same_bytes(
     make_model: Callable[..., Path], corpus: Path, tmp_path: Path
 ) -> None:
     model = make_model(tmp_path / "model", "llama", layers=1)
     text = recipe(model, corpus, {"mixed": {"average_bits": 4.3}}, GPTQ, export("gptq")).model_dump_json()
     done = subprocess.run(
-        [sys.executable, str(KILLER), str(tmp_path)], input=text, text=True, capture_output=True, timeout=240
+        [sys.executable, str(KILLER), str(tmp_path), "3"], input=text, text=True, capture_output=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     whole = contents(tmp_path / "whole")
     outputs = sorted(tmp_path.glob("killed-*"))
-    assert len(outputs) >= 9 and whole
+    assert len(outputs) >= 3 and whole
     for output in outputs:
         assert contents(output) == whole, output.name
 
