@@ -52,9 +52,10 @@ def fill(rows: dict[str, Any], artifact: Artifact, options: argparse.Namespace) 
     missing = [engine for engine in options.engine if options.again or engine not in row["cells"]]
     if not missing:
         return
-    expected, python = ours(artifact.path, _ROWS), interpreters(options.engines)
+    python = interpreters(options.engines)
     for engine in missing:
         if python[engine].exists():
+            expected = ours(artifact.path, _ROWS, engine)
             found = cell(engine, python[engine], artifact.path, _ROWS, expected, options.timeout)
             row["cells"][engine] = {**found, "commit": _commit()}
             verdict = f"within {found['difference']:.3g}" if is_green(found) else found

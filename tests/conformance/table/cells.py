@@ -11,18 +11,27 @@ from torch import Tensor
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import CompressError
+from compress.formats.fit import Decoded, without_runtime
 from compress.passes.core.loading import load_model
 from compress.recipes.engine import ask
 
 ALIKE = 0.05
 """Nats of KL divergence, ours ‖ the engine's, in the mean of all rows: above it an engine computes something else."""
+DECODERS = ("bitsandbytes", "compressed_tensors")
+"""Engines whose scripts decode weights and compute in fp32."""
 _LONGEST = 300
 
 
 @torch.no_grad()
-def ours(path: Path, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Log-probabilities [rows, vocabulary] of the token after each row: our reader's weights in fp32."""
-    model = load_model(open_checkpoint(path), torch.device("cpu"))
+def ours(path: Path, rows: Sequence[Sequence[int]], engine: str) -> Tensor:
+    """Log-probabilities [rows, vocabulary] of the token after each row: our reader's weights in fp32.
+
+    Inputs are rounded as the artifact says, unless the engine's script decodes weights only.
+    """
+    checkpoint = open_checkpoint(path)
+    if engine in DECODERS:
+        checkpoint = Decoded(checkpoint, without_runtime(checkpoint.spec))
+    model = load_model(checkpoint, torch.device("cpu"))
     return torch.stack([model(torch.tensor([list(row)])).logits[0, -1].log_softmax(-1) for row in rows])
 
 
