@@ -19,6 +19,9 @@ ALIKE = 0.05
 """Nats of KL divergence, ours ‖ the engine's, in the mean of all rows: above it an engine computes something else."""
 DECODERS = ("bitsandbytes", "compressed_tensors")
 """Engines whose scripts decode weights and compute in fp32."""
+ALIKE_ROUNDED = 0.15
+"""The same where inputs are rounded: sums in another order fall on other steps, and move the logits by as much as the
+rounding itself does, KL 0.03 to the weights alone on SmolLM2."""
 _LONGEST = 300
 
 
@@ -41,7 +44,9 @@ def cell(engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], e
         answer = ask(engine, python, path, rows, timeout)
     except CompressError as error:
         return {"message": str(error).removeprefix(f"{engine}: ")[:_LONGEST]}
-    return {"versions": dict(answer.versions), **compared(answer.log_probs, expected)}
+    rounded = engine not in DECODERS and bool(open_checkpoint(path).spec.activations)
+    limit = ALIKE_ROUNDED if rounded else ALIKE
+    return {"versions": dict(answer.versions), **compared(answer.log_probs, expected), "limit": limit}
 
 
 def compared(found: Tensor, expected: Tensor) -> Mapping[str, float]:
@@ -58,4 +63,4 @@ def compared(found: Tensor, expected: Tensor) -> Mapping[str, float]:
 
 def is_green(found: Mapping[str, Any]) -> bool:
     """Whether the engine computes the model that we wrote."""
-    return "kl" in found and found["kl"] <= ALIKE
+    return "kl" in found and found["kl"] <= found["limit"]
