@@ -43,7 +43,7 @@ def cell(engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], e
     try:
         answer = ask(engine, python, path, rows, timeout)
     except CompressError as error:
-        return {"message": str(error).removeprefix(f"{engine}: ")[:_LONGEST]}
+        return {"message": str(error).removeprefix(f"{engine}: ").replace(str(path), path.name)[:_LONGEST]}
     rounded = engine not in DECODERS and bool(open_checkpoint(path).spec.activations)
     limit = ALIKE_ROUNDED if rounded else ALIKE
     return {"versions": dict(answer.versions), **compared(answer.log_probs, expected), "limit": limit}
