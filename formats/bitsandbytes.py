@@ -18,7 +18,7 @@ from compress.formats.bitsandbytes_witness import read_independently
 from compress.formats.casting import FloatType, cast, stored_as
 from compress.formats.fit import fit_spec
 from compress.formats.gptq_config import place_of
-from compress.formats.hf_files import dtype_change, edit_config, is_hf_directory, quantization_of, write_files
+from compress.formats.hf_files import dtype_change, edit_config, quant_method, write_files
 from compress.formats.linear_names import is_linear
 from compress.formats.parts import beside, write_parts
 from compress.formats.safetensors_shards import DEFAULT_SHARD_SIZE, Shards, plan_shards, planned_files
@@ -43,10 +43,7 @@ class BitsAndBytes(Dialect):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        if not is_hf_directory(path):
-            return False
-        found = quantization_of(path)
-        return found is not None and found.get("quant_method") == "bitsandbytes"
+        return quant_method(path) == "bitsandbytes"
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:

@@ -15,6 +15,7 @@ from compress.formats.casting import FloatType, cast, stored_as
 from compress.formats.compressed_tensors_checkpoint import CompressedTensorsCheckpoint
 from compress.formats.compressed_tensors_config import (
     METHOD,
+    inputs_alone,
     quantization_config,
     quantizes_head,
     schemes_of,
@@ -23,7 +24,7 @@ from compress.formats.compressed_tensors_schemes import Scheme
 from compress.formats.compressed_tensors_witness import read_independently
 from compress.formats.errors import RefusedError
 from compress.formats.fit import fit_spec
-from compress.formats.hf_files import dtype_change, edit_config, is_hf_directory, quantization_of, write_files
+from compress.formats.hf_files import dtype_change, edit_config, quant_method, write_files
 from compress.formats.linear_names import is_linear
 from compress.formats.parts import beside, write_parts
 from compress.formats.runtime_scales import runtime_scales
@@ -49,10 +50,7 @@ class CompressedTensors(Dialect):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        if not is_hf_directory(path):
-            return False
-        found = quantization_of(path)
-        return found is not None and found.get("quant_method") == METHOD
+        return quant_method(path) == METHOD
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -74,13 +72,8 @@ class CompressedTensors(Dialect):
     def runtime_misfit(self, model: ModelSpec) -> str | None:
         if model.kv_cache and model.kv_cache.per == "token":
             return "compressed-tensors files hold static scales of the cache, not scales per token"
-        schemes = schemes_of(model)
-        for module, inputs in model.activations.items():
-            if module not in schemes:
-                return f"{module} rounds its inputs ({inputs.name}) and stays dense: quantize its weight as well"
-            if reason := schemes[module].misfit():
-                return f"{module}: {reason}"
-        return None
+        misfits = ((module, scheme.misfit()) for module, scheme in schemes_of(model).items() if scheme.inputs)
+        return inputs_alone(model) or next((f"{module}: {reason}" for module, reason in misfits if reason), None)
 
     def layout(self, model: ModelSpec) -> Layout:
         return Layout(planned_files(self._shards(model)))

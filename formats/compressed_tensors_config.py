@@ -44,6 +44,15 @@ def schemes_of(model: ModelSpec) -> dict[str, Scheme]:
     }
 
 
+def inputs_alone(model: ModelSpec) -> str | None:
+    """Which layer rounds its inputs and keeps its weight, as no container says; None if none does."""
+    schemes = schemes_of(model)
+    for module, inputs in model.activations.items():
+        if module not in schemes:
+            return f"{module} rounds its inputs ({inputs.name}) and stays dense: quantize its weight as well"
+    return None
+
+
 def quantization_config(model: ModelSpec) -> dict[str, Any]:
     """The `quantization_config` of a model that fits."""
     schemes = schemes_of(model)

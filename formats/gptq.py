@@ -18,14 +18,7 @@ from compress.formats.gptq_checkpoint import GPTQCheckpoint
 from compress.formats.gptq_config import quantization_config
 from compress.formats.gptq_tensors import BITS, PACKED, encode, geometry_of
 from compress.formats.gptq_witness import read_independently
-from compress.formats.hf_files import (
-    QUANTIZE_CONFIG,
-    dtype_change,
-    edit_config,
-    is_hf_directory,
-    quantization_of,
-    write_files,
-)
+from compress.formats.hf_files import QUANTIZE_CONFIG, dtype_change, edit_config, quant_method, write_files
 from compress.formats.linear_names import is_linear
 from compress.formats.parts import beside, write_parts
 from compress.formats.safetensors_shards import (
@@ -63,11 +56,7 @@ class GPTQ(Dialect):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        if not is_hf_directory(path):
-            return False
-        found = quantization_of(path)
-        # AutoGPTQ's early files name no method.
-        return found is not None and found.get("quant_method", "gptq") == "gptq"
+        return quant_method(path, unnamed="gptq") == "gptq"  # AutoGPTQ's early files name none
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:

@@ -143,6 +143,15 @@ def quantization_of(directory: Path) -> dict[str, Any] | None:
     return found
 
 
+def quant_method(path: Path, unnamed: str | None = None) -> str | None:
+    """What a Hugging Face directory calls its container: None for a dense one, and for what is no such directory.
+
+    `unnamed` stands for a method that is not named. Raises InputError.
+    """
+    found = quantization_of(path) if is_hf_directory(path) else None
+    return None if found is None else found.get("quant_method", unnamed)
+
+
 def read_settings(path: Path) -> dict[str, Any] | None:
     """A file that describes the quantization by a JSON object, or None where there is none. Raises InputError."""
     if not path.exists():

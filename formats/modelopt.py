@@ -12,17 +12,10 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
 from compress.formats.casting import FloatType, cast, stored_as
-from compress.formats.compressed_tensors_config import quantizes_head, schemes_of
+from compress.formats.compressed_tensors_config import inputs_alone, quantizes_head
 from compress.formats.compressed_tensors_schemes import Scheme
 from compress.formats.fit import fit_spec
-from compress.formats.hf_files import (
-    HF_QUANT_CONFIG,
-    dtype_change,
-    edit_config,
-    is_hf_directory,
-    quantization_of,
-    write_files,
-)
+from compress.formats.hf_files import HF_QUANT_CONFIG, dtype_change, edit_config, quant_method, write_files
 from compress.formats.linear_names import is_linear
 from compress.formats.modelopt_checkpoint import ModelOptCheckpoint
 from compress.formats.modelopt_config import (
@@ -57,10 +50,7 @@ class ModelOpt(Dialect):
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        if not is_hf_directory(path):
-            return False
-        found = quantization_of(path)
-        return found is not None and found.get("quant_method") == METHOD
+        return quant_method(path) == METHOD
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -84,11 +74,7 @@ class ModelOpt(Dialect):
     def runtime_misfit(self, model: ModelSpec) -> str | None:
         if model.kv_cache not in (None, CACHE):
             return f"modelopt files hold a cache in {CACHE.name}, not {model.kv_cache.name}"
-        schemes = schemes_of(model)
-        for module, inputs in model.activations.items():
-            if module not in schemes:
-                return f"{module} rounds its inputs ({inputs.name}) and stays dense: quantize its weight as well"
-        return None
+        return inputs_alone(model)
 
     def layout(self, model: ModelSpec) -> Layout:
         return Layout(planned_files(self._shards(model)))

@@ -85,9 +85,9 @@ def _visit(weight: Tensor, factor: _Factor, number_format: NumberFormat, params:
     Matrices are transposed here, [columns, rows] in visiting order, so that a column lies in one piece.
     """
     order, feed = factor.order, factor.feed
-    original = _as_rows(weight, order)
+    original = as_rows(weight, order)
     spread = number_format.expand(params, tuple(weight.shape))
-    spread = {name: _as_rows(value, order) for name, value in spread.items()}
+    spread = {name: as_rows(value, order) for name, value in spread.items()}
     errors = torch.empty_like(original)
     codes = torch.empty_like(original, dtype=torch.uint8)
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
@@ -103,7 +103,8 @@ def _visit(weight: Tensor, factor: _Factor, number_format: NumberFormat, params:
     return QTensor(number_format, codes.T.contiguous(), params), float(total)
 
 
-def _as_rows(matrix: Tensor, order: Tensor) -> Tensor:
+def as_rows(matrix: Tensor, order: Tensor) -> Tensor:
+    """`matrix` [rows, columns] as [columns, rows], its columns in `order`: each lies in one piece."""
     # In two steps: gathering from the transposed view takes half as long again.
     return matrix.T.contiguous()[order]
 

@@ -1,7 +1,8 @@
 """What GPTQ leaves free, tuned in turn: scales in closed form, then codes by coordinate descent.
 
-Both lower tr(E·H·Eᵀ), E = W − Ŵ, and neither can raise it. GPTQ visits every column once and knows only the
-errors of those before it; here each is rounded once more, knowing them all (arXiv 2406.17542 descends so too).
+Both lower tr(E·H·Eᵀ), E = W − Ŵ; but for the rounding of stored scales neither can raise it. GPTQ visits every
+column once and knows only the errors of those before it; here each is rounded once more, knowing them all
+(arXiv 2406.17542 descends so too).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from compress.kernels.gptq import as_rows
 from compress.kernels.qtensor import Params, QTensor
 
 _BLOCK = 64
@@ -89,9 +91,9 @@ def revisit_codes(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTenso
     order = torch.argsort(diagonal, descending=True, stable=True)
     feed = hessian[order][:, order] / diagonal[order].unsqueeze(1)
     spread = number_format.expand(quantized.params, quantized.shape)
-    ordered = {name: _as_rows(value, order) for name, value in spread.items()}
-    codes = _as_rows(quantized.codes, order)
-    source = _as_rows(weight, order)
+    ordered = {name: as_rows(value, order) for name, value in spread.items()}
+    codes = as_rows(quantized.codes, order)
+    source = as_rows(weight, order)
     errors = source - number_format.value(codes.float(), ordered)
     for start in range(0, len(source), _BLOCK):
         here = slice(start, start + _BLOCK)
@@ -118,7 +120,3 @@ def _revisit_block(
         error = source[at] - quantized.format.value(chosen, column)
         torch.sub(error, errors[at], out=changes[at])
         errors[at] = error
-
-
-def _as_rows(matrix: Tensor, order: Tensor) -> Tensor:
-    return matrix.T.contiguous()[order]

@@ -30,7 +30,6 @@ class GPTQ(GridOptions):
     act_order: PerTensor[bool] = Field(True, description="visit columns by falling activation energy")
     search: PerTensor[bool] = Field(True, description="search scales (of either sign) for the least weighted error")
     correct: PerTensor[bool] = Field(False, description="aim at the untouched model's outputs; runs it beside")
-
     tune: PerTensor[bool] = Field(False, description="then fit the scales to the codes and revisit every code, twice")
 
     def needs(self) -> frozenset[type[Statistic]]:
