@@ -8,7 +8,7 @@ chosen is judged by the KL divergence of the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -129,7 +129,7 @@ class Mixed(Chooser):
 
         allocations = Allocations(units, self._priced(units, trials.errors(units), judge), self._most(units))
         if self.max_kl is None:
-            chosen, divergence = _best([allocations.at(allocations.levels), *self._evenly(units)], judge)
+            chosen, divergence = _best([allocations.at(allocations.levels), self._evenly(units)], judge)
         else:
             chosen, divergence = _fewest(allocations, judge, self.max_kl)
         bits = spread(units, chosen, self.bits)
@@ -140,8 +140,8 @@ class Mixed(Chooser):
 
         An error in one place costs many times what it does in another, and that no layer can tell by itself.
         """
-        (fewer, *_), most = next(self._evenly(units)), len(self.bits) - 1
-        fewer = min(fewer, most - 1)
+        most = len(self.bits) - 1
+        fewer = min(self._evenly(units)[0], most - 1)
         sorts = _sorts(units)
         spotless = judge([most] * len(units))
         for sort in dict.fromkeys(sorts):
@@ -151,11 +151,11 @@ class Mixed(Chooser):
             errors[members] *= abs(cost) / caused if caused > 0 else 1.0  # a gain is noise of that size
         return errors
 
-    def _evenly(self, units: Sequence[Unit]) -> Iterator[list[int]]:
+    def _evenly(self, units: Sequence[Unit]) -> list[int]:
         """The same bits everywhere, as many as the budget allows: errors add up to KL only about."""
         most = self._most(units)
         fitting = [at for at in range(len(self.bits)) if sum(unit.costs[at] for unit in units) <= most]
-        yield [fitting[-1]] * len(units)
+        return [fitting[-1]] * len(units)
 
 
 def _unit(names: tuple[str, ...], steps: Sequence[IntOptions], model: ModelSpec) -> Unit:

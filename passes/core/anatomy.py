@@ -101,18 +101,22 @@ def trace_groups(layer: nn.Module, call: Call, hidden: Tensor) -> tuple[tuple[tu
                 return
         arrivals.append((x, [name]))
 
-    layer = layer.to(device="meta")
     hooks = [
         module.register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
         for name, module in layer.named_modules()
         if isinstance(module, nn.Linear)
     ]
-    args, kwargs = tree_map(_to_meta, (call.args, call.kwargs))
-    with torch.no_grad():
-        output = layer(hidden.to("meta"), *args, **kwargs)
+    output = run_weightless(layer, call, hidden)
     for hook in hooks:
         hook.remove()
     return tuple(tuple(names) for _, names in arrivals), isinstance(output, tuple)
+
+
+def run_weightless(layer: nn.Module, call: Call, hidden: Tensor) -> Any:
+    """What `layer`, moved to the meta device, gives for `hidden` [batch, tokens, width]: shapes, and hooks called."""
+    args, kwargs = tree_map(_to_meta, (call.args, call.kwargs))
+    with torch.no_grad():
+        return layer.to(device="meta")(hidden.to("meta"), *args, **kwargs)
 
 
 def _to_meta(value: Any) -> Any:

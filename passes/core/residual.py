@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
 
-from compress.passes.core.anatomy import Call
+from compress.passes.core.anatomy import Call, run_weightless
 
 _ADDITIONS = (torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__)
 
@@ -23,12 +22,9 @@ def find_residuals(layer: nn.Module, call: Call, hidden: Tensor) -> dict[str, st
     """
     inputs: list[tuple[str, Tensor]] = []
     outputs: list[tuple[str, Tensor, int]] = []
-    layer = layer.to(device="meta")
     hooks = [hook for name, module in layer.named_modules() for hook in _watch(name, module, inputs, outputs)]
-    args, kwargs = tree_map(lambda value: value.to("meta") if isinstance(value, Tensor) else value,
-                            (call.args, call.kwargs))  # fmt: skip
-    with torch.no_grad(), _Sums() as sums:
-        layer(hidden.to("meta"), *args, **kwargs)
+    with _Sums() as sums:
+        run_weightless(layer, call, hidden)
     for hook in hooks:
         hook.remove()
     found = {}
