@@ -19,6 +19,7 @@ from compress.formats.errors import CompressError
 _SCRIPTS = Path(__file__).parent / "engines"
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Refused|Exit)\b.*", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last)"
+_TERMINATED = re.compile(r"^  what\(\):  (.*)", re.MULTILINE)  # C++'s own last words
 _RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # what vLLM puts before every line of it
 
 
@@ -83,7 +84,8 @@ def _matrix(rows: Sequence[Sequence[float | None]]) -> Tensor:
 def _last_words(done: subprocess.CompletedProcess[str]) -> str:
     """The exception that ended the process, on one line; else its last line, or the signal that killed it."""
     if done.returncode < 0:
-        return f"killed by {signal.Signals(-done.returncode).name}"
+        told = _TERMINATED.search(done.stderr)
+        return f"killed by {signal.Signals(-done.returncode).name}" + (f": {told[1]}" if told else "")
     trace = _RANK.sub("", done.stderr).rpartition(_TRACEBACK)[2] if _TRACEBACK in done.stderr else ""
     if raised := _RAISED.search(trace):
         return " ".join(trace[raised.start() :].split())

@@ -9,13 +9,11 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from compress.formats import dialects, open_checkpoint
-from compress.formats.base import Checkpoint, Dialect, ModelSpec, TensorSpec
+from compress.formats.base import Dialect, ModelSpec, TensorSpec
 from compress.formats.errors import CompressError
 from compress.formats.fit import fit_spec
-from compress.formats.hf_files import is_hf_directory, quantization_of
 from compress.passes.core.inventory import format_name
-from compress.recipes.target_checks import Subject
-from compress.recipes.targets import verdicts
+from compress.recipes.targets import subject_of, verdicts
 
 
 class _Figures(BaseModel):
@@ -80,16 +78,9 @@ def inspect(path: Path) -> Inspection:
         formats=_by_format(spec.tensors.values()),
         files=tuple(sorted(checkpoint.files())),
         tensors=tensors,
-        targets={found.target: found.reason for found in verdicts(str(path), _subject(checkpoint))},
+        targets={found.target: found.reason for found in verdicts(str(path), subject_of(checkpoint))},
         dialects={name: _misfit(kind(), spec) for name, kind in dialects().items()},
     )
-
-
-def _subject(checkpoint: Checkpoint) -> Subject:
-    """The checkpoint as facts about engines see it."""
-    path = checkpoint.path
-    options = quantization_of(path) if is_hf_directory(path) else None
-    return Subject(checkpoint.dialect, checkpoint.spec, options or {})
 
 
 def _misfit(dialect: Dialect, spec: ModelSpec) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from compress.formats import dialects
+from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError, UsageError
 from compress.formats.storage import Lock, parse_json, read_bytes, sha256_file, write_json
@@ -28,13 +28,13 @@ from compress.passes.core.sweep import sweep
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Gates, Recipe
 from compress.recipes.stages import Stage, open_source, stages
-from compress.recipes.targets import warnings
+from compress.recipes.targets import loading_lines, warnings
 
 WORK = ".compress"
 
 
 class ArtifactReport(BaseModel):
-    """One artifact: where it is, how large, and the one line that loads it in each engine.
+    """One artifact: where it is, how large, and the one line that loads it in each engine that can.
 
     `quantized_share` is the part of all weights that is quantized, 0 … 1.
     """
@@ -161,11 +161,10 @@ def _timed(planned: Sequence[Stage], index: int, state: Run) -> PassReport:
 
 
 def _report(recipe: Recipe, state: Run, passes: list[PassReport], seconds: float) -> RunReport:
-    known = dialects()
     artifacts = [
         ArtifactReport(
             **{key: record[key] for key in ArtifactReport.model_fields if key != "loads"},
-            loads=dict(known[record["dialect"]].loads),
+            loads=loading_lines(open_checkpoint(state.output / record["path"])),
         )
         for record in state.journal.of(kind="artifact")
     ]

@@ -183,6 +183,14 @@ def scales_kept(subject: Subject) -> str | None:
     return "rounds the float16 scales to bfloat16; export with dtype: float16 for exact weights" if rounded else None
 
 
+def half_inputs(subject: Subject) -> str | None:
+    """What rounds its inputs to int8 is not computed in float16, which aborts the process on CPUs with AMX."""
+    rounds = any(inputs.grid == "int8" for inputs in subject.model.activations.values())
+    config = subject.model.config
+    half = "float16" in (subject.options.get("dtype"), config.get("dtype"), config.get("torch_dtype"))
+    return "aborts in float16 on CPUs with AMX; export with dtype: bfloat16" if rounds and half else None
+
+
 def scales_apart(subject: Subject) -> str | None:
     """No FP8 weight has one scale: an engine that joins layers gives them the largest of theirs."""
     one = any(spec.format == FloatFormat("tensor") for spec in subject.quantized.values())

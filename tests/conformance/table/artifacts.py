@@ -55,9 +55,11 @@ def make(wanted: Mapping[str, Any], work: Path) -> Iterator[Artifact]:
         exports = dict(_exports(method, wanted["containers"]))
         refused = {name: _refusal(_recipe(wanted["model"], passes, [export])) for name, export in exports.items()}
         kept = [export for name, export in exports.items() if refused[name] is None]
-        output = work / _slug(method)
+        recipe = _recipe(wanted["model"], passes, kept)
+        # Another list makes other artifacts: they do not mix in one folder.
+        output = work / f"{_slug(method)}-{hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:8]}"
         if kept:
-            run(_recipe(wanted["model"], passes, kept), output)
+            run(recipe, output)
         for name, export in exports.items():
             yield Artifact(method, name, output / export["path"], refused[name])
 
