@@ -32,6 +32,10 @@ def main(source: str, rows: str, output: str, settings: str) -> None:
         amp=False,
     )
     tuned.quantize_and_save(output, format="auto_gptq")
+    (inner,) = Path(output).iterdir()  # it names a folder of its own after model and bits
+    for file in inner.iterdir():
+        file.rename(Path(output, file.name))
+    inner.rmdir()
 
 
 if __name__ == "__main__":

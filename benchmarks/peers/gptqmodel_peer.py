@@ -19,7 +19,8 @@ def main(source: str, rows: str, output: str, settings: str) -> None:
 
     method = json.loads(settings)["method"]
     config = QuantizeConfig(bits=4, group_size=64, sym=method == "gptq", quant_method=method, device="cpu")
-    model = GPTQModel.load(source, config, dtype=torch.float32, device="cpu")
+    # Its AWQ layers refuse float32.
+    model = GPTQModel.load(source, config, dtype=torch.float16 if method == "awq" else torch.float32)
     ids = json.loads(Path(rows).read_text())
     data = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in ids]
     backend = BACKEND.AUTO if method == "awq" else BACKEND.GPTQ_TORCH
