@@ -10,9 +10,10 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from compress.formats.base import Checkpoint, Dialect
+from compress.formats.base import Checkpoint, Dialect, ModelSpec
 from compress.formats.errors import CompressError
 from compress.formats.matrices import Matrices
+from compress.formats.runtime_scales import runtime_scales
 from compress.passes.core.fingerprint import Fingerprint, answers_at, fingerprint, fixed_tokens
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.rows import Rows
@@ -35,7 +36,7 @@ class Verified:
 
 
 def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skeleton: Skeleton, work: Path) -> Verified:
-    """Compare the artifact with `model` in memory: every tensor that the forward uses, then logits.
+    """Compare the artifact with `model` in memory: every tensor that the forward uses, then the weights' logits.
 
     A quantized tensor must decode to the same values; a dense one may have been converted to the container's
     type, at a bounded loss. Raises CompressError naming the tensor.
@@ -45,10 +46,9 @@ def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skel
     rows, path = Rows(torch.tensor([tokens])), artifact.path
     worst: dict[str, float] = {}
     with torch.no_grad(), TemporaryDirectory(dir=work) as folder:
-        memory = _carried(skeleton, rows, dense(model), Path(folder) / "memory")
-        written = _carried(
-            skeleton, rows, _compared(model, _witnessed(artifact, dialect), worst), Path(folder) / "artifact"
-        )
+        seen = _unrounded(_compared(model, _witnessed(artifact, dialect), worst), model.spec)
+        memory = _carried(skeleton, rows, _unrounded(dense(model), model.spec), Path(folder) / "memory")
+        written = _carried(skeleton, rows, seen, Path(folder) / "artifact")
         scores = score(written, memory)
         answers = fingerprint(written, text)
     assert scores.kl_divergence is not None and scores.top1_agreement is not None
@@ -65,15 +65,30 @@ def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skel
     return Verified(figures, answers)
 
 
-def answers_again(artifact: Checkpoint, dialect: type[Dialect], skeleton: Skeleton, recorded: Fingerprint) -> Tensor:
+def answers_again(
+    artifact: Checkpoint, dialect: type[Dialect], skeleton: Skeleton, recorded: Fingerprint, *, rounded: bool = False
+) -> Tensor:
     """What the artifact answers now, [places, vocabulary] fp32, its weights read by both readers.
 
-    Raises CompressError naming the first tensor that the two readers do not read alike.
+    What it rounds at run time is rounded only if `rounded`. Raises CompressError naming the first tensor that the
+    two readers do not read alike.
     """
     read = _compared(artifact, _witnessed(artifact, dialect), {})
+    read = read if rounded else _unrounded(read, artifact.spec)
     with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
         walk = _carried(skeleton, recorded.rows, read, Path(folder))
         return answers_at(walk, [place.after for place in recorded.next])
+
+
+def _unrounded(weights: Weights, spec: ModelSpec) -> Weights:
+    """`weights` without what is rounded at run time; its static scales are read here, to be compared as well.
+
+    Rounding turns the last bit of a sum into a step of its grid: two right forwards of one model then differ as
+    much as the rounding itself does, which hides what is wrong with the weights.
+    """
+    for name in sorted(runtime_scales(spec)):
+        weights(name)
+    return replace(weights, activations={}, kv_cache=None)
 
 
 def _carried(skeleton: Skeleton, rows: Rows, read: Weights, folder: Path) -> Walk:

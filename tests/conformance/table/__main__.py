@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import Artifact, combinations, make
-from cells import cell, is_green, ours
+from cells import DECODERS, cell, is_green, ours
 from environments import DIRECTORY, interpreters
 from render import NAMES, insert, render
 
@@ -54,10 +54,11 @@ def fill(rows: dict[str, Any], artifact: Artifact, options: argparse.Namespace) 
     if not missing:
         return
     python = interpreters(options.engines)
+    expected = {kind: ours(artifact.path, _ROWS, decodes=kind) for kind in {name in DECODERS for name in missing}}
     for engine in missing:
         if python[engine].exists():
-            expected = ours(artifact.path, _ROWS, engine)
-            found = cell(engine, python[engine], artifact.path, _ROWS, expected, options.timeout)
+            wanted = expected[engine in DECODERS]
+            found = cell(engine, python[engine], artifact.path, _ROWS, wanted, options.timeout)
             row["cells"][engine] = {**found, "commit": _commit()}
             verdict = f"within {found['difference']:.3g}" if is_green(found) else found
             print(f"{artifact.key} | {engine}: {verdict}", file=sys.stderr, flush=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from compress.formats import open_checkpoint
+from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError
 from compress.formats.fit import Decoded, without_runtime
 from compress.passes.core.loading import load_model
@@ -19,34 +20,42 @@ ALIKE = 0.05
 """Nats of KL divergence, ours ‖ the engine's, in the mean of all rows: above it an engine computes something else."""
 DECODERS = ("bitsandbytes", "compressed_tensors")
 """Engines whose scripts decode weights and compute in fp32."""
-ALIKE_ROUNDED = 0.15
-"""The same where inputs are rounded: sums in another order fall on other steps, and move the logits by as much as the
-rounding itself does, KL 0.03 to the weights alone on SmolLM2."""
+_TWICE = 4
+"""Where inputs are rounded, sums in another order fall on other steps: two right answers are up to twice as far apart
+as one is from that of the weights alone, and KL grows with the square."""
 _LONGEST = 300
 
 
 @torch.no_grad()
-def ours(path: Path, rows: Sequence[Sequence[int]], engine: str) -> Tensor:
-    """Log-probabilities [rows, vocabulary] of the token after each row: our reader's weights in fp32.
+def ours(path: Path, rows: Sequence[Sequence[int]], *, decodes: bool) -> tuple[Tensor, float]:
+    """Log-probabilities [rows, vocabulary] of the token after each row, and the KL up to which an engine's are alike.
 
-    Inputs are rounded as the artifact says, unless the engine's script decodes weights only.
+    They are those of our reader's weights in fp32. Inputs are rounded as the artifact says, unless the engine's
+    script only `decodes` weights.
     """
     checkpoint = open_checkpoint(path)
-    if engine in DECODERS:
-        checkpoint = Decoded(checkpoint, without_runtime(checkpoint.spec))
+    plain = _answers(Decoded(checkpoint, without_runtime(checkpoint.spec)), rows)
+    if decodes or not checkpoint.spec.activations:
+        return plain, ALIKE
+    rounded = _answers(checkpoint, rows)
+    return rounded, max(ALIKE, _TWICE * compared(plain, rounded)["kl"])
+
+
+def _answers(checkpoint: Checkpoint, rows: Sequence[Sequence[int]]) -> Tensor:
     model = load_model(checkpoint, torch.device("cpu"))
     return torch.stack([model(torch.tensor([list(row)])).logits[0, -1].log_softmax(-1) for row in rows])
 
 
-def cell(engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], expected: Tensor, timeout: float) -> Any:
+def cell(
+    engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], expected: tuple[Tensor, float], timeout: float
+) -> Any:
     """What to keep of an engine's answer: how far it is from `expected`, or its message."""
     try:
         answer = ask(engine, python, path, rows, timeout)
     except CompressError as error:
         return {"message": str(error).removeprefix(f"{engine}: ").replace(str(path), path.name)[:_LONGEST]}
-    rounded = engine not in DECODERS and bool(open_checkpoint(path).spec.activations)
-    limit = ALIKE_ROUNDED if rounded else ALIKE
-    return {"versions": dict(answer.versions), **compared(answer.log_probs, expected), "limit": limit}
+    wanted, limit = expected
+    return {"versions": dict(answer.versions), **compared(answer.log_probs, wanted), "limit": round(limit, 4)}
 
 
 def compared(found: Tensor, expected: Tensor) -> Mapping[str, float]:
