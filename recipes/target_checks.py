@@ -178,9 +178,14 @@ def float8_cache(subject: Subject) -> str | None:
 
 
 def scales_kept(subject: Subject) -> str | None:
-    """The artifact's dtype, which engines load scales as, holds the grids' float16 scales exactly."""
-    rounded = subject.grids and subject.options.get("dtype") == "bfloat16"
-    return "rounds the float16 scales to bfloat16; export with dtype: float16 for exact weights" if rounded else None
+    """The artifact's dtype, which engines load scales as, holds those of the grids exactly.
+
+    float16 has every bit of bfloat16 scales from 2^-17 on.
+    """
+    rounding = {"bfloat16": ("float16", "float32"), "float16": ("float32",)}.get(subject.options.get("dtype", ""), ())
+    wide = next((grid.scale_dtype for grid in subject.grids.values() if grid.scale_dtype in rounding), None)
+    dtype = subject.options.get("dtype")
+    return wide and f"rounds the {wide} scales to {dtype}; export with dtype: {wide} for exact weights"
 
 
 def half_inputs(subject: Subject) -> str | None:
