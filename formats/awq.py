@@ -15,7 +15,7 @@ from compress.formats.awq_config import group_size_of, quantization_config
 from compress.formats.awq_tensors import BITS, PACKED, encode, geometry_of
 from compress.formats.awq_witness import read_independently
 from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
-from compress.formats.casting import FloatType, cast, stored_as
+from compress.formats.casting import FloatType, cast, scale_misfit, stored_as
 from compress.formats.errors import RefusedError
 from compress.formats.fit import fit_spec
 from compress.formats.gptq_config import place_of
@@ -68,7 +68,7 @@ class AWQ(Dialect):
             return "AWQ engines quantize decoder layers only: leave it dense, or use gptq, which holds an lm_head"
         if found.group_size != (common := group_size_of(model.tensors)):
             return f"AWQ files have one group size, here {common}, not {found.group_size}; gptq files may have several"
-        if reason := found.misfit(spec.shape):
+        if reason := scale_misfit(found) or found.misfit(spec.shape):
             return reason
         if spec.shape[0] % PACKED:
             return f"its {spec.shape[0]} outputs do not divide by {PACKED}: leave it dense"
@@ -103,5 +103,5 @@ class AWQ(Dialect):
     def _encode(self, model: Checkpoint, name: str) -> dict[str, Tensor]:
         tensor = model.read(name)
         if isinstance(tensor, QTensor):
-            return beside(name, encode(tensor))
+            return beside(name, encode(name, tensor))
         return {name: cast(name, tensor, stored_as(model.spec.tensors[name], self.dtype).dtype)}

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compress.formats.base import TensorSpec
+from compress.formats.casting import half_scales
 from compress.formats.errors import InputError
 from compress.formats.gptq_tensors import decode_scales
 from compress.kernels.int_format import IntFormat
@@ -68,9 +69,12 @@ def read_geometry(module: str, specs: Mapping[str, TensorSpec], group_size: int)
     return found
 
 
-def encode(tensor: QTensor) -> dict[str, Tensor]:
-    """The three tensors of a 4-bit QTensor with whole or middle zero points."""
-    scale = tensor.params["scale"]
+def encode(name: str, tensor: QTensor) -> dict[str, Tensor]:
+    """The three tensors of a 4-bit QTensor with whole or middle zero points.
+
+    Raises RefusedError, by name, for scales that float16 does not hold.
+    """
+    scale = half_scales(name, tensor.params["scale"])
     zero = tensor.params.get("zero", torch.full(scale.shape, MIDDLE, dtype=torch.uint8))
     return {"qweight": _pack(tensor.codes.T), "qzeros": _pack(zero.T), "scales": scale.T.contiguous()}
 

@@ -39,16 +39,17 @@ TABLES = ("nf4", "fp4")
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 STATE = "quant_state.bitsandbytes__"
 _LONGEST_FLOAT = 24  # characters of -1.2345678901234567e-308
+_SYMMETRIC_ROWS = (IntFormat(8, -1), IntFormat(8, -1, scale_dtype="bfloat16"))
 _CPU = torch.device("cpu")
 
 
 def is_int8(number_format: NumberFormat | None) -> bool:
     """Whether LLM.int8 holds it: with one s a row, s·(q − 128) is (q − 128)·SCB/127 with SCB = 127·s.
 
-    float32 holds SCB exactly (11 bits of a float16 and 7 of 127), and bitsandbytes takes it of either sign and
-    all of −128 … 127, though its own quantizer makes less.
+    float32 holds SCB exactly (11 bits of a float16 or 8 of a bfloat16, and 7 of 127), and bitsandbytes takes it of
+    either sign and all of −128 … 127, though its own quantizer makes less.
     """
-    return isinstance(number_format, RowInt8Format) or number_format == IntFormat(8, -1)
+    return isinstance(number_format, RowInt8Format) or number_format in _SYMMETRIC_ROWS
 
 
 def parts_of(shape: tuple[int, ...], number_format: NumberFormat, dtype: str) -> dict[str, TensorSpec]:

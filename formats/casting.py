@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compress.formats.base import TensorSpec
 from compress.formats.errors import RefusedError
+from compress.kernels.int_format import IntFormat
 
 FloatType = Literal["float32", "float16", "bfloat16"]
 
@@ -34,3 +35,30 @@ def cast(name: str, values: Tensor, dtype: str) -> Tensor:
                 "export with dtype: bfloat16 or float32",
             )
     return values.to(target)
+
+
+def scale_misfit(found: IntFormat) -> str | None:
+    """Why a container whose scales are float16 cannot hold those of `found`, or None if it can.
+
+    float16 has every bit of a bfloat16 from 2^-17 to 65504; `half_scales` refuses others as they are written.
+    """
+    if found.scale_dtype != "float32":
+        return None
+    return "its scales are float32, and here they are float16; compressed-tensors and dense files hold them"
+
+
+def exact_half(values: Tensor) -> Tensor | None:
+    """`values` as float16; None if it does not hold them exactly."""
+    half = values.half()
+    return half if torch.equal(half.float(), values.float()) else None
+
+
+def half_scales(where: str, scales: Tensor) -> Tensor:
+    """Scales as float16. Raises RefusedError, naming `where`, if it does not hold them exactly."""
+    half = exact_half(scales)
+    if half is None:
+        raise RefusedError(
+            f"{where}: float16 does not hold its scales ({scales.dtype}) exactly",
+            "export with dialect: compressed-tensors, or to dense and quantize that",
+        )
+    return half

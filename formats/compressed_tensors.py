@@ -21,6 +21,7 @@ from compress.formats.compressed_tensors_config import (
     schemes_of,
 )
 from compress.formats.compressed_tensors_schemes import Scheme
+from compress.formats.compressed_tensors_storage import scale_dtype
 from compress.formats.compressed_tensors_witness import read_independently
 from compress.formats.errors import RefusedError
 from compress.formats.fit import fit_spec
@@ -37,7 +38,7 @@ class CompressedTensors(Dialect):
 
     Holds linear layers of 2 to 8 bits, symmetric or with whole-number zero points, any group size or per
     channel, and FP8 per tensor, channel or block; how inputs and cache are rounded; layers may differ.
-    Everything else is stored as `dtype`. Scales of integers are float16, or float32 with `dtype: float32`.
+    Everything else is stored as `dtype`. Scales of integers keep their type, or are float32 with `dtype: float32`.
     """
 
     name: ClassVar[str] = METHOD
@@ -92,9 +93,10 @@ class CompressedTensors(Dialect):
 
     def _shards(self, model: ModelSpec) -> Shards:
         fitting = fit_spec(model, self, requantize=False)
-        if not schemes_of(fitting):
+        if not schemes_of(fitting) and not fitting.kv_cache:
             raise RefusedError(
-                "no tensor is quantized, and compressed-tensors files are of quantized models", "use dialect: dense"
+                "no tensor is quantized, nor the cache, and compressed-tensors files are of quantized models",
+                "use dialect: dense",
             )
         specs = {part: stored for name in fitting.tensors for part, stored in self._parts(name, fitting).items()}
         return plan_shards(specs, self.max_shard_size)
@@ -104,7 +106,7 @@ class CompressedTensors(Dialect):
         spec = model.tensors[name]
         if spec.format is not None:
             storage = Scheme(spec.format, model.activations.get(name.removesuffix(".weight"))).storage
-            return beside(name, storage.parts(spec.shape, spec.format, storage.scale_dtype(self.dtype)))
+            return beside(name, storage.parts(spec.shape, spec.format, scale_dtype(spec.format, self.dtype)))
         if name not in runtime_scales(model):
             return {name: stored_as(spec, self.dtype)}
         per_head = model.kv_cache and model.kv_cache.per == "head" and not name.endswith(".input_scale")
@@ -114,6 +116,6 @@ class CompressedTensors(Dialect):
         tensor = model.read(name)
         if isinstance(tensor, QTensor):
             storage = Scheme(tensor.format, model.spec.activations.get(name.removesuffix(".weight"))).storage
-            return beside(name, storage.encode(tensor, storage.scale_dtype(self.dtype)))
+            return beside(name, storage.encode(tensor, scale_dtype(tensor.format, self.dtype)))
         stored = self._parts(name, model.spec)[name]
         return {name: cast(name, tensor, stored.dtype).view(stored.shape)}

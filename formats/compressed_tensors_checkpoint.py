@@ -17,7 +17,8 @@ from compress.formats.errors import InputError
 from compress.formats.gptq_tensors import trivial_groups
 from compress.formats.hf_files import CONFIG, HFCheckpoint, quantization_of
 from compress.formats.runtime_scales import flat_scale, runtime_scales, with_runtime_scales
-from compress.kernels.qtensor import QTensor
+from compress.kernels.int_format import SCALE_TYPES, IntFormat
+from compress.kernels.qtensor import NumberFormat, QTensor
 
 _G_IDX = "weight_g_idx"
 _QUANTIZED = (f".{SCALE}", ".weight_packed")  # a layer that has one of these is quantized
@@ -28,6 +29,7 @@ _BYTES = ("int8", "float8_e4m3fn")
 class _Layer:
     shape: Shape
     group: Group
+    number_format: NumberFormat
 
 
 class CompressedTensorsCheckpoint(HFCheckpoint):
@@ -64,7 +66,7 @@ class CompressedTensorsCheckpoint(HFCheckpoint):
         def part(kind: str) -> Tensor:
             return self.weights.read(f"{module}.{kind}")
 
-        return layer.group.storage.decode(name, layer.shape, layer.group.scheme.number_format, part)
+        return layer.group.storage.decode(name, layer.shape, layer.number_format, part)
 
     def _layer(self, module: str) -> _Layer:
         parts = {
@@ -80,7 +82,7 @@ class CompressedTensorsCheckpoint(HFCheckpoint):
             raise InputError(f"{module}: {given} fit none of the config_groups, or more than one")
         if ordered is not None:
             self._check_order(module, shape[1], parts[SCALE].shape[1])
-        return _Layer(shape, fitting[0])
+        return _Layer(shape, fitting[0], _with_scales(fitting[0].scheme.number_format, parts[SCALE].dtype))
 
     def _shape(self, module: str, parts: Mapping[str, TensorSpec]) -> Shape:
         """The weight's shape [out, in]."""
@@ -112,7 +114,7 @@ class CompressedTensorsCheckpoint(HFCheckpoint):
             if layer is None or stored.rpartition(".")[2] not in PARTS:
                 tensors[stored] = spec
             else:
-                tensors[name] = TensorSpec(layer.shape, "float32", layer.group.scheme.number_format)
+                tensors[name] = TensorSpec(layer.shape, "float32", layer.number_format)
         return tensors
 
 
@@ -121,11 +123,20 @@ def _module(name: str) -> str:
 
 
 def _fits(group: Group, shape: Shape, parts: Mapping[str, TensorSpec]) -> bool:
-    """Whether the tensors are those of a weight of this shape and scheme; scales may have any float type."""
+    """Whether the tensors are those of a weight of this shape and scheme; scales may have any type that is read."""
     dtype = parts[SCALE].dtype if SCALE in parts else "bool"
     if len(shape) != 2 or min(shape) < 1 or not getattr(torch, dtype).is_floating_point:
         return False
     number_format = group.scheme.number_format
     if number_format.misfit(shape) is not None:
         return False
+    if isinstance(number_format, IntFormat) and dtype not in SCALE_TYPES:
+        return False
     return group.storage.parts(shape, number_format, dtype) == parts
+
+
+def _with_scales(number_format: NumberFormat, dtype: str) -> NumberFormat:
+    """The number format of a weight whose scales are stored as `dtype`, of which `config_groups` do not speak."""
+    if not isinstance(number_format, IntFormat):
+        return number_format
+    return replace(number_format, scale_dtype=next(kind for kind in SCALE_TYPES if kind == dtype))

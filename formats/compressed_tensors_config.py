@@ -20,6 +20,7 @@ from compress.formats.linear_names import is_linear
 
 METHOD = "compressed-tensors"
 _MIXED = "mixed-precision"
+_DENSE = "dense"  # llm-compressor's word where the cache alone is quantized
 _VERSION = "0.20.0"  # of the library that the files were checked with
 _EVERY_LINEAR = "Linear"
 _HEAD = "lm_head"
@@ -62,14 +63,14 @@ def quantization_config(model: ModelSpec) -> dict[str, Any]:
     stacked = any(spec.format is None and len(spec.shape) > 2 for spec in model.tensors.values())
     if len(modules) == 1 and not stacked:
         modules = defaultdict(list, {scheme: [_EVERY_LINEAR] for scheme in modules})
-    formats = {scheme.format for scheme in modules}
+    formats = {scheme.format for scheme in modules} or {_DENSE}
     return {
         "config_groups": {
             f"group_{index}": scheme.json(targets) for index, (scheme, targets) in enumerate(modules.items())
         },
         "format": formats.pop() if len(formats) == 1 else _MIXED,
         "global_compression_ratio": None,
-        "ignore": list(_ignored(model, schemes)),
+        "ignore": list(_ignored(model, schemes)) if schemes else [],
         "kv_cache_scheme": cache_json(model.kv_cache),
         "quant_method": METHOD,
         "quantization_status": "compressed",
@@ -92,7 +93,10 @@ def quantizes_head(model: ModelSpec) -> bool:
 
 
 def read_groups(settings: Mapping[str, Any], where: object) -> list[Group]:
-    """`config_groups`, checked. Raises InputError for what changes values in ways that are not read."""
+    """`config_groups`, checked; there need be none beside a quantized cache.
+
+    Raises InputError for what changes values in ways that are not read.
+    """
     if settings.get("quantization_status", "compressed") != "compressed":
         raise InputError(
             f"{where}: its weights are not compressed (quantization_status: "
@@ -103,6 +107,8 @@ def read_groups(settings: Mapping[str, Any], where: object) -> list[Group]:
         if settings.get(key):
             raise InputError(f"{where} has a {key}, which is not read")
     found = settings.get("config_groups")
+    if not found and settings.get("kv_cache_scheme"):
+        return []
     if not isinstance(found, dict) or not found:
         raise InputError(f"{where} has no config_groups")
     return [_read_group(group, settings.get("format"), f"{where}: {str(key)[:40]}") for key, group in found.items()]

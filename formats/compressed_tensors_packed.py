@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from compress.formats.base import TensorSpec
-from compress.formats.compressed_tensors_storage import SCALE, Part, Shape, Storage, half_scales, integer_misfit
+from compress.formats.compressed_tensors_storage import SCALE, Part, Shape, Storage, integer_misfit
 from compress.kernels.int_format import IntFormat
 from compress.kernels.pack import pack, unpack
 from compress.kernels.qtensor import NumberFormat, QTensor
@@ -60,7 +60,7 @@ class PackQuantized(Storage):
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
         assert isinstance(number_format, IntFormat)
         bits = number_format.bits
-        params = {"scale": half_scales(name, part(SCALE))}
+        params = {"scale": part(SCALE)}
         if number_format.zero == "integer":
             params["zero"] = unpack_padded(part("weight_zero_point"), bits, shape[0])
         codes = unpack_padded(part("weight_packed").T, bits, shape[1]).T.contiguous()

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.formats.base import TensorSpec
-from compress.formats.casting import FloatType
-from compress.formats.compressed_tensors_storage import SCALE, Part, Shape, Storage, half_scales, integer_misfit
+from compress.formats.compressed_tensors_storage import SCALE, Part, Shape, Storage, integer_misfit
 from compress.formats.errors import InputError
 from compress.kernels.float_format import FloatFormat
 from compress.kernels.int_format import IntFormat
@@ -52,7 +51,7 @@ class IntQuantized(Storage):
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
         assert isinstance(number_format, IntFormat)
         bits = number_format.bits
-        params = {"scale": half_scales(name, part(SCALE))}
+        params = {"scale": part(SCALE)}
         if number_format.zero == "integer":
             params["zero"] = _unsigned(name, part("weight_zero_point"), bits)
         return QTensor(number_format, _unsigned(name, part("weight"), bits), params)
@@ -69,9 +68,6 @@ class FloatQuantized(Storage):
 
     def misfit(self, number_format: NumberFormat) -> str | None:
         return None if isinstance(number_format, FloatFormat) else integer_misfit(number_format)
-
-    def scale_dtype(self, dtype: FloatType) -> str:
-        return "float32"
 
     def parts(self, shape: Shape, number_format: NumberFormat, scale_dtype: str) -> dict[str, TensorSpec]:
         assert isinstance(number_format, FloatFormat)

@@ -8,12 +8,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from compress.formats.base import TensorSpec
 from compress.formats.casting import FloatType
-from compress.formats.errors import InputError
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import NumberFormat, QTensor
 
@@ -31,13 +29,6 @@ class Storage(ABC):
     def misfit(self, number_format: NumberFormat) -> str | None:
         """Why this format of file cannot hold a number format, or None if it can."""
 
-    def scale_dtype(self, dtype: FloatType) -> str:
-        """What scales are stored as beside dense tensors of `dtype`.
-
-        The number format has float16; engines make weights of the scale's type, so float32 for float32.
-        """
-        return "float32" if dtype == "float32" else "float16"
-
     @abstractmethod
     def parts(self, shape: Shape, number_format: NumberFormat, scale_dtype: str) -> dict[str, TensorSpec]:
         """The specs of the tensors of a weight of this shape; number formats as `misfit` lets them through."""
@@ -51,6 +42,16 @@ class Storage(ABC):
         """The weight `name` of this shape, whose parts fit together. Raises InputError for what they must not hold."""
 
 
+def scale_dtype(number_format: NumberFormat, dtype: FloatType) -> str:
+    """What scales are stored as beside dense tensors of `dtype`: as the number format has them.
+
+    But engines make weights of the scale's type, so float32 beside float32.
+    """
+    if isinstance(number_format, IntFormat) and dtype != "float32":
+        return number_format.scale_dtype
+    return "float32"
+
+
 def integer_misfit(number_format: NumberFormat) -> str | None:
     """Why a format of integers cannot hold a number format, or None if it can."""
     if not isinstance(number_format, IntFormat):
@@ -58,11 +59,3 @@ def integer_misfit(number_format: NumberFormat) -> str | None:
     if number_format.zero == "real":
         return f"{number_format.name} has real minimums; compressed-tensors files hold whole zero points"
     return None
-
-
-def half_scales(name: str, scales: Tensor) -> Tensor:
-    """Scales as float16. Raises InputError if it does not hold them exactly."""
-    half = scales.half()
-    if not torch.equal(half.float(), scales.float()):
-        raise InputError(f"{name}: float16 does not hold its scales ({scales.dtype}) exactly")
-    return half

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from compress.formats import ggml_ints
 from compress.formats.base import TensorSpec
+from compress.formats.casting import half_scales, scale_misfit
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.finite import finite
 from compress.kernels.int_format import IntFormat
@@ -157,7 +158,7 @@ class IntType(BlockType):
 
         A whole zero point 1 … 2^b − 1 shifts the codes too: q − z takes b + 1 bits about a middle.
         """
-        if not isinstance(number_format, IntFormat):
+        if not isinstance(number_format, IntFormat) or scale_misfit(number_format):
             return False
         whole = number_format.zero == "integer"
         return (
@@ -180,7 +181,8 @@ class IntType(BlockType):
         values = tensor.params.get(name)
         if values is None:
             return None
-        return values.cpu().repeat_interleave(tensor.shape[1] // self.block // values.shape[1], 1).view(-1)
+        halves = half_scales(self.name, values.cpu())
+        return halves.repeat_interleave(tensor.shape[1] // self.block // values.shape[1], 1).view(-1)
 
     def _join(self, blocks: ggml_ints.Blocks, source: Tensor) -> Tensor:
         for values in (blocks.scale, blocks.minimum):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, FilePlan, Layout, ModelSpec, Progress, TensorSpec
+from compress.formats.casting import scale_misfit
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.ggml_blocks import BLOCKS, BlockType, type_of
 from compress.formats.gguf_checkpoint import FREQ_FACTORS, GGUFCheckpoint
@@ -30,6 +31,7 @@ from compress.formats.gguf_vocab import write_vocab
 from compress.formats.gguf_witness import read_with_library
 from compress.formats.options import PerTensor, resolve
 from compress.formats.storage import RegularFile
+from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import QTensor
 
 FILE = "model.gguf"
@@ -76,6 +78,8 @@ class GGUF(Dialect):
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         block = self._block(name, spec)
         if block is None:
+            if isinstance(spec.format, IntFormat) and (reason := scale_misfit(spec.format)):
+                return reason
             label = spec.format.name if spec.format else ""
             return (
                 f"no GGUF block holds {label} exactly; what fits: groups of a multiple of 32, of up to "

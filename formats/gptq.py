@@ -11,7 +11,7 @@ from pydantic import ByteSize, Field
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
-from compress.formats.casting import FloatType, cast, stored_as
+from compress.formats.casting import FloatType, cast, scale_misfit, stored_as
 from compress.formats.errors import RefusedError
 from compress.formats.fit import fit_spec
 from compress.formats.gptq_checkpoint import GPTQCheckpoint
@@ -78,7 +78,7 @@ class GPTQ(Dialect):
             return f"{found.name} has real minimums; GPTQ files hold whole zero points, gguf's q4_1 minimums"
         if not is_linear(name):
             return "GPTQ files hold linear layers only: leave it dense"
-        if reason := found.misfit(spec.shape):
+        if reason := scale_misfit(found) or found.misfit(spec.shape):
             return reason
         if any(extent % PACKED for extent in spec.shape):
             return f"its {spec.shape[0]} × {spec.shape[1]} weights do not divide by {PACKED}: leave it dense"

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from compress.formats.base import TensorSpec
+from compress.formats.casting import exact_half, half_scales
 from compress.formats.errors import InputError, RefusedError
 from compress.kernels.int_format import IntFormat
 from compress.kernels.pack import pack, unpack
@@ -75,11 +76,11 @@ def read_geometry(module: str, specs: Mapping[str, TensorSpec]) -> Geometry:
 
 
 def encode(name: str, tensor: QTensor, checkpoint_format: str) -> dict[str, Tensor]:
-    """The four tensors. Raises RefusedError, by name, for a zero point that the layout cannot hold."""
+    """The four tensors. Raises RefusedError, by name, for scales or a zero point that the layout cannot hold."""
     number_format = tensor.format
     assert isinstance(number_format, IntFormat)  # misfit() let nothing else through
     bits, offset = number_format.bits, ZERO_OFFSET[checkpoint_format]
-    scale = tensor.params["scale"]
+    scale = half_scales(name, tensor.params["scale"])
     zero = tensor.params.get("zero", torch.full(scale.shape, 1 << bits - 1, dtype=torch.uint8))
     if int(zero.min()) < offset:
         raise RefusedError(
@@ -114,8 +115,8 @@ def decode_zeros(module: str, qzeros: Tensor, bits: int, checkpoint_format: str)
 
 def decode_scales(module: str, scales: Tensor) -> Tensor:
     """Scales [out, groups] float16. Raises InputError if float16 does not hold them exactly."""
-    half = scales.T.contiguous().half()
-    if not torch.equal(half.float(), scales.T.float()):
+    half = exact_half(scales.T.contiguous())
+    if half is None:
         raise InputError(f"{module}: float16 does not hold its scales ({scales.dtype}) exactly")
     return half
 

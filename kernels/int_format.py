@@ -7,13 +7,15 @@ Three kinds of zero point, by what containers can hold:
     real      ŵ = s·q + m             asymmetric: GGUF Q4_1, Q5_1; m is a float16
 
 Scales (and m) are float16, as every one of those containers stores them, so that codes are chosen against
-the values that an engine will really compute. A scale may be negative: a middle grid reaches further on one
-side (−8 … 7), and the sign says on which. It is never zero, so that a weight may be divided by it.
+the values that an engine will really compute; llm-compressor's files have them in the model's own type, so
+bfloat16 or float32. A scale may be negative: a middle grid reaches further on one side (−8 … 7), and the sign
+says on which. It is never zero, so that a weight may be divided by it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -21,9 +23,12 @@ from torch import Tensor
 from compress.kernels.qtensor import NumberFormat, Params
 from compress.kernels.scale_search import Zero, extreme_params, searched_params
 
+ScaleType = Literal["float16", "bfloat16", "float32"]
+SCALE_TYPES: tuple[ScaleType, ...] = get_args(ScaleType)
+
 _USUAL_GROUPS = (16, 32, 64, 128, 256)
 _CHUNK = 1 << 18
-_SMALLEST = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+_SMALLEST = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps  # other types hold it too
 _LABELS: dict[Zero, str] = {"middle": "sym", "integer": "asym", "real": "min"}
 
 
@@ -31,14 +36,15 @@ _LABELS: dict[Zero, str] = {"middle": "sym", "integer": "asym", "real": "min"}
 class IntFormat(NumberFormat):
     """A uniform grid of 2^bits codes; its parameters are [rows, groups] each.
 
-    `scale` float16, finite and not zero. `zero` uint8, 1 … 2^bits − 1 (integer only; AutoGPTQ's files hold
-    z − 1 and so cannot hold 0). `minimum` float16 (real only).
+    `scale` of type `scale_dtype`, finite and not zero. `zero` uint8, 1 … 2^bits − 1 (integer only; AutoGPTQ's
+    files hold z − 1 and so cannot hold 0). `minimum` as `scale` (real only).
     `group_size` columns share a scale; −1 stands for all columns (per channel).
     """
 
     bits: int
     group_size: int
     zero: Zero = "middle"
+    scale_dtype: ScaleType = "float16"
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
@@ -47,11 +53,14 @@ class IntFormat(NumberFormat):
             raise ValueError(f"a group size is positive, or -1 for all columns, not {self.group_size}")
         if self.zero not in _LABELS:
             raise ValueError(f"a zero point is one of {', '.join(_LABELS)}, not {self.zero!r}")
+        if self.scale_dtype not in SCALE_TYPES:
+            raise ValueError(f"scales are {', '.join(SCALE_TYPES)}, not {self.scale_dtype!r}")
 
     @property
     def name(self) -> str:
         group = "per channel" if self.group_size == -1 else f"g{self.group_size}"
-        return f"int{self.bits} {group} {_LABELS[self.zero]}"
+        scales = "" if self.scale_dtype == "float16" else f", {self.scale_dtype} scales"
+        return f"int{self.bits} {group} {_LABELS[self.zero]}{scales}"
 
     @property
     def levels(self) -> int:
@@ -74,17 +83,17 @@ class IntFormat(NumberFormat):
 
     def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         grouped = (shape[0], shape[1] // self._group(shape[1]))
-        shapes: dict[str, tuple[tuple[int, ...], str]] = {"scale": (grouped, "float16")}
+        shapes: dict[str, tuple[tuple[int, ...], str]] = {"scale": (grouped, self.scale_dtype)}
         if self.zero == "integer":
             shapes["zero"] = (grouped, "uint8")
         elif self.zero == "real":
-            shapes["minimum"] = (grouped, "float16")
+            shapes["minimum"] = (grouped, self.scale_dtype)
         return shapes
 
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
         """See NumberFormat.fit.
 
-        Raises ValueError for a shape that does not fit, for NaN or Inf, and for scales that float16 cannot hold.
+        Raises ValueError for a shape that does not fit, for NaN or Inf, and for scales that their type cannot hold.
         """
         reason = self.misfit(tuple(weight.shape))
         if reason is not None:
@@ -110,10 +119,11 @@ class IntFormat(NumberFormat):
 
     def _stored(self, params: Params) -> Params:
         """fp32 parameters in the dtypes that containers hold; scales kept off zero."""
-        stored = {name: value.byte() if name == "zero" else value.half() for name, value in params.items()}
+        dtype: torch.dtype = getattr(torch, self.scale_dtype)
+        stored = {name: value.byte() if name == "zero" else value.to(dtype) for name, value in params.items()}
         stored["scale"] = _off_zero(stored["scale"])
         if not all(bool(value.isfinite().all()) for value in stored.values()):
-            raise ValueError("the weight is too large: float16 cannot hold the scale of a group")
+            raise ValueError(f"the weight is too large: {self.scale_dtype} cannot hold the scale of a group")
         return stored
 
     def _error(self, groups: Tensor, importance: Tensor, params: Params) -> Tensor:
@@ -141,14 +151,15 @@ class IntFormat(NumberFormat):
 
     def times_rows(self, params: Params, factors: Tensor) -> Params | None:
         def times(value: Tensor) -> Tensor:
-            return (value.float() * factors.unsqueeze(1)).half()
+            return (value.float() * factors.unsqueeze(1)).to(value.dtype)
 
         scaled = {name: value if name == "zero" else times(value) for name, value in params.items()}
         scaled["scale"] = _off_zero(scaled["scale"])
         return scaled if all(bool(value.isfinite().all()) for value in scaled.values()) else None
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
-        params = 16 + {"middle": 0, "integer": self.bits, "real": 16}[self.zero]
+        scale = 32 if self.scale_dtype == "float32" else 16
+        params = scale + {"middle": 0, "integer": self.bits, "real": scale}[self.zero]
         return self.bits + params / self._group(shape[1])
 
     def _offset(self, expanded: Params) -> Tensor | int:

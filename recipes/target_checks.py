@@ -15,6 +15,8 @@ from compress.kernels.codebook_format import CodebookFormat
 from compress.kernels.float_format import FloatFormat
 from compress.kernels.int_format import IntFormat
 
+_ROUNDED = (("float16", "bfloat16"), ("float32", "bfloat16"), ("float32", "float16"))
+"""Types of scales, and what does not hold them; float16 has every bit of a bfloat16 from 2^-17 on."""
 JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Linears that engines compute as one, whose numbers must then be of one kind."""
 
@@ -178,9 +180,10 @@ def float8_cache(subject: Subject) -> str | None:
 
 
 def scales_kept(subject: Subject) -> str | None:
-    """The artifact's dtype, which engines load scales as, holds the grids' float16 scales exactly."""
-    rounded = subject.grids and subject.options.get("dtype") == "bfloat16"
-    return "rounds the float16 scales to bfloat16; export with dtype: float16 for exact weights" if rounded else None
+    """The artifact's dtype, which engines load scales as, holds those of the grids exactly."""
+    dtype = subject.options.get("dtype")
+    found = next((grid.scale_dtype for grid in subject.grids.values() if (grid.scale_dtype, dtype) in _ROUNDED), None)
+    return found and f"rounds the {found} scales to {dtype}; export with dtype: {found} for exact weights"
 
 
 def half_inputs(subject: Subject) -> str | None:

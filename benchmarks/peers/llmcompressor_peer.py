@@ -48,8 +48,6 @@ def main(source: str, rows: str, output: str, settings: str) -> None:
         max_seq_length=len(ids[0]),
         num_calibration_samples=len(ids),
     )
-    if chosen.get("scheme") in ("int4", "int8"):
-        model.half()  # our reader holds integer scales in 16 bits, as ours are
     model.save_pretrained(output)
     AutoTokenizer.from_pretrained(source).save_pretrained(output)
     if chosen.get("scheme") in ("mxfp4", "nvfp4"):

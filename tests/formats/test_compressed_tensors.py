@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -96,12 +97,13 @@ def test_values_survive_the_file_for_us_for_the_witness_and_for_the_naive_reader
     assert reopened.dialect == "compressed-tensors" and reopened.spec.tensors.keys() == model.spec.tensors.keys()
     for name, spec in model.spec.tensors.items():
         meant, found = model.read(name), reopened.read(name)
-        assert reopened.spec.tensors[name].format == spec.format
         if spec.format is None:
             stored = meant.to(getattr(torch, dtype))
             assert torch.equal(found, stored) and torch.equal(witness(name), stored.float())
             continue
-        assert_same(found, meant)
+        stored_format = replace(spec.format, scale_dtype=dtype)
+        assert reopened.spec.tensors[name].format == stored_format
+        assert_same(found, replace(meant, format=stored_format))
         assert torch.equal(witness(name), meant.dequantize())
         if name.endswith("0.self_attn.k_proj.weight"):
             tensors = load_file(directory / "model.safetensors")
@@ -258,6 +260,20 @@ def test_what_does_not_fit_is_refused_by_name(name, spec, reason):
         CompressedTensors().layout(model)
 
 
+@pytest.mark.parametrize("scales", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_scales_keep_their_type_or_are_float32(quantized, export, scales, dtype):
+    model = quantized(IntFormat(4, 32, "integer", scales))
+    layout = CompressedTensors(dtype=dtype).layout(model.spec)
+    directory = export(model, dtype=dtype)
+    assert layout.nbytes == (directory / "model.safetensors").stat().st_size
+    reopened, witness = open_checkpoint(directory), CompressedTensors.witness(directory)
+    for name, number_format in model.formats.items():
+        stored_format = replace(number_format, scale_dtype="float32" if dtype == "float32" else scales)
+        assert_same(reopened.read(name), replace(model.read(name), format=stored_format))
+        assert torch.equal(witness(name), model.read(name).dequantize())
+
+
 def test_a_model_without_quantized_tensors_is_refused(tiny_llama):
     with pytest.raises(RefusedError, match="no tensor is quantized"):
         CompressedTensors().layout(open_checkpoint(tiny_llama).spec)
@@ -324,10 +340,11 @@ def test_a_trivial_order_of_columns_is_read(artifact):
         assert_same(open_checkpoint(artifact).read(f"{LAYER}.weight"), before)
 
 
-def test_scales_that_float16_does_not_hold_are_refused(artifact):
-    edit_tensors(artifact, set_part("weight_scale", lambda _: torch.full((128, 2), 0.1)))
-    with pytest.raises(InputError, match="float16 does not hold"):
-        open_checkpoint(artifact).read(f"{LAYER}.weight")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float8_e4m3fn])
+def test_scales_of_other_types_are_refused(artifact, dtype):
+    edit_tensors(artifact, set_part("weight_scale", lambda _: torch.ones(128, 2).to(dtype)))
+    with pytest.raises(InputError, match=f"{LAYER}.*{str(dtype).removeprefix('torch.')}"):
+        open_checkpoint(artifact)
 
 
 def in_group(**changes):
@@ -345,6 +362,8 @@ def in_weights(**changes):
         lambda settings: settings.update(sparsity_config={"format": "sparse-bitmask"}),
         lambda settings: settings.update(transform_config={"config_groups": {}}),
         lambda settings: settings.update(config_groups=None),
+        lambda settings: settings.update(config_groups={}),
+        lambda settings: settings.update(config_groups=["Linear"], kv_cache_scheme={"num_bits": 8, "type": "float"}),
         lambda settings: settings.update(config_groups={"W4A16": ["Linear"]}),
         lambda settings: settings.update(config_groups={"group_0": {}}),
         in_group(targets="Linear"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import QTensor, quantize
+from compress.kernels.scale_search import extreme_params
 
 ZEROS = ("middle", "integer", "real")
 FORMATS = [IntFormat(bits, size, zero) for bits, size, zero in product((2, 3, 4, 5, 8), (16, -1), ZEROS)]
@@ -213,6 +214,39 @@ def test_bits_per_weight_count_the_parameters():
     assert IntFormat(4, 32, "integer").bits_per_weight((8, 64)) == 4 + 20 / 32
     assert IntFormat(4, 32, "real").bits_per_weight((8, 64)) == 5
     assert IntFormat(3, -1).bits_per_weight((8, 64)) == 3.25
+    assert IntFormat(4, 32, scale_dtype="bfloat16").bits_per_weight((8, 64)) == 4.5
+    assert IntFormat(4, 32, "real", "float32").bits_per_weight((8, 64)) == 6
+
+
+@pytest.mark.parametrize("zero", ZEROS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_scales_are_rounded_to_their_type(dtype, zero):
+    number_format, weight = IntFormat(4, 16, zero, dtype), weights()
+    params, exact = number_format.fit(weight), extreme_params(weight.view(7, 4, 16), 16, zero)
+    assert {name: (tuple(value.shape), str(value.dtype)[6:]) for name, value in params.items()} == (
+        number_format.param_shapes((7, 64))
+    )
+    assert torch.equal(params["scale"], exact["scale"].to(getattr(torch, dtype)))
+    searched = number_format.fit(weight, torch.rand(64, generator=torch.Generator().manual_seed(1)))
+    assert searched["scale"].dtype == params["scale"].dtype
+    halved = number_format.times_rows(params, torch.full((7,), 0.5))
+    assert all(halved[name].dtype == params[name].dtype for name in params)
+    assert torch.equal(halved["scale"], params["scale"] / 2)
+    assert quantize(torch.zeros(2, 16), number_format, number_format.fit(torch.zeros(2, 16))).dequantize().eq(0).all()
+
+
+def test_only_other_scales_than_float16_are_named():
+    assert IntFormat(4, 32).name == "int4 g32 sym"
+    assert IntFormat(4, 32, scale_dtype="bfloat16").name == "int4 g32 sym, bfloat16 scales"
+    with pytest.raises(ValueError, match="float64"):
+        IntFormat(4, 32, scale_dtype="float64")
+
+
+def test_a_wider_scale_reaches_further():
+    weight = torch.full((1, 16), 1e7)
+    with pytest.raises(ValueError, match="float16 cannot hold"):
+        IntFormat(4, 16).fit(weight)
+    assert float(IntFormat(4, 16, scale_dtype="bfloat16").fit(weight)["scale"]) > 1e6
 
 
 def test_names_and_equality():

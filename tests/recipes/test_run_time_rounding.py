@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError, UsageError
+from compress.kernels.activations import CacheFormat
 from compress.recipes.evaluate import evaluate
 from compress.recipes.generate import generate
 from compress.recipes.plan import plan
@@ -43,6 +45,17 @@ def test_a_container_of_weights_refuses_them(tiny_llama: Path, corpus: Path) -> 
     alone = {"export": {"dialect": "dense", "requantize": True}}
     planned = plan(recipe(tiny_llama, corpus, {"int8": {"activations": "static"}}, {"kv_cache": {}}, alone))
     assert planned.artifacts[0].bytes > 0
+
+
+def test_a_cache_alone_is_exported(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    work = recipe(tiny_llama, corpus, {"kv_cache": {}}, {"export": {"dialect": "compressed-tensors"}})
+    planned = plan(work)
+    assert planned.verdict == "fits"
+    run(work, tmp_path / "out")
+    artifact = tmp_path / "out" / "compressed-tensors"
+    assert planned.artifacts[0].bytes == (artifact / "model.safetensors").stat().st_size
+    spec = open_checkpoint(artifact).spec
+    assert spec.kv_cache == CacheFormat("fp8") and not any(tensor.format for tensor in spec.tensors.values())
 
 
 def test_a_cache_cannot_be_calibrated_on_nothing(tiny_llama: Path) -> None:

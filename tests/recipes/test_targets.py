@@ -16,7 +16,7 @@ from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.activations import ActivationFormat, CacheFormat
 from compress.kernels.codebook_format import CodebookFormat
-from compress.kernels.int_format import IntFormat
+from compress.kernels.int_format import IntFormat, ScaleType
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.report import Reporter
 from compress.recipes.inspect import inspect
@@ -160,6 +160,19 @@ def test_int8_inputs_and_float16_on_a_cpu() -> None:
         for dtype in ("float16", "bfloat16")
     }
     assert "dtype: bfloat16" in notes["float16"] and notes["bfloat16"] == ""
+
+
+@pytest.mark.parametrize(("scales", "dtype", "told"), [
+    ("bfloat16", "bfloat16", ""),
+    ("bfloat16", "float16", ""),
+    ("float32", "float16", "rounds the float32 scales to float16; export with dtype: float32"),
+    ("float32", "bfloat16", "rounds the float32 scales to bfloat16"),
+    ("float32", "float32", ""),
+])  # fmt: skip
+def test_scales_that_the_artifact_s_type_rounds(scales: ScaleType, dtype: str, told: str) -> None:
+    spec = only(replace(INT4, scale_dtype=scales))
+    note = verdict("vllm", "x", Subject("compressed-tensors", spec, {"dtype": dtype})).note
+    assert told in note and bool(told) == ("scales" in note)
 
 
 def test_other_containers() -> None:
