@@ -124,13 +124,14 @@ def _module(name: str) -> str:
 
 
 def _fits(group: Group, shape: Shape, parts: Mapping[str, TensorSpec]) -> bool:
-    """Whether the tensors are those of a weight of this shape and scheme; scales may have any float type, where
-    the scheme does not say."""
+    """Whether the tensors are those of a weight of this shape and scheme.
+
+    Scales may have any float type, but for schemes that name one.
+    """
     if len(shape) != 2 or min(shape) < 1:
         return False
-    dtype = parts[SCALE].dtype if SCALE in parts else "float16"
-    if not getattr(torch, dtype).is_floating_point:
-        dtype = "float16"
+    given = parts[SCALE].dtype if SCALE in parts else "bool"
+    dtype = given if getattr(torch, given).is_floating_point else "float16"
     number_format = group.scheme.number_format
     if number_format.misfit(shape) is not None:
         return False

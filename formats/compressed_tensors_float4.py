@@ -26,7 +26,7 @@ class MXFP4Packed(Storage):
         X.weight_packed  uint8  [out, in/2]   two codes a byte, the low one first
         X.weight_scale   uint8  [out, in/32]
 
-    The value is 2^(scale − 127)·code. The library gives blocks of zeros the exponent 0, which is not read elsewhere.
+    The value is 2^(scale − 127)·code. Scales are 1 … 252; the library gives 0 to blocks of zeros alone.
     """
 
     def misfit(self, number_format: NumberFormat) -> str | None:
@@ -75,8 +75,7 @@ class NVFP4Packed(Storage):
         }
 
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
-        divisor = part(_DIVISOR)
-        return nvfp4_tensor(name, unpack_halves(part(_CODES)), part(SCALE), 1 / divisor)
+        return nvfp4_tensor(name, unpack_halves(part(_CODES)), part(SCALE), 1 / part(_DIVISOR))
 
 
 def nvfp4_tensor(name: str, codes: Tensor, scale: Tensor, whole: Tensor) -> QTensor:
@@ -88,7 +87,7 @@ def nvfp4_tensor(name: str, codes: Tensor, scale: Tensor, whole: Tensor) -> QTen
         raise InputError(f"{name} has scales that are not positive; those of {NVFP4.name} are")
     tensor_scale, numbers = float(whole), torch.finfo(torch.float32)
     if not numbers.tiny <= tensor_scale <= numbers.max / (6 * FP8_MAX):
-        raise InputError(f"{name} has a scale of {tensor_scale:g} for the whole tensor, which is no positive number")
+        raise InputError(f"{name} has the scale {tensor_scale:g} for the whole tensor, which is out of range")
     rows = whole.reshape(1, 1).repeat(len(codes), 1)
     return QTensor(NVFP4, codes, {"scale": scale.view(torch.uint8), "tensor_scale": rows})
 

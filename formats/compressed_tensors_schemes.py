@@ -111,9 +111,7 @@ def _weights_arguments(number_format: NumberFormat) -> Arguments:
 
 
 def _read_weights(found: Arguments, where: str) -> NumberFormat:
-    number_format: NumberFormat | None = None
-    if found in _FLOAT4.values():
-        return next(known for known, arguments in _FLOAT4.items() if arguments == found)
+    number_format: NumberFormat | None = next((known for known, said in _FLOAT4.items() if said == found), None)
     if found.type == "float" and found.strategy in _REGIONS:
         number_format = FloatFormat(_REGIONS[found.strategy])
     elif found.type == "int" and 2 <= found.num_bits <= 8 and (found.group_size is None or found.group_size > 0):

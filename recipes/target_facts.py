@@ -41,9 +41,9 @@ from compress.recipes.target_checks import (
 )
 
 _LAYERS = "vllm/model_executor/layers/quantization"
-_KERNELS = "vllm/model_executor/kernels/linear/mixed_precision"
-_COMPRESSED = f"{_LAYERS}/compressed_tensors"
 _LINEAR = "vllm/model_executor/kernels/linear"
+_KERNELS = f"{_LINEAR}/mixed_precision"
+_COMPRESSED = f"{_LAYERS}/compressed_tensors"
 _MARLIN = f"{_LAYERS}/utils/marlin_utils.py MARLIN_SUPPORTED_GROUP_SIZES"
 _GONE = f"{_LAYERS}/__init__.py QuantizationMethods"
 _JOINT = "vllm/model_executor/layers/linear.py QKVParallelLinear, MergedColumnParallelLinear"

@@ -162,40 +162,25 @@ def absent(_):
 @pytest.mark.parametrize(
     ("number_format", "part", "change"),
     [
-        (MXFP4, "weight_scale", filled(0)),
-        (MXFP4, "weight_scale", filled(253)),
-        (MXFP4, "weight_scale", filled(255)),
-        (MXFP4, "weight_scale", lambda scale: scale.half()),
-        (MXFP4, "weight_scale", lambda scale: scale.view(torch.int8)),
-        (MXFP4, "weight_scale", lambda scale: scale[:, :1]),
-        (MXFP4, "weight_scale", absent),
-        (MXFP4, "weight_packed", absent),
-        (MXFP4, "weight_packed", lambda packed: packed[1:]),
+        *((MXFP4, "weight_scale", filled(exponent)) for exponent in (0, 253, 255)),
+        (MXFP4, "weight_scale", lambda scale: scale.half()), (MXFP4, "weight_scale", lambda scale: scale[:, :1]),
+        (MXFP4, "weight_scale", lambda scale: scale.view(torch.int8)), (MXFP4, "weight_scale", absent),
+        (MXFP4, "weight_packed", lambda packed: packed[1:]), (MXFP4, "weight_packed", absent),
         (MXFP4, "weight_packed", lambda packed: packed.flatten()),
         (MXFP4, "weight_packed", lambda packed: packed.view(torch.int8)),
         (MXFP4, "weight_shape", lambda _: torch.tensor([128, 64])),
         (MXFP4, "weight_global_scale", lambda _: torch.ones(1)),
-        (NVFP4, "weight_scale", fp8(0x00)),
-        (NVFP4, "weight_scale", fp8(0x7F)),
-        (NVFP4, "weight_scale", fp8(0x80)),
-        (NVFP4, "weight_scale", fp8(0xB8)),
-        (NVFP4, "weight_scale", fp8(0xFF)),
+        *((NVFP4, "weight_scale", fp8(code)) for code in (0x00, 0x7F, 0x80, 0xB8, 0xFF)),
         (NVFP4, "weight_scale", lambda scale: scale.view(torch.uint8)),
         (NVFP4, "weight_scale", lambda scale: scale.float()),
         (NVFP4, "weight_scale", lambda scale: scale.float().to(torch.float8_e5m2)),
         (NVFP4, "weight_packed", lambda packed: packed[:, 1:]),
-        (NVFP4, "weight_global_scale", absent),
-        (NVFP4, "weight_global_scale", filled(0)),
-        (NVFP4, "weight_global_scale", filled(-1)),
-        (NVFP4, "weight_global_scale", filled(float("nan"))),
-        (NVFP4, "weight_global_scale", filled(float("inf"))),
-        (NVFP4, "weight_global_scale", filled(1e-38)),
-        (NVFP4, "weight_global_scale", filled(3e38)),
+        *((NVFP4, "weight_global_scale", filled(float(x))) for x in ("0", "-1", "nan", "inf", "1e-38", "3e38")),
         (NVFP4, "weight_global_scale", lambda _: torch.ones(2)),
         (NVFP4, "weight_global_scale", lambda _: torch.ones(())),
-        (NVFP4, "weight_global_scale", lambda scale: scale.half()),
+        (NVFP4, "weight_global_scale", lambda scale: scale.half()), (NVFP4, "weight_global_scale", absent),
     ],
-)
+)  # fmt: skip
 def test_tensors_that_do_not_fit_together_are_named(quantized, export, number_format, part, change):
     directory = export(quantized(number_format))
     tensors = load_file(directory / "model.safetensors")
@@ -378,16 +363,10 @@ def test_transformers_answers_as_our_values_do(library, quantized, export, tiny_
             AutoModelForCausalLM.from_pretrained(directory)(tokens)
 
 
-def test_vllm_finds_its_tensors(quantized, export):
+def test_vllm_finds_its_tensors():
     """vLLM 0.32, schemes/compressed_tensors_w4a4_{mxfp4,nvfp4}.py create_weights: names, dtypes and shapes."""
-    stored = load_file(export(quantized(NVFP4)) / "model.safetensors")
-    parts = {name.removeprefix(f"{LAYER}."): (tensor.dtype, tuple(tensor.shape)) for name, tensor in stored.items()}
-    assert {part: found for part, found in parts.items() if part.startswith("weight")} == {
-        "weight_packed": (torch.uint8, (128, 32)),
-        "weight_scale": (torch.float8_e4m3fn, (128, 4)),
-        "weight_global_scale": (torch.float32, (1,)),
-    }
-    specs = Scheme(MXFP4).storage.parts((128, 64), MXFP4, "float16")
-    assert specs == {
-        "weight_packed": TensorSpec((128, 32), "uint8"), "weight_scale": TensorSpec((128, 2), "uint8")
-    }  # fmt: skip
+    packed = {"weight_packed": TensorSpec((128, 32), "uint8")}
+    parts = {found: Scheme(found).storage.parts((128, 64), found, "float16") for found in (MXFP4, NVFP4)}
+    assert parts[MXFP4] == packed | {"weight_scale": TensorSpec((128, 2), "uint8")}
+    scales = {"weight_scale": ((128, 4), "float8_e4m3fn"), "weight_global_scale": ((1,), "float32")}
+    assert parts[NVFP4] == packed | {part: TensorSpec(*found) for part, found in scales.items()}
