@@ -18,16 +18,12 @@ ASYMMETRIC: Mapping[str, Any] = {**G64, "symmetric": False}
 
 @dataclass(frozen=True)
 class Ours:
-    """Passes, the dialect that keeps what they make, and the name of the peer's row, if any peer has the method.
-
-    `bits` per weight are told where the artifact is dense, and else counted in the file.
-    """
+    """Passes, the dialect that keeps what they make, and the name of the peer's row, if any peer has the method."""
 
     name: str
     dialect: str
     passes: tuple[Pass, ...]
     peer: str | None = None
-    bits: float | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,8 @@ class Peer:
         return known.get(self.library, (self.library,))
 
 
-def ours(name: str, dialect: str, *passes: Pass, peer: str | None = None, bits: float | None = None) -> Ours:
-    return Ours(f"compress {name}", dialect, passes, peer, bits)
+def ours(name: str, dialect: str, *passes: Pass, peer: str | None = None) -> Ours:
+    return Ours(f"compress {name}", dialect, passes, peer)
 
 
 LLMC = "llmcompressor"
@@ -94,11 +90,11 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     ours("fp8 static", CT, {"fp8": {"per": "tensor", "activations": "static"}}, peer="llm-compressor FP8 static"),
     Peer("llm-compressor FP8 static", LLMC, {"method": "rtn", "scheme": "fp8", "static": True}),
     # Block floats, weights only
-    ours("mxfp4", "dense", {"mxfp4": {}}, peer="llm-compressor MXFP4", bits=4.25),
-    ours("mxfp4 inputs", "dense", {"mxfp4": {"search": "inputs"}}, peer="llm-compressor MXFP4", bits=4.25),
+    ours("mxfp4", CT, {"mxfp4": {}}, peer="llm-compressor MXFP4"),
+    ours("mxfp4 inputs", CT, {"mxfp4": {"search": "inputs"}}, peer="llm-compressor MXFP4"),
     Peer("llm-compressor MXFP4", LLMC, {"method": "rtn", "scheme": "mxfp4"}),
-    ours("nvfp4", "dense", {"nvfp4": {}}, peer="llm-compressor NVFP4", bits=4.5),
-    ours("nvfp4 inputs", "dense", {"nvfp4": {"search": "inputs"}}, peer="llm-compressor NVFP4", bits=4.5),
+    ours("nvfp4", CT, {"nvfp4": {}}, peer="llm-compressor NVFP4"),
+    ours("nvfp4 inputs", CT, {"nvfp4": {"search": "inputs"}}, peer="llm-compressor NVFP4"),
     Peer("llm-compressor NVFP4", LLMC, {"method": "rtn", "scheme": "nvfp4"}),
     # The cache alone, the weights untouched
     ours("kv_cache fp8", CT, {"kv_cache": {}}, peer="llm-compressor FP8 cache"),

@@ -146,8 +146,6 @@ def sizes(contestant: Ours | Peer, options: argparse.Namespace) -> dict[str, Any
     """Bytes of the artifact; a peer that left a dense one has told those of its own file in sizes.json."""
     artifact = options.work / slug(contestant.name) / "artifact"
     weights = linear_weights(options.work / "dense")
-    if isinstance(contestant, Ours) and contestant.bits:
-        return {"bits": contestant.bits, "linear_bytes": round(weights * contestant.bits / 8), "file_bytes": None}
     told = artifact / "sizes.json"
     found = {"linear_bytes": linear_bytes(artifact), "file_bytes": file_bytes(artifact)}
     found |= json.loads(told.read_text()) if told.is_file() else {}

@@ -34,11 +34,12 @@ from compress.kernels.qtensor import QTensor
 
 
 class CompressedTensors(Dialect):
-    """What llm-compressor writes, for vLLM and transformers: integers, packed or with int8 inputs, and FP8.
+    """What llm-compressor writes, for vLLM and transformers: integers, packed or with int8 inputs, FP8 and FP4.
 
     Holds linear layers of 2 to 8 bits, symmetric or with whole-number zero points, any group size or per
-    channel, and FP8 per tensor, channel or block; how inputs and cache are rounded; layers may differ.
-    Everything else is stored as `dtype`. Scales of integers keep their type, or are float32 with `dtype: float32`.
+    channel, FP8 per tensor, channel or block, MXFP4 and NVFP4; how inputs and cache are rounded; layers may
+    differ. Everything else is stored as `dtype`. Scales of integers keep their type, or are float32 with
+    `dtype: float32`.
     """
 
     name: ClassVar[str] = METHOD

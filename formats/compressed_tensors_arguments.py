@@ -1,12 +1,12 @@
 """`QuantizationArgs`: how compressed-tensors says of weights, inputs or the cache what they are rounded to.
 
 Source: compressed-tensors 0.20.0, quantization/quant_args.py. What says only how scales were found
-(`observer`, …), or repeats the dtype of a tensor, is neither written nor read.
+(`observer`, …) is neither written nor read, and what repeats the dtype of a tensor is not read.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from compress.formats.errors import InputError
@@ -25,14 +25,14 @@ class Arguments:
     dynamic: bool = False
     group_size: int | None = None
     block_structure: tuple[int, ...] | None = None
+    scale_dtype: str | None = field(default=None, compare=False)
 
     def json(self) -> dict[str, Any]:
         """As the library writes it. `actorder` is null: columns lie in their order, and "static" says no more."""
         found = {"actorder": None, **asdict(self)}
-        if self.block_structure is None:
-            del found["block_structure"]
-        else:
-            found["block_structure"] = list(self.block_structure)
+        for key in ("block_structure", "scale_dtype"):
+            if found[key] is None:
+                del found[key]
         return dict(sorted(found.items()))
 
     def unread(self, where: str) -> InputError:

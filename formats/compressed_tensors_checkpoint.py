@@ -86,8 +86,11 @@ class CompressedTensorsCheckpoint(HFCheckpoint):
 
     def _shape(self, module: str, parts: Mapping[str, TensorSpec]) -> Shape:
         """The weight's shape [out, in]."""
-        if "weight_packed" not in parts:
+        packed = parts.get("weight_packed")
+        if packed is None:
             return parts["weight"].shape if "weight" in parts else ()
+        if packed.dtype == "uint8" and len(packed.shape) == 2:  # FP4, two codes a byte
+            return packed.shape[0], 2 * packed.shape[1]
         if parts.get("weight_shape") != TensorSpec((2,), "int64"):
             raise InputError(f"{module}: weight_shape is not two int64 numbers")
         return tuple(self.weights.read(f"{module}.weight_shape").tolist())
@@ -123,10 +126,14 @@ def _module(name: str) -> str:
 
 
 def _fits(group: Group, shape: Shape, parts: Mapping[str, TensorSpec]) -> bool:
-    """Whether the tensors are those of a weight of this shape and scheme; scales may have any type that is read."""
-    dtype = parts[SCALE].dtype if SCALE in parts else "bool"
-    if len(shape) != 2 or min(shape) < 1 or not getattr(torch, dtype).is_floating_point:
+    """Whether the tensors are those of a weight of this shape and scheme.
+
+    Scales may have any float type, but for schemes that name one.
+    """
+    if len(shape) != 2 or min(shape) < 1:
         return False
+    given = parts[SCALE].dtype if SCALE in parts else "bool"
+    dtype = given if getattr(torch, given).is_floating_point else "float16"
     number_format = group.scheme.number_format
     if number_format.misfit(shape) is not None:
         return False

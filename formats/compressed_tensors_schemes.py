@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.formats.compressed_tensors_arguments import Arguments, read_arguments
+from compress.formats.compressed_tensors_float4 import MXFP4, NVFP4, MXFP4Packed, NVFP4Packed
 from compress.formats.compressed_tensors_packed import PackQuantized
 from compress.formats.compressed_tensors_plain import FloatQuantized, IntQuantized
 from compress.formats.compressed_tensors_storage import Storage
 from compress.formats.errors import InputError
 from compress.kernels.activations import GROUP, ActivationFormat, CacheFormat, Grid
+from compress.kernels.float4_format import Float4Format
 from compress.kernels.float_format import BLOCK, FloatFormat, Region
 from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import NumberFormat
@@ -23,6 +25,10 @@ _TYPES: dict[Grid, str] = {"int8": "int", "fp8": "float"}
 _GRIDS = {name: grid for grid, name in _TYPES.items()}
 _REGIONS: dict[str, Region] = {"tensor": "tensor", "channel": "channel", "block": "block"}
 _HEAD = "attn_head"
+_FLOAT4 = {
+    MXFP4: Arguments("float", 4, "group", group_size=MXFP4.block, scale_dtype="torch.uint8"),
+    NVFP4: Arguments("float", 4, "tensor_group", group_size=NVFP4.block, scale_dtype="torch.float8_e4m3fn"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Scheme:
     @property
     def format(self) -> str:
         """The library's own choice of a `format` to store such a layer in."""
+        if isinstance(self.number_format, Float4Format):
+            return f"{self.number_format.name}-pack-quantized"
         if isinstance(self.number_format, FloatFormat):
             return "float-quantized" if self.inputs else "naive-quantized"
         return "int-quantized" if self.inputs else "pack-quantized"
@@ -48,6 +56,8 @@ class Scheme:
         """Why compressed-tensors has no such scheme, or None if it has."""
         if reason := self.storage.misfit(self.number_format):
             return reason
+        if self.inputs and isinstance(self.number_format, Float4Format):
+            return f"weights in {self.number_format.name} go with inputs as they are, not in {self.inputs.grid}"
         grid = "fp8" if isinstance(self.number_format, FloatFormat) else "int8"
         if self.inputs and self.inputs.grid != grid:
             return f"inputs in {self.inputs.grid} do not go with weights in {self.number_format.name}; {grid} do"
@@ -66,6 +76,8 @@ class Scheme:
 
 def storages(number_format: NumberFormat) -> dict[str, Storage]:
     """The `format`s that layers of this number format may be stored in."""
+    if isinstance(number_format, Float4Format):
+        return {f"{number_format.name}-pack-quantized": MXFP4Packed() if number_format == MXFP4 else NVFP4Packed()}
     if isinstance(number_format, FloatFormat):
         return {"float-quantized": FloatQuantized(), "naive-quantized": FloatQuantized()}
     return {"pack-quantized": PackQuantized(), "int-quantized": IntQuantized(), "naive-quantized": IntQuantized()}
@@ -87,6 +99,8 @@ def read_scheme(group: Mapping[str, Any], where: str) -> Scheme:
 
 
 def _weights_arguments(number_format: NumberFormat) -> Arguments:
+    if isinstance(number_format, Float4Format):
+        return _FLOAT4[number_format]
     if isinstance(number_format, FloatFormat):
         blocks = (BLOCK, BLOCK) if number_format.per == "block" else None
         return Arguments("float", 8, number_format.per, block_structure=blocks)
@@ -97,7 +111,7 @@ def _weights_arguments(number_format: NumberFormat) -> Arguments:
 
 
 def _read_weights(found: Arguments, where: str) -> NumberFormat:
-    number_format: NumberFormat | None = None
+    number_format: NumberFormat | None = next((known for known, said in _FLOAT4.items() if said == found), None)
     if found.type == "float" and found.strategy in _REGIONS:
         number_format = FloatFormat(_REGIONS[found.strategy])
     elif found.type == "int" and 2 <= found.num_bits <= 8 and (found.group_size is None or found.group_size > 0):

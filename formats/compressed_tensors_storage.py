@@ -18,7 +18,15 @@ from compress.kernels.qtensor import NumberFormat, QTensor
 Shape = tuple[int, ...]
 Part = Callable[[str], Tensor]  # part → tensor of the layer that is read
 
-PARTS = ("weight", "weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+PARTS = (
+    "weight",
+    "weight_packed",
+    "weight_scale",
+    "weight_global_scale",
+    "weight_shape",
+    "weight_zero_point",
+    "weight_g_idx",
+)
 SCALE = "weight_scale"
 
 
@@ -55,7 +63,7 @@ def scale_dtype(number_format: NumberFormat, dtype: FloatType) -> str:
 def integer_misfit(number_format: NumberFormat) -> str | None:
     """Why a format of integers cannot hold a number format, or None if it can."""
     if not isinstance(number_format, IntFormat):
-        return f"compressed-tensors files hold integer grids and FP8, not {number_format.name}"
+        return f"compressed-tensors files hold integer grids, FP8 and FP4 (MXFP4, NVFP4), not {number_format.name}"
     if number_format.zero == "real":
         return f"{number_format.name} has real minimums; compressed-tensors files hold whole zero points"
     return None

@@ -34,6 +34,9 @@ def read_independently(directory: Path) -> Callable[[str], Tensor]:
             return stored(name).float()
         group = _group(settings, module)
         weights = group["weights"]
+        if group["format"].endswith("fp4-pack-quantized"):
+            codes, sizes = fp4_values(stored(f"{module}.weight_packed").numpy()), _sizes(stored, module, scales)
+            return torch.from_numpy(codes * spread(sizes, codes.shape))
         if weights["type"] == "float":
             codes = fp8_values(stored(name).view(torch.uint8).numpy())
             block = 128 if weights["strategy"] == "block" else None
@@ -72,6 +75,23 @@ def fp8_values(octets: NDArray[np.uint8]) -> Floats:
     exponent, mantissa = (octets >> 3 & 15).astype(np.int32), (octets & 7).astype(np.float64)
     values = np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10))
     return (sign * values).astype(np.float32)
+
+
+def fp4_values(octets: NDArray[np.uint8]) -> Floats:
+    """E2M1 by its definition, the low half of each byte first: sign, 2 bits of exponent with bias 1, 1 of mantissa."""
+    halves = np.stack([octets & 15, octets >> 4], 2).reshape(len(octets), -1)
+    exponent, mantissa = (halves >> 1 & 3).astype(np.int32), (halves & 1).astype(np.float32)
+    values = np.where(exponent == 0, mantissa / 2, (2 + mantissa) * 2.0 ** (exponent - 2))
+    return np.where(halves & 8, -values, values).astype(np.float32)
+
+
+def _sizes(stored: Callable[[str], Tensor], module: str, scales: Floats) -> Floats:
+    """What blocks of FP4 are multiplied by: two to the power of an exponent, or two scales, one a divisor."""
+    try:
+        whole: Floats = stored(f"{module}.weight_global_scale").numpy()
+    except KeyError:
+        return (2.0 ** (scales.astype(np.int32) - 127)).astype(np.float32)
+    return scales * np.reciprocal(whole)
 
 
 def _group(settings: Mapping[str, Any], module: str) -> Mapping[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 
 from compress.formats.base import ModelSpec
 from compress.formats.compressed_tensors_config import schemes_of
+from compress.formats.compressed_tensors_float4 import NVFP4
 from compress.formats.compressed_tensors_schemes import Scheme
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.hf_files import CONFIG, HF_QUANT_CONFIG, quantization_of, read_settings
-from compress.formats.modelopt_tensors import NVFP4
 from compress.kernels.activations import ActivationFormat, CacheFormat
 from compress.kernels.float_format import FloatFormat
 from compress.kernels.qtensor import NumberFormat
@@ -56,7 +56,7 @@ def format_misfit(number_format: NumberFormat) -> str | None:
     """Why no algorithm has weights in this format, or None if one has."""
     if any(known.number_format == number_format for known in ALGORITHMS.values()):
         return None
-    return f"modelopt files hold FP8 and NVFP4, not {number_format.name}; compressed-tensors holds integers, dense all"
+    return f"modelopt files hold FP8 and NVFP4, not {number_format.name}; compressed-tensors holds more, dense all"
 
 
 def scheme_misfit(scheme: Scheme) -> str | None:

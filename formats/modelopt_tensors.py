@@ -10,14 +10,18 @@ import torch
 from torch import Tensor
 
 from compress.formats.base import TensorSpec
+from compress.formats.compressed_tensors_float4 import (
+    NVFP4,
+    nvfp4_tensor,
+    pack_halves,
+    unpack_halves,
+    whole_scale,
+)
 from compress.formats.compressed_tensors_plain import FloatQuantized
 from compress.formats.compressed_tensors_storage import SCALE, Part, Shape, Storage
-from compress.formats.errors import InputError, RefusedError
-from compress.kernels.float4_format import Float4Format
 from compress.kernels.float_format import BLOCK, FloatFormat
 from compress.kernels.qtensor import NumberFormat, QTensor
 
-NVFP4 = Float4Format("nvfp4")
 TENSOR_SCALE = "weight_scale_2"
 
 _CACHE = {".k_scale": ".k_proj.k_scale", ".v_scale": ".v_proj.v_scale"}
@@ -58,22 +62,14 @@ class Float4(Storage):
         }
 
     def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
-        whole = tensor.params["tensor_scale"]
-        if not bool((whole == whole[0]).all()):
-            raise RefusedError("rows of one weight have different tensor scales, and files hold one")
         return {
-            "weight": tensor.codes[:, ::2] | tensor.codes[:, 1::2] << 4,
+            "weight": pack_halves(tensor.codes),
             SCALE: tensor.params["scale"].view(torch.float8_e4m3fn),
-            TENSOR_SCALE: whole[0, 0].to(getattr(torch, scale_dtype)),
+            TENSOR_SCALE: whole_scale(tensor).to(getattr(torch, scale_dtype)).view(()),
         }
 
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
-        packed, scale, whole = part("weight"), part(SCALE), part(TENSOR_SCALE)
-        if min(float(scale.float().min()), float(whole.min())) <= 0:
-            raise InputError(f"{name} has scales that are not positive; those of {NVFP4.name} are")
-        codes = torch.stack([packed & 15, packed >> 4], 2).view(shape)
-        spread = whole.reshape(1, 1).repeat(shape[0], 1)
-        return QTensor(number_format, codes, {"scale": scale.view(torch.uint8), "tensor_scale": spread})
+        return nvfp4_tensor(name, unpack_halves(part("weight")), part(SCALE), part(TENSOR_SCALE))
 
 
 def storage_of(number_format: NumberFormat) -> Storage:

@@ -6,12 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.formats.compressed_tensors_witness import fp8_values, spread
+from compress.formats.compressed_tensors_witness import fp4_values, fp8_values, spread
 from compress.formats.safetensors_witness import read_with_library
 
 _BLOCK = 128
@@ -35,18 +33,10 @@ def read_independently(directory: Path) -> Callable[[str], Tensor]:
         octets = stored(name).view(torch.uint8).numpy()
         if algorithm == "W4A16_NVFP4":
             whole = stored(f"{parent}.weight_scale_2").numpy()
-            codes, sizes = _fp4(octets), whole * fp8_values(scales.view(torch.uint8).numpy())
+            codes, sizes = fp4_values(octets), whole * fp8_values(scales.view(torch.uint8).numpy())
         else:
             blocks = (len(octets) // _BLOCK, -1) if algorithm == "fp8_pb_wo" else (-1, 1)
             codes, sizes = fp8_values(octets), scales.numpy().reshape(blocks)
         return torch.from_numpy(codes * spread(sizes, codes.shape))
 
     return read
-
-
-def _fp4(octets: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """E2M1 by its definition, the low half of each byte first: sign, 2 bits of exponent with bias 1, 1 of mantissa."""
-    halves = np.stack([octets & 15, octets >> 4], 2).reshape(len(octets), -1)
-    exponent, mantissa = (halves >> 1 & 3).astype(np.int32), (halves & 1).astype(np.float32)
-    values = np.where(exponent == 0, mantissa / 2, (2 + mantissa) * 2.0 ** (exponent - 2))
-    return np.where(halves & 8, -values, values).astype(np.float32)

@@ -3,8 +3,8 @@
     mxfp4    ŵ = 2^(e − 127)·fp4        32 columns share an exponent e, E8M0 (OCP Microscaling Formats 1.0)
     nvfp4    ŵ = t·s·fp4                16 columns share s, FP8 E4M3; all of the tensor t (NVIDIA's NVFP4)
 
-Codes are bit patterns. t is a power of two: so every product is exact even in bfloat16, and containers that
-store t and those that store 1/t hold the same numbers.
+Codes are bit patterns. t is fitted as a power of two: so every product is exact even in bfloat16, and containers
+that store t and those that store 1/t hold the same numbers. Files of others may have any t > 0.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _BORDERS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5])
 # A border belongs to the even code: that below it at first, then that above, and so on in turn.
 _BORDERS[1::2] = torch.nextafter(_BORDERS[1::2], torch.zeros(()))
 _SMALLEST_FP8 = 2.0**-9
-_TOP = 252
+TOP_EXPONENT = 252
 """The largest exponent whose 6 is still a float32."""
 _STEPS: dict[Scheme, tuple[int, ...]] = {"mxfp4": (-1, 1), "nvfp4": (-4, -3, -2, -1, 1, 2)}
 """Other scales that the search tries, in steps of the scale's own bit pattern."""
@@ -38,8 +38,8 @@ class Float4Format(NumberFormat):
     """E2M1 in blocks of one row.
 
     mxfp4: `scale` uint8 [rows, columns / 32], exponents 1 … 252. nvfp4: `scale` uint8 [rows, columns / 16], bit
-    patterns of positive E4M3 numbers, and `tensor_scale` float32 [rows, 1], which says the same power of two
-    in every row. It is one for all linears that are quantized together (q/k/v): engines that fuse them want so.
+    patterns of positive E4M3 numbers, and `tensor_scale` float32 [rows, 1], which says the same number in every
+    row. It is one for all linears that are quantized together (q/k/v): engines that fuse them want so.
     """
 
     scheme: Scheme
@@ -98,7 +98,7 @@ class Float4Format(NumberFormat):
         unit = self.expand(plain, tuple(weight.shape))["scale"]
         # Relative to the plain scale and with a mean of 1, no square leaves the range of float32.
         importance = importance / importance.mean().clamp(min=1e-30)
-        ceiling = _TOP if self.scheme == "mxfp4" else 0x7E
+        ceiling = TOP_EXPONENT if self.scheme == "mxfp4" else 0x7E
 
         def error(scale: Tensor) -> Tensor:
             spread = self.expand({**plain, "scale": scale}, tuple(weight.shape))
@@ -142,7 +142,7 @@ def _exponent(largest: Tensor) -> Tensor:
     From 7 on the next exponent is taken: saturating at 6 would cost more than the coarser steps.
     """
     mantissa, exponent = torch.frexp(largest)  # largest = mantissa·2^exponent, ½ ≤ mantissa < 1
-    return (exponent - 3 + (mantissa >= 0.875) + 127).clamp_(1, _TOP)
+    return (exponent - 3 + (mantissa >= 0.875) + 127).clamp_(1, TOP_EXPONENT)
 
 
 def _power_of_two(least: Tensor) -> Tensor:

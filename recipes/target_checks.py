@@ -12,6 +12,7 @@ from typing import Any
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.bitsandbytes_tensors import is_int8
 from compress.kernels.codebook_format import CodebookFormat
+from compress.kernels.float4_format import Float4Format
 from compress.kernels.float_format import FloatFormat
 from compress.kernels.int_format import IntFormat
 
@@ -192,6 +193,26 @@ def half_inputs(subject: Subject) -> str | None:
     config = subject.model.config
     half = "float16" in (subject.options.get("dtype"), config.get("dtype"), config.get("torch_dtype"))
     return "aborts in float16 on CPUs with AMX; export with dtype: bfloat16" if rounds and half else None
+
+
+def without(*names: str, why: str) -> Check:
+    """No weight is in a number format of one of these names."""
+
+    def check(subject: Subject) -> str | None:
+        found = ((name, spec.format.name) for name, spec in subject.quantized.items() if spec.format)
+        return next((f"{name} is in {kind}, {why}" for name, kind in found if kind in names), None)
+
+    return check
+
+
+def float4_in_bfloat16(subject: Subject) -> str | None:
+    """FP4 stands beside tensors in bfloat16: what a library decodes it to that does not ask."""
+    dtype = subject.options.get("dtype") or subject.model.config.get("dtype") or subject.model.config.get("torch_dtype")
+    found = any(isinstance(spec.format, Float4Format) for spec in subject.quantized.values())
+    if not found or dtype == "bfloat16":
+        return None
+    change = "export with dtype: bfloat16, or load it with dtype=torch.bfloat16"
+    return f"decodes FP4 to bfloat16, beside other tensors in {dtype}; {change}"
 
 
 def scales_apart(subject: Subject) -> str | None:

@@ -20,6 +20,7 @@ from compress.recipes.target_checks import (
     dense_head,
     divisible,
     either,
+    float4_in_bfloat16,
     float8_cache,
     group_sizes,
     half_inputs,
@@ -37,10 +38,12 @@ from compress.recipes.target_checks import (
     scales_kept,
     separate_head,
     symmetric,
+    without,
 )
 
 _LAYERS = "vllm/model_executor/layers/quantization"
-_KERNELS = "vllm/model_executor/kernels/linear/mixed_precision"
+_LINEAR = "vllm/model_executor/kernels/linear"
+_KERNELS = f"{_LINEAR}/mixed_precision"
 _COMPRESSED = f"{_LAYERS}/compressed_tensors"
 _MARLIN = f"{_LAYERS}/utils/marlin_utils.py MARLIN_SUPPORTED_GROUP_SIZES"
 _GONE = f"{_LAYERS}/__init__.py QuantizationMethods"
@@ -92,6 +95,13 @@ FACTS: tuple[Fact, ...] = (
     *_vllm("compressed-tensors", f"{_KERNELS}/triton_w4a16.py TRITON_W4A16_SUPPORTED_GROUP_SIZES",
            group_sizes(*_MARLIN_SIZES, 256, zero="integer")),
     *_vllm("compressed-tensors", _JOINT, joined_alike()),
+    Fact("vllm", "compressed-tensors", "0.32.0", f"{_COMPRESSED}/schemes/compressed_tensors_w4a4_mxfp4.py; "
+         f"{_LINEAR}/mxfp4/flashinfer.py", without(
+             "mxfp4", why="whose inputs GPUs from Blackwell on round to MXFP4 too; those before Ampere do not run it"),
+         refuse=False),
+    *(Fact("vllm-cpu", dialect, "0.32.0", f"{_LINEAR}/__init__.py init_mxfp4_linear_kernel, init_nvfp4_linear_kernel",
+           without("mxfp4", "nvfp4", why="for which there is no kernel; use rtn, gptq or awq"))
+      for dialect in ("compressed-tensors", "modelopt")),
     *_vllm("modelopt", _JOINT, joined_alike()),
     *_vllm("modelopt", f"{_LAYERS}/utils/w8a8_utils.py requantize_with_max_scale", scales_apart, refuse=False),
     *(_on_cpu(dialect, check) for dialect in ("gptq", "awq", "compressed-tensors") for check in (
@@ -110,6 +120,8 @@ FACTS: tuple[Fact, ...] = (
          "transformers/quantizers/quantizer_compressed_tensors.py (compress_model)", no_packed_zeros),
     Fact("transformers", "compressed-tensors", "5.23.0", "transformers/quantizers/quantizer_compressed_tensors.py",
          scales_kept, refuse=False),
+    Fact("transformers", "compressed-tensors", "5.23.0",
+         "compressed-tensors 0.20.0, compressors/nvfp4/helpers.py unpack_fp4_from_uint8 (dtype)", float4_in_bfloat16),
     Fact("transformers", "bitsandbytes", "5.23.0", f"{_BITSANDBYTES}/nn/modules.py Linear4bit.forward", cpu_rows,
          refuse=False),
     Fact("transformers", "bitsandbytes", "5.23.0", f"{_BITSANDBYTES}/functional.py quantize_4bit", long_blocks,

@@ -1,8 +1,7 @@
 """llm-compressor: MODEL ROWS OUTPUT {"method": …, "scheme": …, "static": false, "smooth": α}.
 
 `method` is rtn, gptq, awq or cache (FP8 keys and values alone), `scheme` int4 (symmetric, groups of 64), int8, fp8,
-mxfp4 or nvfp4, `static` the inputs' scales, `smooth` SmoothQuant's α. What it saves is kept as it is, but for
-mxfp4 and nvfp4: those its own library decodes.
+mxfp4 or nvfp4, `static` the inputs' scales, `smooth` SmoothQuant's α. What it saves is kept as it is.
 """
 
 from __future__ import annotations
@@ -18,9 +17,6 @@ from datasets import Dataset
 from llmcompressor import oneshot
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from artifacts import file_bytes, linear_bytes
 
 PRESETS = {
     ("int8", False): "INT8",
@@ -50,9 +46,6 @@ def main(source: str, rows: str, output: str, settings: str) -> None:
     )
     model.save_pretrained(output)
     AutoTokenizer.from_pretrained(source).save_pretrained(output)
-    if chosen.get("scheme") in ("mxfp4", "nvfp4"):
-        del model
-        decode(Path(output))
 
 
 def recipe(method: str, scheme: str = "", static: bool = False, smooth: float | None = None) -> list[Any]:
@@ -75,24 +68,6 @@ def group(scheme: str, static: bool) -> Any:
         inputs = {**INT8, "strategy": "tensor", "dynamic": False}
         return {"targets": ["Linear"], "weights": {**INT8, "strategy": "channel"}, "input_activations": inputs}
     return preset_name_to_scheme(PRESETS[scheme, static], ["Linear"])
-
-
-def decode(folder: Path) -> None:
-    """Put the dense values in the place of the codes, and the codes' bytes into sizes.json."""
-    from transformers import CompressedTensorsConfig
-
-    sizes = {"linear_bytes": linear_bytes(folder), "file_bytes": file_bytes(folder)}
-    config = CompressedTensorsConfig(run_compressed=False)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=config)
-    weights = {name: value for name, value in model.state_dict().items() if name.endswith((".weight", ".bias"))}
-    plain = type(model)(type(model.config)(**{**model.config.to_dict(), "quantization_config": None}))
-    plain.load_state_dict(weights, strict=False)
-    del model
-    for path in folder.glob("*.safetensors*"):
-        path.unlink()
-    del plain.config.quantization_config
-    plain.save_pretrained(folder)
-    (folder / "sizes.json").write_text(json.dumps(sizes))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.activations import ActivationFormat, CacheFormat
 from compress.kernels.codebook_format import CodebookFormat
+from compress.kernels.float4_format import Float4Format
 from compress.kernels.int_format import IntFormat, ScaleType
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.report import Reporter
@@ -31,6 +32,7 @@ LEAVES = {
     "self_attn.q_proj": (64, 64), "self_attn.k_proj": (64, 64), "self_attn.v_proj": (64, 64),
     "self_attn.o_proj": (64, 64), "mlp.gate_proj": (96, 64), "mlp.up_proj": (96, 64), "mlp.down_proj": (64, 96),
 }  # fmt: skip
+MXFP4, NVFP4 = Float4Format("mxfp4"), Float4Format("nvfp4")
 INT4, INT8, INT3, ASYM = IntFormat(4, 32), IntFormat(8, 32), IntFormat(3, 32), IntFormat(4, 32, "integer")
 
 
@@ -133,6 +135,12 @@ def test_what_awq_files_cannot_be_loaded(target: str, spec: ModelSpec, told: str
     ("vllm", replace(only(INT4), kv_cache=CacheFormat("int8")), "the cache is int8 per tensor; use fp8"),
     ("vllm", replace(only(INT4), kv_cache=CacheFormat("fp8", "head")), ""),
     ("vllm", replace(only(IntFormat(8, -1)), activations=INPUTS), "inputs int8 dynamic per token"),
+    ("vllm", only(MXFP4), ""),
+    ("vllm", model(lambda leaf: MXFP4 if leaf.endswith("v_proj") else NVFP4), "q_proj, k_proj, v_proj of"),
+    ("vllm-cpu", only(MXFP4), "is in mxfp4, for which there is no kernel"),
+    ("vllm-cpu", only(NVFP4), "is in nvfp4, for which there is no kernel"),
+    ("transformers", only(NVFP4), "beside other tensors in None; export with dtype: bfloat16"),
+    ("transformers", model(lambda leaf: MXFP4, dtype="bfloat16"), ""),
 ])  # fmt: skip
 def test_what_compressed_tensors_files_cannot_be_loaded(target: str, spec: ModelSpec, told: str) -> None:
     found = reason(target, spec, "compressed-tensors")
@@ -146,6 +154,9 @@ def test_what_compressed_tensors_files_cannot_be_loaded(target: str, spec: Model
     ("transformers", only(IntFormat(8, -1)), "bitsandbytes", "LLM.int8"),
     ("vllm", only(INT4), "awq", "rounds the float16 scales to bfloat16"),
     ("vllm", only(INT4), "compressed-tensors", "rounds the float16 scales to bfloat16"),
+    ("vllm", only(MXFP4), "compressed-tensors", "round to MXFP4 too"),
+    ("vllm", only(NVFP4), "compressed-tensors", ""),
+    ("transformers", only(NVFP4), "compressed-tensors", ""),
 ])  # fmt: skip
 def test_what_is_loaded_with_a_note(target: str, spec: ModelSpec, dialect: str, told: str) -> None:
     found = verdict(target, "x", Subject(dialect, spec, {"dtype": "bfloat16"}))
@@ -179,6 +190,7 @@ def test_other_containers() -> None:
     assert "plugin" in reason("vllm", only(INT4), "gguf")
     assert "bitsandbytes left vLLM" in reason("vllm", only(NF4), "bitsandbytes")
     assert reason("llama.cpp", only(INT4), "gguf") == ""
+    assert "is in nvfp4" in reason("vllm-cpu", only(NVFP4), "modelopt")
     assert "32" in reason("llama.cpp", model(lambda leaf: IntFormat(4, 16), {"mlp.up_proj": (64, 80)}), "gguf")
     assert "has no gpt_neox" in reason("transformers", model(lambda leaf: INT4, model_type="gpt_neox"), "gguf")
     assert reason("llama.cpp", only(INT4)) == "does not load gptq files; it loads gguf"
