@@ -53,7 +53,7 @@ def cell(
     try:
         answer = ask(engine, python, path, rows, timeout)
     except CompressError as error:
-        return {"message": str(error).removeprefix(f"{engine}: ").replace(str(path), path.name)[:_LONGEST]}
+        return {"message": str(error).removeprefix(f"{engine}: ").replace(str(path.absolute()), path.name)[:_LONGEST]}
     wanted, limit = expected
     return {"versions": dict(answer.versions), **compared(answer.log_probs, wanted), "limit": round(limit, 4)}
 
