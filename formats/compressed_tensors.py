@@ -117,6 +117,6 @@ class CompressedTensors(Dialect):
         tensor = model.read(name)
         if isinstance(tensor, QTensor):
             storage = Scheme(tensor.format, model.spec.activations.get(name.removesuffix(".weight"))).storage
-            return beside(name, storage.encode(tensor, scale_dtype(tensor.format, self.dtype)))
+            return beside(name, storage.encode(name, tensor, scale_dtype(tensor.format, self.dtype)))
         stored = self._parts(name, model.spec)[name]
         return {name: cast(name, tensor, stored.dtype).view(stored.shape)}

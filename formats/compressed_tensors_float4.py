@@ -35,7 +35,7 @@ class MXFP4Packed(Storage):
     def parts(self, shape: Shape, number_format: NumberFormat, scale_dtype: str) -> dict[str, TensorSpec]:
         return {_CODES: _packed(shape), SCALE: TensorSpec(MXFP4.param_shapes(shape)["scale"][0], "uint8")}
 
-    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+    def encode(self, name: str, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
         return {_CODES: pack_halves(tensor.codes), SCALE: tensor.params["scale"]}
 
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
@@ -67,11 +67,11 @@ class NVFP4Packed(Storage):
             _DIVISOR: TensorSpec((1,), "float32"),
         }
 
-    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+    def encode(self, name: str, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
         return {
             _CODES: pack_halves(tensor.codes),
             SCALE: tensor.params["scale"].view(torch.float8_e4m3fn),
-            _DIVISOR: _divisor(whole_scale(tensor)),
+            _DIVISOR: _divisor(name, whole_scale(name, tensor)),
         }
 
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:
@@ -92,11 +92,11 @@ def nvfp4_tensor(name: str, codes: Tensor, scale: Tensor, whole: Tensor) -> QTen
     return QTensor(NVFP4, codes, {"scale": scale.view(torch.uint8), "tensor_scale": rows})
 
 
-def whole_scale(tensor: QTensor) -> Tensor:
-    """The one scale float32 [1] of an NVFP4 tensor. Raises RefusedError if its rows differ."""
+def whole_scale(name: str, tensor: QTensor) -> Tensor:
+    """The one scale float32 [1] of the NVFP4 weight `name`. Raises RefusedError if its rows differ."""
     rows = tensor.params["tensor_scale"]
     if not bool((rows == rows[0]).all()):
-        raise RefusedError("rows of one weight have different tensor scales, and files hold one")
+        raise RefusedError(f"{name}: its rows have different tensor scales, and files hold one")
     return rows[0]
 
 
@@ -114,13 +114,13 @@ def _packed(shape: Shape) -> TensorSpec:
     return TensorSpec((shape[0], shape[1] // 2), "uint8")
 
 
-def _divisor(scale: Tensor) -> Tensor:
+def _divisor(name: str, scale: Tensor) -> Tensor:
     """The float32 [1] whose reciprocal is `scale`, as that of a power of two always is. Raises RefusedError without."""
     near = 1 / scale
     for found in (near, near.nextafter(torch.zeros(1)), near.nextafter(2 * near)):
         if bool(1 / found == scale):
             return found
     raise RefusedError(
-        f"compressed-tensors files divide by a scale of the whole tensor; no float32 stands for 1/{float(scale):g}",
+        f"{name}: compressed-tensors files divide by its tensor scale; no float32 stands for 1/{float(scale):g}",
         "export dialect: modelopt, which multiplies, or quantize again with the pass nvfp4, whose scales are exact",
     )

@@ -45,7 +45,7 @@ class PackQuantized(Storage):
             parts["weight_zero_point"] = TensorSpec((words(outputs, bits), scales[1]), "int32")
         return parts
 
-    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+    def encode(self, name: str, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
         assert isinstance(tensor.format, IntFormat)
         bits = tensor.format.bits
         parts = {

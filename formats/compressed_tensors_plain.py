@@ -37,7 +37,7 @@ class IntQuantized(Storage):
             parts["weight_zero_point"] = TensorSpec(scales, "int8")
         return parts
 
-    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+    def encode(self, name: str, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
         assert isinstance(tensor.format, IntFormat)
         bits = tensor.format.bits
         parts = {
@@ -78,7 +78,7 @@ class FloatQuantized(Storage):
         """What the scales of a weight of this shape are stored as."""
         return (1,) if number_format.per == "tensor" else number_format.param_shapes(shape)["scale"][0]
 
-    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+    def encode(self, name: str, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
         assert isinstance(tensor.format, FloatFormat)
         scale = tensor.params["scale"].to(getattr(torch, scale_dtype))
         return {

@@ -42,8 +42,8 @@ class Storage(ABC):
         """The specs of the tensors of a weight of this shape; number formats as `misfit` lets them through."""
 
     @abstractmethod
-    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
-        """The tensors themselves."""
+    def encode(self, name: str, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+        """The tensors themselves, of the weight `name`. Raises RefusedError for values that they cannot hold."""
 
     @abstractmethod
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:

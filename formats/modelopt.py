@@ -110,6 +110,6 @@ class ModelOpt(Dialect):
     def _encode(self, model: Checkpoint, name: str) -> dict[str, Tensor]:
         tensor = model.read(name)
         if isinstance(tensor, QTensor):
-            return beside(name, storage_of(tensor.format).encode(tensor, "float32"))
+            return beside(name, storage_of(tensor.format).encode(name, tensor, "float32"))
         [(part, stored)] = self._parts(name, model.spec).items()
         return {part: cast(name, tensor, stored.dtype).view(stored.shape)}

@@ -61,11 +61,11 @@ class Float4(Storage):
             TENSOR_SCALE: TensorSpec((), scale_dtype),
         }
 
-    def encode(self, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
+    def encode(self, name: str, tensor: QTensor, scale_dtype: str) -> dict[str, Tensor]:
         return {
             "weight": pack_halves(tensor.codes),
             SCALE: tensor.params["scale"].view(torch.float8_e4m3fn),
-            TENSOR_SCALE: whole_scale(tensor).to(getattr(torch, scale_dtype)).view(()),
+            TENSOR_SCALE: whole_scale(name, tensor).to(getattr(torch, scale_dtype)).view(()),
         }
 
     def decode(self, name: str, shape: Shape, number_format: NumberFormat, part: Part) -> QTensor:

@@ -111,7 +111,7 @@ def test_scales_without_a_reciprocal_are_refused():
         scale = torch.full((2, 1), 1.9) + step * 2**-23
         tensor = quantize(weight, NVFP4, {**NVFP4.fit(weight), "tensor_scale": scale})
         try:
-            parts = storage.encode(tensor, "float16")
+            parts = storage.encode("w", tensor, "float16")
         except RefusedError as error:
             assert "export dialect: modelopt" in str(error.hint)
             refused += 1
@@ -251,7 +251,7 @@ def test_bytes_and_values_equal_the_library_s(library, number_format, shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     weight[:, :4] *= 1000  # scales of many sizes
     tensor = quantize(weight, number_format, number_format.fit(weight))
-    ours = Scheme(number_format).storage.encode(tensor, "float16")
+    ours = Scheme(number_format).storage.encode("w", tensor, "float16")
     compressor, scheme = compressor_of(library, number_format), preset(library, number_format)
     # On the grid itself, so that signs of zeros stay: the library's rounding drops them.
     grid = number_format.value(tensor.codes.float(), {"scale": torch.ones(())})

@@ -67,7 +67,7 @@ def test_bytes_and_values_equal_the_library_s(scheme, shape):
     theirs = library_scheme(scheme)
     assert infer_module_format(torch.nn.Linear, theirs) == scheme.format
     compressor = library.BaseCompressor.get_value_from_registry(scheme.format)
-    ours = scheme.storage.encode(tensor, "float32")
+    ours = scheme.storage.encode("w", tensor, "float32")
     packed = compressor.compress(as_the_library_has_them(tensor, ours), theirs)
     assert ours.keys() == packed.keys()
     for part, value in ours.items():
