@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError, UsageError
+from compress.formats.fit import Decoded, without_runtime
 from compress.kernels.activations import CacheFormat
+from compress.passes.core.fingerprint import largest_difference
+from compress.passes.core.loading import load_model
+from compress.passes.core.record import Record
 from compress.recipes.evaluate import evaluate
 from compress.recipes.generate import generate
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
+from compress.recipes.verify import verify
 from compress.recipes.yaml import Document
 
 
@@ -73,3 +80,22 @@ def test_eval_and_generate_run_with_a_cache_of_codes(tiny_llama: Path, corpus: P
     pieces: list[str] = []
     generate(str(tiny_llama), "The quick", pieces.append, max_tokens=4, raw=True, kv_cache="int8")
     assert "".join(pieces)
+
+
+def test_an_artifact_is_judged_by_its_weights_and_by_its_static_scales(
+    tiny_llama: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Its recorded answers are those without rounding, the same on any machine; a changed scale is named."""
+    steps = [{"int8": {"activations": "static"}}, {"export": {"dialect": "compressed-tensors", "dtype": "float32"}}]
+    path = Path(run(recipe(tiny_llama, corpus, *steps), tmp_path / "out").artifacts[0].path)
+    found = verify(path)
+    assert found.passed and found.largest_difference is not None and found.largest_difference < 1e-4
+    model = load_model(Decoded(open_checkpoint(path), without_runtime(open_checkpoint(path).spec)), torch.device("cpu"))
+    recorded = Record.model_validate_json((path / "compress.json").read_text()).fingerprint
+    answers = torch.stack([model(torch.tensor([row])).logits[0, -1].log_softmax(-1) for row in recorded.prompts])
+    assert largest_difference(recorded, answers) < 1e-4
+
+    tensors = load_file(path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("input_scale"))
+    save_file({**tensors, name: 2 * tensors[name]}, path / "model.safetensors", {"format": "pt"})
+    assert name in {problem.where for problem in verify(path).problems if problem.check == "tensors"}
