@@ -1,10 +1,16 @@
-"""Checkpoints that were quantized in memory, as passes leave them for an export."""
+"""Checkpoints that were quantized in memory, as passes leave them for an export; artifacts, written and changed."""
 
+import errno
+import json
+import os
+import re
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint, TensorSpec
 from compress.kernels.qtensor import quantize
 
@@ -73,3 +79,139 @@ class Rounding(Checkpoint):
 def with_rounding():
     """with_rounding(quantized checkpoint, format of the inputs or None, format of the cache or None)."""
     return Rounding
+
+
+@pytest.fixture
+def linear_weights():
+    """linear_weights(checkpoint) → the names of the matrices of its decoder blocks."""
+
+    def names(checkpoint):
+        return [name for name, spec in checkpoint.spec.tensors.items() if ".layers." in name and len(spec.shape) == 2]
+
+    return names
+
+
+@pytest.fixture
+def quantized(tiny_llama, in_memory, linear_weights):
+    """quantized(number format or {name pattern: number format}) → a llama, quantized in memory."""
+
+    def make(rules):
+        checkpoint = open_checkpoint(tiny_llama)
+        rules = rules if isinstance(rules, dict) else {"": rules}
+        formats = {
+            name: number_format
+            for name in linear_weights(checkpoint)
+            for pattern, number_format in rules.items()
+            if re.search(pattern, name) and number_format
+        }
+        return in_memory(checkpoint, formats)
+
+    return make
+
+
+@pytest.fixture
+def decoder():
+    """decoder(layers, chosen) → specs of 32 × 32 layers; `chosen(layer, leaf)` gives each its number format."""
+
+    def make(layers, chosen):
+        leaves = [f"self_attn.{x}_proj" for x in "qkvo"] + [f"mlp.{x}_proj" for x in ("gate", "up", "down")]
+        specs = {"model.embed_tokens.weight": TensorSpec((32, 32), "float32")}
+        for layer in range(layers):
+            for leaf in leaves:
+                name = f"model.layers.{layer}.{leaf}.weight"
+                specs[name] = TensorSpec((32, 32), "float32", chosen(layer, leaf.rpartition(".")[2]))
+            specs[f"model.layers.{layer}.input_layernorm.weight"] = TensorSpec((32,), "float32")
+        return specs | {"lm_head.weight": TensorSpec((32, 32), "float32")}
+
+    return make
+
+
+@pytest.fixture
+def export(tmp_path):
+    """export(dialect, model, name of the directory) → the artifact's directory."""
+
+    def write(dialect, model, name="artifact"):
+        directory = tmp_path / name
+        directory.mkdir()
+        dialect.write(model, directory, lambda _: None)
+        return directory
+
+    return write
+
+
+@pytest.fixture
+def edit():
+    """edit(artifact, {tensor name: tensor, or None to remove it}, **keys of its quantization_config)."""
+
+    def rewrite(directory, tensors=None, **settings):
+        held = load_file(directory / "model.safetensors")
+        for name, tensor in (tensors or {}).items():
+            if tensor is None:
+                del held[name]
+            else:
+                held[name] = tensor.contiguous()
+        save_file(held, directory / "model.safetensors", {"format": "pt"})
+        config = json.loads((directory / "config.json").read_bytes())
+        config["quantization_config"] |= settings
+        (directory / "config.json").write_text(json.dumps(config))
+
+    return rewrite
+
+
+@pytest.fixture
+def assert_same():
+    """assert_same(found, meant): two quantized tensors of one format, codes and parameters."""
+
+    def compare(found, meant):
+        assert found.format == meant.format and torch.equal(found.codes, meant.codes)
+        assert found.params.keys() == meant.params.keys()
+        assert all(torch.equal(found.params[key], meant.params[key]) for key in meant.params)
+
+    return compare
+
+
+@pytest.fixture
+def octets():
+    """octets(tensor) → what two tensors compare by: dtype, shape and bytes."""
+    return lambda tensor: (tensor.dtype, tensor.shape, tensor.reshape(-1).view(torch.uint8).tolist())
+
+
+@pytest.fixture
+def specs_of():
+    """specs_of({name: tensor}) → their specs."""
+
+    def describe(tensors):
+        names = {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
+        return {name: TensorSpec(tuple(tensor.shape), names[name]) for name, tensor in tensors.items()}
+
+    return describe
+
+
+class FailingKernel:
+    """Counts the calls that write, and lets the one numbered `fail_at` (from 0) fail with `code`."""
+
+    def __init__(
+        self,
+        monkeypatch,
+        fail_at=None,
+        code=errno.ENOSPC,
+        names=("open", "posix_fallocate", "pwrite", "fsync", "replace"),
+    ):
+        self.calls = 0
+        for name in names:
+            monkeypatch.setattr(os, name, self.wrap(getattr(os, name), fail_at, code))
+
+    def wrap(self, real, fail_at, code):
+        def call(*args, **kwargs):
+            self.calls += 1
+            if self.calls - 1 == fail_at:
+                raise OSError(code, os.strerror(code))
+            return real(*args, **kwargs)
+
+        return call
+
+
+@pytest.fixture
+def failing_kernel():
+    """failing_kernel(monkeypatch, fail_at, code, names): `os` with one call that fails."""
+    return FailingKernel

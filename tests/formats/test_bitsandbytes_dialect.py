@@ -2,11 +2,10 @@
 
 import json
 import random
-import re
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from compress.formats import open_checkpoint
 from compress.formats.base import ModelSpec, TensorSpec
@@ -23,42 +22,9 @@ NF4, FP4, DOUBLE = CodebookFormat("nf4"), CodebookFormat("fp4"), CodebookFormat(
 Q_PROJ = "model.layers.0.self_attn.q_proj"
 
 
-def ignore(_):
-    pass
-
-
 @pytest.fixture
 def golden(request):
     return load_file(request.path.parent / "golden" / "bitsandbytes.safetensors")
-
-
-@pytest.fixture
-def quantized(tiny_llama, in_memory):
-    """quantized(number format, pattern) → a llama, its decoder's matrices that match quantized in memory."""
-
-    def make(number_format, pattern=""):
-        checkpoint = open_checkpoint(tiny_llama)
-        names = [
-            name
-            for name, spec in checkpoint.spec.tensors.items()
-            if ".layers." in name and len(spec.shape) == 2 and re.search(pattern, name)
-        ]
-        return in_memory(checkpoint, dict.fromkeys(names, number_format))
-
-    return make
-
-
-@pytest.fixture
-def export(tmp_path):
-    """export(model, **options) → the artifact's directory."""
-
-    def write(model, **options):
-        directory = tmp_path / "artifact"
-        directory.mkdir()
-        BitsAndBytes(**options).write(model, directory, ignore)
-        return directory
-
-    return write
 
 
 @pytest.mark.parametrize("table", ["nf4", "fp4"])
@@ -91,7 +57,7 @@ def test_values_survive_the_file_and_its_layout_is_exact(quantized, export, numb
     model = quantized(number_format)
     options = {"max_shard_size": shard_size, "dtype": "bfloat16"}
     layout = BitsAndBytes(**options).layout(model.spec)
-    directory = export(model, **options)
+    directory = export(BitsAndBytes(**options), model)
     sizes = {path.name: path.stat().st_size for path in directory.glob("model*")}
     assert sizes == {file.name: file.nbytes for file in layout.files} and (len(sizes) > 1) == (shard_size == "40KB")
     reopened, witness = open_checkpoint(directory), BitsAndBytes.witness(directory)
@@ -111,7 +77,7 @@ def test_values_survive_the_file_and_its_layout_is_exact(quantized, export, numb
 
 def test_the_config_is_the_source_s_with_only_what_changed(quantized, export, tiny_llama):
     before = json.loads((tiny_llama / "config.json").read_bytes())
-    after = json.loads((export(quantized(DOUBLE)) / "config.json").read_bytes())
+    after = json.loads((export(BitsAndBytes(), quantized(DOUBLE)) / "config.json").read_bytes())
     described = after.pop("quantization_config")
     assert after == {**before, "dtype": "float16"}
     assert described == {
@@ -130,7 +96,7 @@ def skipped(module, patterns):
 
 
 def test_dense_linears_are_listed_and_no_others_match(quantized):
-    specs = quantized(NF4, r"1\.mlp|0\.self_attn\.[qk]").spec.tensors
+    specs = quantized({r"1\.mlp|0\.self_attn\.[qk]": NF4}).spec.tensors
     said = quantization_config(specs, "float16")["llm_int8_skip_modules"]
     for name, spec in specs.items():
         if ".layers." in name and len(spec.shape) == 2:
@@ -140,7 +106,7 @@ def test_dense_linears_are_listed_and_no_others_match(quantized):
 
 def test_a_quantized_head_is_not_skipped_and_is_untied(make_model, tmp_path, in_memory, export):
     checkpoint = open_checkpoint(make_model(tmp_path / "source", "qwen3"))
-    directory = export(in_memory(checkpoint, {"lm_head.weight": NF4}))
+    directory = export(BitsAndBytes(), in_memory(checkpoint, {"lm_head.weight": NF4}))
     config = json.loads((directory / "config.json").read_bytes())
     assert "lm_head" not in config["quantization_config"]["llm_int8_skip_modules"]
     assert config["tie_word_embeddings"] is False
@@ -180,16 +146,12 @@ def test_mixed_kinds_and_dense_models_are_refused():
     assert BitsAndBytes().layout(mixed).nbytes > 0
 
 
-def change(directory, tensors=None, state=None):
-    """Rewrite an artifact: tensors of one layer by name (None removes one), and keys of its quantization state."""
+def restated(directory, changes):
+    """The quantization state of one layer, with `changes` in its keys: a tensor by name."""
     held = load_file(directory / "model.safetensors")
-    held |= {f"{Q_PROJ}.{name}": tensor for name, tensor in (tensors or {}).items()}
-    if state is not None:
-        name = next(name for name in held if name.startswith(Q_PROJ) and "quant_state" in name)
-        said = json.loads(bytes(held[name].numpy())) | state
-        held[name] = torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)
-    kept = {name: tensor.contiguous() for name, tensor in held.items() if tensor is not None}
-    save_file(kept, directory / "model.safetensors", {"format": "pt"})
+    name = next(name for name in held if name.startswith(Q_PROJ) and "quant_state" in name)
+    said = json.loads(bytes(held[name].numpy())) | changes
+    return {name: torch.frombuffer(bytearray(json.dumps(said).encode()), dtype=torch.uint8)}
 
 
 def part(directory, name):
@@ -205,9 +167,9 @@ STATES = [
 
 
 @pytest.mark.parametrize("state", STATES, ids=str)
-def test_lying_states_are_input_errors(quantized, export, state):
-    directory = export(quantized(CodebookFormat("nf4", 32, True), "q_proj"))
-    change(directory, state=state)
+def test_lying_states_are_input_errors(quantized, export, state, edit):
+    directory = export(BitsAndBytes(), quantized({"q_proj": CodebookFormat("nf4", 32, True)}))
+    edit(directory, restated(directory, state))
     with pytest.raises(InputError, match="q_proj"):
         open_checkpoint(directory).read(f"{Q_PROJ}.weight")
 
@@ -229,9 +191,10 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_tensors_that_do_not_fit_together_are_input_errors(quantized, export, case):
-    directory = export(quantized(CodebookFormat("nf4", 32, True), "q_proj"))
-    change(directory, BROKEN[case](lambda name: part(directory, name)))
+def test_tensors_that_do_not_fit_together_are_input_errors(quantized, export, case, edit):
+    directory = export(BitsAndBytes(), quantized({"q_proj": CodebookFormat("nf4", 32, True)}))
+    parts = BROKEN[case](lambda name: part(directory, name))
+    edit(directory, {f"{Q_PROJ}.{name}": tensor for name, tensor in parts.items()})
     with pytest.raises(InputError, match="q_proj"):
         open_checkpoint(directory).read(f"{Q_PROJ}.weight")
 
@@ -246,39 +209,39 @@ BROKEN_INT8 = {
 
 
 @pytest.mark.parametrize("case", BROKEN_INT8)
-def test_int8_tensors_that_do_not_fit_together_are_input_errors(quantized, export, case):
-    directory = export(quantized(IntFormat(8, -1), "q_proj"))
-    change(directory, BROKEN_INT8[case](lambda name: part(directory, name)))
+def test_int8_tensors_that_do_not_fit_together_are_input_errors(quantized, export, case, edit):
+    directory = export(BitsAndBytes(), quantized({"q_proj": IntFormat(8, -1)}))
+    parts = BROKEN_INT8[case](lambda name: part(directory, name))
+    edit(directory, {f"{Q_PROJ}.{name}": tensor for name, tensor in parts.items()})
     with pytest.raises(InputError, match="q_proj"):
         open_checkpoint(directory).read(f"{Q_PROJ}.weight")
 
 
-def test_the_format_of_int8_rows_may_be_missing(quantized, export):
-    directory = export(quantized(IntFormat(8, -1), "q_proj"))
+def test_the_format_of_int8_rows_may_be_missing(quantized, export, edit):
+    directory = export(BitsAndBytes(), quantized({"q_proj": IntFormat(8, -1)}))
     expected = open_checkpoint(directory).read(f"{Q_PROJ}.weight").dequantize()
-    change(directory, {"weight_format": None})
+    edit(directory, {f"{Q_PROJ}.weight_format": None})
     assert torch.equal(open_checkpoint(directory).read(f"{Q_PROJ}.weight").dequantize(), expected)
 
 
-def test_an_artifact_exported_again_is_the_same(quantized, export, tmp_path):
-    directory = export(quantized(DOUBLE))
-    (tmp_path / "again").mkdir()
-    BitsAndBytes().write(open_checkpoint(directory), tmp_path / "again", ignore)
+def test_an_artifact_exported_again_is_the_same(quantized, export):
+    directory = export(BitsAndBytes(), quantized(DOUBLE))
+    again = export(BitsAndBytes(), open_checkpoint(directory), "again")
     for path in directory.iterdir():
-        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (again / path.name).read_bytes(), path.name
 
 
-def test_mutated_states_are_input_errors_or_are_read(quantized, export):
+def test_mutated_states_are_input_errors_or_are_read(quantized, export, edit):
     """200 seeded mutants of the JSON that says how to read a weight."""
-    directory = export(quantized(CodebookFormat("nf4", 32, True), "layers.0.self_attn.q_proj"))
+    directory = export(BitsAndBytes(), quantized({"layers.0.self_attn.q_proj": CodebookFormat("nf4", 32, True)}))
     chance, read = random.Random(0), 0
-    name = "weight.quant_state.bitsandbytes__nf4"
-    original = bytes(part(directory, name).numpy())
+    name = f"{Q_PROJ}.weight.quant_state.bitsandbytes__nf4"
+    original = bytes(load_file(directory / "model.safetensors")[name].numpy())
     for _ in range(200):
         mutant = bytearray(original)
         for _ in range(chance.choice((1, 2, 8))):
             mutant[chance.randrange(len(mutant))] = chance.choice(b'0123456789"[]{},:.-nulltrue x')
-        change(directory, {name: torch.frombuffer(mutant, dtype=torch.uint8)})
+        edit(directory, {name: torch.frombuffer(mutant, dtype=torch.uint8)})
         try:
             open_checkpoint(directory).read(f"{Q_PROJ}.weight")
         except InputError:

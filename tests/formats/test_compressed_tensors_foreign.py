@@ -45,10 +45,6 @@ LAYER = "model.layers.0.mlp.up_proj.weight"
 ATTENTION = "model.layers.1.self_attn"
 
 
-def ignore(_):
-    pass
-
-
 def fill_scales(model):
     """Scales of the extreme values, as a calibration leaves them; those of inputs and cache are made up."""
     for module in model.modules():
@@ -102,7 +98,7 @@ def decompressed(directory, groups):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("case", CASES)
-def test_values_equal_the_library_s_and_come_back(foreign, tmp_path, case, dtype):
+def test_values_equal_the_library_s_and_come_back(foreign, case, dtype, export):
     directory, groups = foreign(case, dtype)
     checkpoint, theirs = open_checkpoint(directory), dict(decompressed(directory, groups))
     assert {name for name, spec in checkpoint.spec.tensors.items() if spec.format} == theirs.keys()
@@ -114,9 +110,8 @@ def test_values_equal_the_library_s_and_come_back(foreign, tmp_path, case, dtype
         assert checkpoint.spec.kv_cache == CacheFormat("fp8")
         meant = load_file(directory / "model.safetensors")[f"{ATTENTION}.k_scale"]
         assert torch.equal(checkpoint.read(f"{ATTENTION}.k_scale"), meant.float())
-    (tmp_path / "ours").mkdir()
-    CompressedTensors(dtype=dtype).write(checkpoint, tmp_path / "ours", ignore)
-    again, witness = open_checkpoint(tmp_path / "ours"), CompressedTensors.witness(tmp_path / "ours")
+    ours = export(CompressedTensors(dtype=dtype), checkpoint)
+    again, witness = open_checkpoint(ours), CompressedTensors.witness(ours)
     assert again.spec.tensors == checkpoint.spec.tensors and again.spec.kv_cache == checkpoint.spec.kv_cache
     for name in checkpoint.spec.tensors:
         found, meant = again.read(name), checkpoint.read(name)
@@ -132,16 +127,14 @@ def logits_of(directory):
         return model(torch.arange(32).unsqueeze(0)).logits
 
 
-def test_a_cache_alone_is_said_as_the_library_says_it(foreign, tiny_llama, tmp_path):
+def test_a_cache_alone_is_said_as_the_library_says_it(foreign, tiny_llama, export):
     directory, _ = foreign("cache", "float32")
-    (tmp_path / "ours").mkdir()
-    CompressedTensors(dtype="float32").write(open_checkpoint(directory), tmp_path / "ours", ignore)
+    artifact = export(CompressedTensors(dtype="float32"), open_checkpoint(directory))
     # transformers rounds keys and values, with the scales of the file.
-    assert torch.equal(logits_of(tmp_path / "ours"), logits_of(directory))
-    assert not torch.equal(logits_of(tmp_path / "ours"), logits_of(tiny_llama))
+    assert torch.equal(logits_of(artifact), logits_of(directory))
+    assert not torch.equal(logits_of(artifact), logits_of(tiny_llama))
     ours, theirs = (
-        json.loads((path / "config.json").read_bytes())["quantization_config"]
-        for path in (tmp_path / "ours", directory)
+        json.loads((path / "config.json").read_bytes())["quantization_config"] for path in (artifact, directory)
     )
     theirs["kv_cache_scheme"].setdefault("actorder")  # some versions leave what is null out
     assert ours == {key: theirs[key] for key in ours} | {"version": ours["version"]}
@@ -149,13 +142,12 @@ def test_a_cache_alone_is_said_as_the_library_says_it(foreign, tiny_llama, tmp_p
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_dense_weights_are_the_decoded_ones(foreign, tmp_path, dtype):
+def test_dense_weights_are_the_decoded_ones(foreign, dtype, export):
     checkpoint = open_checkpoint(foreign("int4", dtype)[0])
     dense = Dense(dtype="float32")
-    (tmp_path / "dense").mkdir()
     decoded = Decoded(checkpoint, fit_spec(checkpoint.spec, dense, requantize=True))
-    dense.write(decoded, tmp_path / "dense", ignore)
-    assert torch.equal(open_checkpoint(tmp_path / "dense").read(LAYER), checkpoint.read(LAYER).dequantize())
+    directory = export(dense, decoded)
+    assert torch.equal(open_checkpoint(directory).read(LAYER), checkpoint.read(LAYER).dequantize())
 
 
 HALVES = [("int4", GPTQ()), ("int4", AWQ()), ("int4", GGUF()), ("int8", BitsAndBytes())]
@@ -170,22 +162,19 @@ def test_containers_of_float16_scales_refuse_float32_ones(foreign, case, dialect
 
 
 @pytest.mark.parametrize(("case", "dialect"), HALVES)
-def test_containers_of_float16_scales_hold_those_of_a_bfloat16_model(foreign, tmp_path, case, dialect):
-    directory, _ = foreign(case, "bfloat16")
-    checkpoint = open_checkpoint(directory)
-    (tmp_path / "converted").mkdir()
-    dialect.write(checkpoint, tmp_path / "converted", ignore)
-    reopened, witness = open_checkpoint(tmp_path / "converted"), dialect.witness(tmp_path / "converted")
+def test_containers_of_float16_scales_hold_those_of_a_bfloat16_model(foreign, case, dialect, export):
+    checkpoint = open_checkpoint(foreign(case, "bfloat16")[0])
+    converted = export(dialect, checkpoint)
+    reopened, witness = open_checkpoint(converted), dialect.witness(converted)
     meant = checkpoint.read(LAYER).dequantize()
     assert torch.equal(reopened.read(LAYER).dequantize(), meant) and torch.equal(witness(LAYER), meant)
 
 
 @pytest.mark.parametrize("dialect", [GPTQ(), AWQ(), GGUF()])
-def test_bfloat16_scales_below_float16_are_refused_by_name(foreign, tmp_path, dialect):
+def test_bfloat16_scales_below_float16_are_refused_by_name(foreign, dialect, export):
     directory, _ = foreign("int4", "bfloat16")
     tensors = load_file(directory / "model.safetensors")
     tensors[LAYER.replace("weight", "weight_scale")][3] = 2.0**-30
     save_file(tensors, directory / "model.safetensors", {"format": "pt"})
-    (tmp_path / "converted").mkdir()
     with pytest.raises(RefusedError, match=f"{re.escape(LAYER)}.*float16 does not hold its scales"):
-        dialect.write(open_checkpoint(directory), tmp_path / "converted", ignore)
+        export(dialect, open_checkpoint(directory))

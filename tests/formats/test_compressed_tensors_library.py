@@ -35,10 +35,6 @@ SCHEMES = [
 MODULE = "model.layers.0.mlp.up_proj"
 
 
-def ignore(_):
-    pass
-
-
 def library_scheme(scheme):
     """The library's own reading of what our config.json says of one layer."""
     specs = {f"{MODULE}.weight": TensorSpec((32, 32), "float32", scheme.number_format)}
@@ -83,10 +79,6 @@ def bits_of(tensor):
     return tensor.view(torch.uint8) if tensor.dtype == torch.float8_e4m3fn else tensor
 
 
-def linear_weights(checkpoint):
-    return [name for name, spec in checkpoint.spec.tensors.items() if ".layers." in name and len(spec.shape) == 2]
-
-
 def alike(name):
     return IntFormat(4, 32)
 
@@ -101,15 +93,14 @@ def asymmetric(name):
 
 
 @pytest.fixture
-def logits(make_model, tmp_path, in_memory):
+def logits(make_model, tmp_path, in_memory, linear_weights, export):
     """logits(family, choose, dtype) → of our values in a dense model, and of transformers with the artifact."""
 
     def compare(family, choose, dtype, **options):
         checkpoint = open_checkpoint(make_model(tmp_path / "source", family))
         model = in_memory(checkpoint, {name: choose(name) for name in linear_weights(checkpoint)})
-        (tmp_path / "artifact").mkdir()
-        CompressedTensors(dtype=dtype).write(model, tmp_path / "artifact", ignore)
-        theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "artifact", dtype="auto", **options)
+        directory = export(CompressedTensors(dtype=dtype), model)
+        theirs = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", **options)
         assert theirs.dtype == getattr(torch, dtype)
         ours = AutoModelForCausalLM.from_pretrained(tmp_path / "source", dtype=theirs.dtype)
         ours.load_state_dict({name: model.read(name).dequantize() for name in model.formats}, strict=False)

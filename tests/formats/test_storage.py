@@ -15,26 +15,6 @@ import pytest
 from compress.formats import storage
 from compress.formats.errors import InputError, RefusedError, StorageError
 
-CALLS = ("open", "posix_fallocate", "pwrite", "fsync", "replace")
-
-
-class FailingKernel:
-    """Counts the calls that write, and lets the one numbered `fail_at` (from 0) fail with `code`."""
-
-    def __init__(self, monkeypatch, fail_at=None, code=errno.ENOSPC):
-        self.calls = 0
-        for name in CALLS:
-            monkeypatch.setattr(os, name, self.wrap(getattr(os, name), fail_at, code))
-
-    def wrap(self, real, fail_at, code):
-        def call(*args, **kwargs):
-            self.calls += 1
-            if self.calls - 1 == fail_at:
-                raise OSError(code, os.strerror(code))
-            return real(*args, **kwargs)
-
-        return call
-
 
 def write_three_blocks(path):
     with storage.atomic_write(path, 30) as file:
@@ -53,15 +33,15 @@ def test_a_file_stands_whole_and_alone(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
-def test_whichever_call_fails_nothing_stands_under_the_name(tmp_path, code):
+def test_whichever_call_fails_nothing_stands_under_the_name(tmp_path, code, failing_kernel):
     with pytest.MonkeyPatch.context() as patch:
-        total = FailingKernel(patch)
+        total = failing_kernel(patch)
         write_three_blocks(tmp_path / "counted")
     (tmp_path / "counted").unlink()
     assert total.calls == 9  # open, allocate, 3 writes, fsync, rename, open and fsync the directory
     for fail_at in range(total.calls):
         with pytest.MonkeyPatch.context() as patch:
-            FailingKernel(patch, fail_at, code)
+            failing_kernel(patch, fail_at, code)
             with pytest.raises(StorageError, match=r"cannot write .*model \(30 bytes\)") as caught:
                 write_three_blocks(tmp_path / "model")
         assert caught.value.hint
@@ -69,11 +49,11 @@ def test_whichever_call_fails_nothing_stands_under_the_name(tmp_path, code):
     write_three_blocks(tmp_path / "model")  # and once the disk works again, so do we
 
 
-def test_a_failed_rewrite_before_the_rename_keeps_the_old_content(tmp_path):
+def test_a_failed_rewrite_before_the_rename_keeps_the_old_content(tmp_path, failing_kernel):
     storage.write_bytes(tmp_path / "model", b"old")
     for fail_at in range(5):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(StorageError):
-            FailingKernel(patch, fail_at)
+            failing_kernel(patch, fail_at)
             storage.write_bytes(tmp_path / "model", b"new")
         assert (tmp_path / "model").read_bytes() == b"old"
         assert [path.name for path in tmp_path.iterdir()] == ["model"]

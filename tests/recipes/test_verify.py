@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import struct
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import gguf
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from compress import passes
 from compress.cli.app import main
 from compress.formats import dialects
-from compress.formats.errors import InputError, RefusedError, UsageError
-from compress.passes.core.fingerprint import Fingerprint, disagreements, largest_difference
+from compress.formats.errors import InputError, RefusedError
 from compress.passes.core.inventory import digests
 from compress.passes.core.record import hashes
 from compress.recipes.plan import plan
@@ -229,49 +224,14 @@ def test_a_truncated_weight_file(artifact: Path) -> None:
     assert problems(found, "opens")
 
 
-def written_as(dialect: str, model: Path, out: Path, **options: Any) -> Path:
-    steps = [{"rtn": {"bits": 4, "group_size": 32}}, {"export": {"dialect": dialect, **options}}]
-    return Path(run(from_data({"model": str(model), "passes": steps}), out).artifacts[0].path)
-
-
-def entries(artifact: Path) -> dict[str, Any]:
-    inventory: dict[str, Any] = json.loads((artifact / "compress.json").read_text())["inventory"]
-    return inventory
-
-
-def test_every_source_tensor_is_accounted_for(tiny_llama: Path, tmp_path: Path) -> None:
-    path = tiny_llama / "model.safetensors"
-    tensors = load_file(path)
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = tensors["model.norm.weight"][:8].clone()
-    save_file(tensors, path, {"format": "pt"})
-    found = entries(written_as("gguf", tiny_llama, tmp_path / "gguf"))
-    assert set(found) == set(tensors)
-    states = {name: (entry["state"], entry["by"], entry["format"]) for name, entry in found.items()}
-    assert states[f"{MODULE}.weight"] == ("quantized", "rtn", "int4 g32 sym")
-    assert states["model.norm.weight"] == ("copied", "export to gguf", "float32")
-    assert states["model.embed_tokens.weight"] == ("converted", "export to gguf", "float16")
-    assert states["lm_head.weight"][:2] == ("tied", "export to gguf")
-    assert states["model.layers.0.self_attn.rotary_emb.inv_freq"][:2] == ("dropped", "export to gguf")
-    again = written_as("dense", tiny_llama, tmp_path / "dense")
-    assert entries(again)[f"{MODULE}.weight"]["state"] == "rewritten"
-    assert entries(again)["lm_head.weight"]["state"] == "copied"
-    assert verify(again).passed
-
-
-def test_digests_are_of_the_tensors_and_not_of_their_packing(tiny_llama: Path, tmp_path: Path) -> None:
-    first, second = (entries(written_as(name, tiny_llama, tmp_path / name)) for name in ("gguf", "gptq"))
-    assert first[f"{MODULE}.weight"]["sha256"] == second[f"{MODULE}.weight"]["sha256"]
-    weight = load_file(tiny_llama / "model.safetensors")["model.norm.weight"]
-    assert first["model.norm.weight"]["sha256"] == digests(weight)
-
-
-def test_weights_forged_everywhere_but_in_the_answers(tiny_llama: Path, tmp_path: Path) -> None:
+def test_weights_forged_everywhere_but_in_the_answers(
+    tiny_llama: Path, tmp_path: Path, written_as: Callable[..., Path]
+) -> None:
     artifact = written_as("dense", tiny_llama, tmp_path / "out")
     tensors = load_file(artifact / "model.safetensors")
     tensors["model.norm.weight"] *= 1.1
     save_file(tensors, artifact / "model.safetensors", {"format": "pt"})
-    inventory = entries(artifact)
+    inventory = json.loads((artifact / "compress.json").read_text())["inventory"]
     inventory["model.norm.weight"]["sha256"] = digests(tensors["model.norm.weight"])
     forge(artifact, inventory=inventory)
     assert [problem.check for problem in verify(artifact).problems] == ["logits"]
@@ -286,7 +246,7 @@ def test_weights_forged_everywhere_but_in_the_answers(tiny_llama: Path, tmp_path
     lambda manifest: manifest["inventory"].update(x={"state": "lost", "by": ""}),
 ])  # fmt: skip
 def test_a_manifest_that_makes_no_sense(
-    change: Callable[[dict[str, Any]], None], tiny_llama: Path, tmp_path: Path
+    change: Callable[[dict[str, Any]], None], tiny_llama: Path, tmp_path: Path, written_as: Callable[..., Path]
 ) -> None:
     artifact = written_as("dense", tiny_llama, tmp_path / "out")
     edit_manifest(artifact, change)
@@ -294,7 +254,7 @@ def test_a_manifest_that_makes_no_sense(
         verify(artifact)
 
 
-def test_tokens_that_the_model_does_not_have(tiny_llama: Path, tmp_path: Path) -> None:
+def test_tokens_that_the_model_does_not_have(tiny_llama: Path, tmp_path: Path, written_as: Callable[..., Path]) -> None:
     artifact = written_as("dense", tiny_llama, tmp_path / "out")
     edit_manifest(artifact, lambda manifest: manifest["fingerprint"].update(tokens=[10**9] * 64, text=None))
     assert "vocabulary" in problems(verify(artifact), "logits")["forward"]
@@ -305,45 +265,9 @@ def test_no_artifact_of_ours(tiny_llama: Path) -> None:
         verify(tiny_llama)
 
 
-@pytest.mark.engine
-def test_an_engine_answers_alike(tiny_llama: Path, tmp_path: Path) -> None:
-    found = verify(written_as("dense", tiny_llama, tmp_path / "out"), engine="transformers")
-    assert found.passed, found.problems
-    assert found.engine["transformers"]
-    assert found.engine_difference is not None and found.engine_difference < 0.01
-
-
-def test_answers_are_compared_at_the_recorded_tokens() -> None:
-    places = ({"after": 1, "likeliest": [[2, -0.5], [0, -1.0]]}, {"after": 8, "likeliest": [[1, -0.25]]})
-    recorded = Fingerprint.model_validate({"text": None, "tokens": range(8), "next": places})
-    answers = torch.tensor([[-1.0, -3.0, -0.5], [-9.0, -0.5, -8.0]])
-    assert largest_difference(recorded, answers) == 0.25
-    assert disagreements(recorded, answers, 0.25) == []
-    answers[0, 0] = -0.2  # another token leads, but by less than two errors of 0.25
-    assert disagreements(recorded, answers, 0.25) == []
-    assert disagreements(recorded, answers, 0.1) == [1]
-    answers[1, 1] = math.nan
-    assert largest_difference(recorded, answers) == math.inf
-    assert largest_difference(recorded, answers[:, :2]) == math.inf
-    assert disagreements(recorded, answers, 0.25) == [8]
-
-
-def test_an_engine_that_is_not_there(tiny_llama: Path, tmp_path: Path) -> None:
-    artifact = written_as("dense", tiny_llama, tmp_path / "out")
-    with pytest.raises(UsageError, match="did you mean 'vllm'"):
-        verify(artifact, engine="vlm")
-    with pytest.raises(RefusedError, match="interpreter"):
-        verify(artifact, engine="vllm", python=tmp_path / "none")
-    if find_spec("vllm"):
-        pytest.skip("vllm is installed here")
-    with pytest.raises(RefusedError, match="not installed") as refused:
-        verify(artifact, engine="vllm")
-    assert (
-        refused.value.hint == f"{sys.executable} -m pip install vllm, or name an interpreter that has it: --python PATH"
-    )
-
-
-def test_the_command(tiny_llama: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tiny_llama: Path, tmp_path: Path, written_as: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     artifact = written_as("dense", tiny_llama, tmp_path / "out")
     assert main(["verify", str(artifact), "--json", "-q"]) == 0
     assert json.loads(capfd.readouterr().out)["passed"] is True
