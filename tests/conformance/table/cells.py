@@ -23,6 +23,8 @@ DECODERS = ("bitsandbytes", "compressed_tensors")
 _TWICE = 4
 """Where inputs are rounded, sums in another order fall on other steps: two right answers are up to twice as far apart
 as one is from that of the weights alone, and KL grows with the square."""
+_SILENT = 0.01
+"""The part of the probability whose tokens an engine may leave out."""
 _LONGEST = 300
 
 
@@ -55,7 +57,16 @@ def cell(
     except CompressError as error:
         return {"message": str(error).removeprefix(f"{engine}: ").replace(str(path.absolute()), path.name)[:_LONGEST]}
     wanted, limit = expected
+    if (part := silent(answer.log_probs, wanted)) > _SILENT:
+        return {"message": f"it says nothing (NaN) of tokens that {100 * part:.0f} % of the probability is on"}
     return {"versions": dict(answer.versions), **compared(answer.log_probs, wanted), "limit": round(limit, 4)}
+
+
+def silent(found: Tensor, expected: Tensor) -> float:
+    """The part of the probability, 0 … 1, that is on tokens of which `found` says nothing."""
+    width = min(found.shape[1], expected.shape[1])
+    said = found[:, :width].isfinite()
+    return 1 - float((expected[:, :width].exp() * said).sum(-1).mean())
 
 
 def compared(found: Tensor, expected: Tensor) -> Mapping[str, float]:
