@@ -11,9 +11,10 @@ from typing import Any
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.bitsandbytes_tensors import is_int8
+from compress.kernels.activations import GROUP
 from compress.kernels.codebook_format import CodebookFormat
 from compress.kernels.float4_format import Float4Format
-from compress.kernels.float_format import FloatFormat
+from compress.kernels.float_format import BLOCK, FloatFormat
 from compress.kernels.int_format import IntFormat
 
 _ROUNDED = (("float16", "bfloat16"), ("float32", "bfloat16"), ("float32", "float16"))
@@ -213,6 +214,24 @@ def float4_in_bfloat16(subject: Subject) -> str | None:
         return None
     change = "export with dtype: bfloat16, or load it with dtype=torch.bfloat16"
     return f"decodes FP4 to bfloat16, beside other tensors in {dtype}; {change}"
+
+
+def whole_blocks(subject: Subject) -> str | None:
+    """FP8 weights in blocks that an engine joins with others have whole blocks of rows."""
+    joined = {part for parts in JOINED for part in parts}
+    for name, spec in subject.quantized.items():
+        if spec.format == FloatFormat("block") and _module(name).rpartition(".")[2] in joined and spec.shape[0] % BLOCK:
+            return f"{name} has {spec.shape[0]} rows, which are no whole blocks of {BLOCK}; use per: channel"
+    return None
+
+
+def whole_groups(subject: Subject) -> str | None:
+    """Inputs that are rounded in groups divide into them."""
+    for module, inputs in subject.model.activations.items():
+        columns = subject.model.tensors[f"{module}.weight"].shape[1]
+        if inputs.per == "group" and columns % GROUP:
+            return f"{module} has {columns} inputs, which are no whole groups of {GROUP}; use per: channel"
+    return None
 
 
 def scales_apart(subject: Subject) -> str | None:

@@ -38,6 +38,8 @@ from compress.recipes.target_checks import (
     scales_kept,
     separate_head,
     symmetric,
+    whole_blocks,
+    whole_groups,
     without,
 )
 
@@ -94,6 +96,7 @@ FACTS: tuple[Fact, ...] = (
     # Exllama takes symmetric groups of any size, Triton these with zero points.
     *_vllm("compressed-tensors", f"{_KERNELS}/triton_w4a16.py TRITON_W4A16_SUPPORTED_GROUP_SIZES",
            group_sizes(*_MARLIN_SIZES, 256, zero="integer")),
+    *_vllm("compressed-tensors", f"{_LAYERS}/utils/fp8_utils.py validate_fp8_block_shape", whole_blocks),
     *_vllm("compressed-tensors", _JOINT, joined_alike()),
     Fact("vllm", "compressed-tensors", "0.32.0", f"{_COMPRESSED}/schemes/compressed_tensors_w4a4_mxfp4.py; "
          f"{_LINEAR}/mxfp4/flashinfer.py", without(
@@ -120,6 +123,8 @@ FACTS: tuple[Fact, ...] = (
          "transformers/quantizers/quantizer_compressed_tensors.py (compress_model)", no_packed_zeros),
     Fact("transformers", "compressed-tensors", "5.23.0", "transformers/quantizers/quantizer_compressed_tensors.py",
          scales_kept, refuse=False),
+    Fact("transformers", "compressed-tensors", "5.23.0",
+         "compressed-tensors 0.20.0, compressed_tensors/quantization/lifecycle/forward_helpers.py", whole_groups),
     Fact("transformers", "compressed-tensors", "5.23.0",
          "compressed-tensors 0.20.0, compressors/nvfp4/helpers.py unpack_fp4_from_uint8 (dtype)", float4_in_bfloat16),
     Fact("transformers", "bitsandbytes", "5.23.0", f"{_BITSANDBYTES}/nn/modules.py Linear4bit.forward", cpu_rows,

@@ -17,6 +17,7 @@ from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.activations import ActivationFormat, CacheFormat
 from compress.kernels.codebook_format import CodebookFormat
 from compress.kernels.float4_format import Float4Format
+from compress.kernels.float_format import FloatFormat
 from compress.kernels.int_format import IntFormat, ScaleType
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.report import Reporter
@@ -105,6 +106,7 @@ NF4 = CodebookFormat("nf4", 64)
 ROUTED = {**LEAVES, "mlp.gate": (8, 64)}
 ALL = {f"model.layers.{layer}.{leaf}": ActivationFormat("int8", True) for layer in range(2) for leaf in LEAVES}
 INPUTS = {name: inputs for name, inputs in ALL.items() if name.endswith("q_proj")}
+GROUPS = dict.fromkeys(ALL, ActivationFormat("fp8", True, "group"))
 
 
 @pytest.mark.parametrize(("target", "spec", "told"), [
@@ -135,6 +137,10 @@ def test_what_awq_files_cannot_be_loaded(target: str, spec: ModelSpec, told: str
     ("vllm", replace(only(INT4), kv_cache=CacheFormat("int8")), "the cache is int8 per tensor; use fp8"),
     ("vllm", replace(only(INT4), kv_cache=CacheFormat("fp8", "head")), ""),
     ("vllm", replace(only(IntFormat(8, -1)), activations=INPUTS), "inputs int8 dynamic per token"),
+    ("vllm", only(FloatFormat("block")), "has 64 rows, which are no whole blocks of 128"),
+    ("transformers", only(FloatFormat("block")), ""),
+    ("transformers", replace(only(FloatFormat("block")), activations=GROUPS), "has 64 inputs, which are no whole"),
+    ("vllm", only(FloatFormat("channel")), ""),
     ("vllm", only(MXFP4), ""),
     ("vllm", model(lambda leaf: MXFP4 if leaf.endswith("v_proj") else NVFP4), "q_proj, k_proj, v_proj of"),
     ("vllm-cpu", only(MXFP4), "is in mxfp4, for which there is no kernel"),
