@@ -34,11 +34,14 @@ def power_scale(magnitude: Tensor, gamma: float, share: Tensor | None = None) ->
     return torch.where(live, logs, 0.0).exp().clamp(_SMALLEST, 1 / _SMALLEST)
 
 
-def weight_share(weights: Iterable[Tensor], group_size: int) -> Tensor:
-    """How much of its group's range each input channel uses on average, 0 … 1: [in], over weights [out, in]."""
+def weight_share(weights: Iterable[Tensor], groups: int) -> Tensor:
+    """How much of its group's range each input channel uses on average, 0 … 1: [in], over weights [out, in].
+
+    `groups` are those of a row: columns that lie side by side and share a scale.
+    """
     weight = torch.cat(list(weights)).abs()
-    groups = weight.view(len(weight), -1, weight.shape[1] if group_size == -1 else group_size)
-    return (groups / groups.amax(-1, keepdim=True).clamp(min=1e-30)).mean(0).flatten()
+    split = weight.view(len(weight), groups, -1)
+    return (split / split.amax(-1, keepdim=True).clamp(min=1e-30)).mean(0).flatten()
 
 
 def grid(magnitude: Tensor, share: Tensor) -> Iterator[Tensor]:
@@ -59,11 +62,12 @@ def clipped_params(weight: Tensor, hessian: Tensor, number_format: NumberFormat)
     """Parameters of `weight` [out, in] fp32, each group's range cut where its outputs err least.
 
     The error of a group g is e·H_gg·eᵀ, e its row of W − Ŵ: exact but for what groups do to each other. Tried are
-    the range cut to 100 … 50 %, and what the number format finds for the importance diag(H). Formats whose
-    parameters are not one per group keep the best of these for the whole weight.
+    the range cut to 100 … 50 %, and what the number format finds for the importance diag(H). Formats that have
+    other parameters than one per group keep the best of these for the whole weight.
     """
     best = number_format.fit(weight, hessian.diagonal())
-    groups = next(iter(best.values())).shape[1]
+    groups = number_format.groups(tuple(weight.shape))
+    apart = all(value.shape == (len(weight), groups) for value in best.values())
     blocks = _diagonal_blocks(hessian, groups)
     least = _block_errors(weight, blocks, number_format, best)
     low, high = (extreme.unsqueeze(-1) for extreme in weight.view(len(weight), groups, -1).aminmax(dim=-1))
@@ -71,7 +75,7 @@ def clipped_params(weight: Tensor, hessian: Tensor, number_format: NumberFormat)
         cut = weight.view(len(weight), groups, -1).clamp(low * part, high * part).view_as(weight)
         params = number_format.fit(cut)
         errors = _block_errors(weight, blocks, number_format, params)
-        better = errors < least
+        better = errors < least if apart else errors.sum() < least.sum()
         least = torch.where(better, errors, least)
         best = {name: torch.where(better, value, best[name]) for name, value in params.items()}
     return best

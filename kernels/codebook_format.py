@@ -151,6 +151,12 @@ class CodebookFormat(NumberFormat):
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
         return codebook(self.table, codes.device).values[codes.int()] * expanded["scale"]
 
+    def times_rows(self, params: Params, factors: Tensor) -> Params | None:
+        if self.double_quant:
+            return None
+        scale = params["scale"] * factors.unsqueeze(1)
+        return {"scale": scale} if bool(scale.isfinite().all()) else None
+
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         scale = 8 + 32 / NESTED_BLOCK if self.double_quant else 32
         return 4 + scale / self.block_size

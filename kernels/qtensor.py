@@ -51,6 +51,10 @@ class NumberFormat(ABC):
     def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and torch dtype name of every parameter of a weight of this shape."""
 
+    def groups(self, shape: tuple[int, ...]) -> int:
+        """How many groups of neighbouring columns a row has, each with a scale of its own (`scale` [rows, groups])."""
+        return self.param_shapes(shape)["scale"][0][1]
+
     @abstractmethod
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
         """Parameters for `weight` [rows, columns] fp32.

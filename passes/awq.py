@@ -13,16 +13,17 @@ from torch import Tensor
 
 from compress.formats.options import PerTensor, plain
 from compress.kernels.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
-from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import NumberFormat, quantize
 from compress.passes.core.base import Rewritten, Tie
-from compress.passes.core.int_options import IntOptions
+from compress.passes.core.grid_options import GridOptions
 from compress.passes.core.stats import Hessian, LinearStats, MeanAbs, Statistic
 
+_SCORED_ROWS = 512
+"""Of a group's weights: enough to rank scales, which all rows share."""
 Gamma = Annotated[float, Field(ge=0, le=1)]
 
 
-class AWQ(IntOptions):
+class AWQ(GridOptions):
     """Spare the input channels that carry large activations. Needs data; faster than gptq, and may go before it."""
 
     symmetric: PerTensor[bool] = Field(False, description="no zero point; AWQ files hold either")
@@ -44,11 +45,13 @@ class AWQ(IntOptions):
         if not self.search:
             return tie(power_scale(magnitude, self.gamma))
         hessian = stats[Hessian].matrix
-        formats = {name: self._int_format(name) for name in weights}
-        share = weight_share(weights.values(), next(iter(formats.values())).group_size)
+        formats = {name: self._grid(name) for name in weights}
+        first = next(iter(weights))
+        share = weight_share(weights.values(), formats[first].groups(tuple(weights[first].shape)))
         tried = [tie(scale) for scale in grid(magnitude, share)]
+        stride = max(1, sum(map(len, weights.values())) // _SCORED_ROWS)
         errors = [
-            sum(scaled_error(weight, hessian, formats[name], scale) for name, weight in weights.items())
+            sum(scaled_error(weight[::stride], hessian, formats[name], scale) for name, weight in weights.items())
             for scale in tried
         ]
         return tried[errors.index(min(errors))]
@@ -61,7 +64,7 @@ class AWQ(IntOptions):
         params = clipped_params(weight, stats[Hessian].matrix, number_format)
         return Rewritten(quantize(weight, number_format, params), target=clip(weight, number_format, params))
 
-    def _int_format(self, name: str) -> IntFormat:
+    def _grid(self, name: str) -> NumberFormat:
         number_format = self.number_format(name)
-        assert isinstance(number_format, IntFormat)
+        assert number_format is not None
         return number_format

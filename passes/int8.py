@@ -5,11 +5,14 @@ The scheme of LLM.int8() without its outliers (arXiv 2208.07339, 2.1) and of Smo
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from compress.formats.options import plain
 from compress.kernels.activations import ActivationFormat
 from compress.kernels.int_format import IntFormat
-from compress.kernels.qtensor import NumberFormat
+from compress.kernels.qtensor import NumberFormat, Params
 from compress.passes.core.activation_options import ActivationOptions
+from compress.passes.core.stats import LinearStats
 
 
 class INT8(ActivationOptions):
@@ -21,3 +24,7 @@ class INT8(ActivationOptions):
     def input_format(self) -> ActivationFormat:
         dynamic = plain(self.activations) == "dynamic"
         return ActivationFormat("int8", dynamic, "token" if dynamic else "tensor")
+
+    def params(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Params:
+        # Engines expect positive scales; which side of an 8-bit grid is the longer one hardly matters.
+        return {name: param.abs() for name, param in super().params(weight, stats, number_format).items()}

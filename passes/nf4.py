@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 from torch import Tensor
 
 from compress.formats.options import PerTensor, plain, resolve
 from compress.kernels.codebook_format import CodebookFormat, quantize_plainly
 from compress.kernels.codebooks import Table
-from compress.kernels.qtensor import NumberFormat, quantize
+from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Rewritten
 from compress.passes.core.codebook_options import CodebookOptions
+from compress.passes.core.rounding_options import SEARCH, RoundingOptions, Search
 from compress.passes.core.stats import LinearStats
 
 
-class NF4(CodebookOptions):
+class NF4(RoundingOptions, CodebookOptions):
     """Round each weight to the nearest value of a table, as bitsandbytes does: its own codes, bit for bit.
 
     bitsandbytes' files hold nf4 and fp4; quantile and lloyd_max (textbook tables) only dense export takes.
     """
 
     table: PerTensor[Table] = Field("nf4", description="`nf4`, `fp4`, `quantile` or `lloyd_max`")
-    search: PerTensor[bool] = Field(False, description="search scales for the least squared error of the weights")
+    search: PerTensor[Search] = Field("off", description=SEARCH)
 
     def number_format(self, name: str) -> NumberFormat | None:
         table: Table | None = resolve(self.table, name)
         return None if table is None else self.codebook_format(table, name)
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+        if plain(self.search) != "off":
+            return super().linear(weight, stats, number_format)
         assert isinstance(number_format, CodebookFormat)
-        if not plain(self.search):
-            return Rewritten(quantize_plainly(weight, number_format))
-        importance = torch.ones(weight.shape[1], device=weight.device)
-        return Rewritten(quantize(weight, number_format, number_format.fit(weight, importance)))
+        return Rewritten(quantize_plainly(weight, number_format))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from pydantic import Field
 
-from compress.kernels.qtensor import NumberFormat, quantize
-from compress.passes.core.base import Rewritten
+from compress.formats.options import PerTensor
 from compress.passes.core.int_options import IntOptions
-from compress.passes.core.stats import LinearStats
+from compress.passes.core.rounding_options import SEARCH, RoundingOptions, Search
 
 
-class RTN(IntOptions):
+class RTN(RoundingOptions, IntOptions):
     """Round each weight to the nearest value of an integer grid. Fast, needs no data, costs the most quality."""
 
-    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        return Rewritten(quantize(weight, number_format, number_format.fit(weight)))
+    search: PerTensor[Search] = Field("off", description=SEARCH)

@@ -9,30 +9,32 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.formats.options import PerTensor, plain
-from compress.kernels.qtensor import NumberFormat, quantize
+from compress.kernels.qtensor import NumberFormat, Params, quantize
 from compress.passes.core.base import LinearPass, Rewritten
 from compress.passes.core.input_ranges import Moments
 from compress.passes.core.stats import LinearStats, Statistic
 
 Search = Literal["off", "weights", "inputs"]
+SEARCH = (
+    "scales of weights: from the extreme values (`off`), of the least squared error (`weights`), "
+    "or of the least error weighted by the inputs' energy (`inputs`; needs calibration)"
+)
 
 
 class RoundingOptions(LinearPass):
     """Every weight goes to the nearest value."""
 
-    search: PerTensor[Search] = Field(
-        "weights",
-        description="scales of weights: from the extreme values (`off`), of the least squared error (`weights`), "
-        "or of the least error weighted by the inputs' energy (`inputs`; needs calibration)",
-    )
+    search: PerTensor[Search] = Field("weights", description=SEARCH)
 
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Moments}) if may_be(self.search, "inputs") else frozenset()
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        params = number_format.fit(weight, self._importance(weight, stats))
-        # Engines expect positive scales; which side of an 8-bit grid is the longer one hardly matters.
-        return Rewritten(quantize(weight, number_format, {name: param.abs() for name, param in params.items()}))
+        return Rewritten(quantize(weight, number_format, self.params(weight, stats, number_format)))
+
+    def params(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Params:
+        """The number format's parameters for weight [out, in] fp32."""
+        return number_format.fit(weight, self._importance(weight, stats))
 
     def _importance(self, weight: Tensor, stats: LinearStats) -> Tensor | None:
         search = plain(self.search)

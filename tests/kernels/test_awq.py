@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 
 from compress.kernels.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
+from compress.kernels.codebook_format import CodebookFormat
+from compress.kernels.error import output_energy
+from compress.kernels.float4_format import Float4Format
+from compress.kernels.float_format import FloatFormat
 from compress.kernels.int_format import IntFormat
-from compress.kernels.qtensor import quantize
+from compress.kernels.qtensor import NumberFormat, Params, quantize
 from compress.kernels.scale_search import Zero
 
 
@@ -31,7 +35,7 @@ def test_the_scale_is_a_power_of_the_activations(problem: tuple[Tensor, Tensor])
 
 def test_the_weight_term_divides_by_the_weights_share(problem: tuple[Tensor, Tensor]) -> None:
     weight, x = problem
-    magnitude, share = x.abs().mean(0), weight_share([weight[:10], weight[10:]], 16)
+    magnitude, share = x.abs().mean(0), weight_share([weight[:10], weight[10:]], 4)
     for column in (0, 17, 63):
         group = weight[:, column // 16 * 16 : column // 16 * 16 + 16].abs()
         assert torch.allclose(share[column], (weight[:, column].abs() / group.amax(1)).mean())
@@ -48,7 +52,7 @@ def test_dead_channels_keep_the_scale_one(problem: tuple[Tensor, Tensor]) -> Non
 
 
 def test_the_grid_begins_with_no_scale_at_all(problem: tuple[Tensor, Tensor]) -> None:
-    scales = list(grid(problem[1].abs().mean(0), weight_share([problem[0]], 16)))
+    scales = list(grid(problem[1].abs().mean(0), weight_share([problem[0]], 4)))
     assert len(scales) == 40 and torch.equal(scales[0], torch.ones(64))
 
 
@@ -81,6 +85,40 @@ def test_clipping_errs_less_in_every_group_than_the_whole_range_and_than_the_for
     for other in (number_format.fit(weight), number_format.fit(weight, hessian.diagonal())):
         assert (clipped <= errors(quantize(weight, number_format, other).dequantize()) * (1 + 1e-4)).all()
     assert clipped.sum() < errors(quantize(weight, number_format, number_format.fit(weight)).dequantize()).sum()
+
+
+@pytest.mark.parametrize(
+    "number_format",
+    [
+        CodebookFormat("nf4", 16),
+        CodebookFormat("fp4", 32),
+        CodebookFormat("nf4", 16, double_quant=True),
+        Float4Format("mxfp4"),
+        Float4Format("nvfp4"),
+        FloatFormat("channel"),
+    ],
+    ids=lambda number_format: number_format.name,
+)
+def test_any_number_format_may_be_clipped(problem: tuple[Tensor, Tensor], number_format: NumberFormat) -> None:
+    weight, x = problem
+    hessian = x.T @ x
+    params = clipped_params(weight, hessian, number_format)
+    assert {name: (value.shape, value.dtype) for name, value in params.items()} == {
+        name: (value.shape, value.dtype) for name, value in number_format.fit(weight).items()
+    }
+    blocks = torch.block_diag(*_diagonal(hessian, number_format.groups((24, 64))))
+
+    def error(chosen: Params) -> float:
+        return output_energy(weight - quantize(weight, number_format, chosen).dequantize(), blocks)
+
+    for other in (number_format.fit(weight), number_format.fit(weight, hessian.diagonal())):
+        assert error(params) <= error(other) * (1 + 1e-4)
+    assert error(params) < error(number_format.fit(weight))
+
+
+def _diagonal(hessian: Tensor, groups: int) -> list[Tensor]:
+    size = len(hessian) // groups
+    return [hessian[start : start + size, start : start + size] for start in range(0, len(hessian), size)]
 
 
 def test_clipped_weights_round_to_the_same_codes_and_lie_within_the_grid(problem: tuple[Tensor, Tensor]) -> None:

@@ -11,21 +11,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compress.formats import open_checkpoint
-from compress.kernels.qtensor import QTensor
+from compress.kernels.qtensor import NumberFormat, QTensor, quantize
 from compress.passes.awq import AWQ
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import LayerPass, Rewritten
 from compress.passes.core.config import load_config
+from compress.passes.core.grid_options import GridOptions
 from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.journal import Journal
 from compress.passes.core.report import Reporter
 from compress.passes.core.rows import Rows
 from compress.passes.core.run import Run
 from compress.passes.core.skeleton import Skeleton
+from compress.passes.core.stats import LinearStats
 from compress.passes.core.sweep import sweep
 from compress.passes.core.walk import Stream, Walk
 from compress.passes.core.work import dense
 from compress.passes.gptq import GPTQ
-from compress.passes.rtn import RTN
 
 ROWS, LENGTH = 16, 32
 Swept = Callable[..., Run]
@@ -77,23 +78,35 @@ def hidden_of(run: Run, tmp_path: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("family", "options"),
-    [("llama", {"symmetric": True}), ("llama", {"search": False}), ("qwen3", {"bits": 3}), ("gpt_neox", {})],
+    [
+        ("llama", {"symmetric": True}),
+        ("llama", {"search": False}),
+        ("qwen3", {"bits": 3}),
+        ("gpt_neox", {}),
+        ("llama", {"format": "nf4", "block_size": 32}),
+        ("llama", {"format": "fp4", "block_size": 32, "double_quant": True}),
+        ("llama", {"format": "mxfp4"}),
+        ("llama", {"format": "nvfp4"}),
+    ],
 )
 def test_errs_less_than_rounding_on_every_tensor(swept: Swept, family: str, options: dict[str, Any]) -> None:
     grid = {"group_size": 32, "bits": 4, "symmetric": False, **options}
     ours = reports(swept(family, [AWQ(**grid)], "awq"))
     grid.pop("search", None)
     # With statistics at hand, so that both report the error of their outputs.
-    plain = reports(swept(family, [RTNWithStatistics(**grid)], "rtn"))
+    plain = reports(swept(family, [Nearest(**grid)], "rtn"))
     assert ours.keys() == plain.keys()
     for name, report in ours.items():
         if "layers.0" in name:  # the same inputs in both runs
             assert report["relative_error"] < plain[name]["relative_error"], name
 
 
-class RTNWithStatistics(RTN):
+class Nearest(GridOptions):
     def needs(self) -> Any:
         return AWQ().needs()
+
+    def linear(self, weight: torch.Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+        return Rewritten(quantize(weight, number_format, number_format.fit(weight)))
 
 
 @pytest.mark.parametrize(("family", "hold"), [("llama", True), ("llama", False), ("gpt_neox", True)])

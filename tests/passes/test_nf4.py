@@ -48,13 +48,13 @@ def test_gptq_takes_integers_by_default_and_tables_by_name() -> None:
 @pytest.mark.parametrize("double_quant", [False, True])
 def test_a_search_lowers_the_error_and_smaller_blocks_do(table: str, double_quant: bool) -> None:
     options = {"table": table, "double_quant": double_quant}
-    assert error(**options, search=True) < error(**options)
-    assert error(**options, block_size=32, search=True) < error(**options, block_size=256, search=True)
+    assert error(**options, search="weights") < error(**options)
+    assert error(**options, block_size=32, search="weights") < error(**options, block_size=256, search="weights")
 
 
 def test_stacked_linears_get_what_each_gets_alone() -> None:
     weights = {"q": weight(), "k": weight()[:8] * 3}
-    for options in ({}, {"double_quant": True}, {"search": True}):
+    for options in ({}, {"double_quant": True}, {"search": "weights"}):
         together = NF4(**options).group(weights, NO_STATS)
         for name, alone in weights.items():
             expected = NF4(**options).group({name: alone}, NO_STATS)[name].weight.dequantize()

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
 from compress.formats.awq import AWQ
+from compress.formats.bitsandbytes import BitsAndBytes
 from compress.formats.errors import RefusedError
 from compress.passes.core.loading import load_model
 from compress.recipes.plan import plan
@@ -62,3 +63,14 @@ def test_the_artifact_is_the_folded_model(tiny_llama: Path, corpus: Path, tmp_pa
         ours = load_model(artifact, torch.device("cpu"))(tokens).logits
     assert torch.allclose(ours, after, atol=1e-4)
     assert float((after - before).norm() / before.norm()) < 0.5
+
+
+def test_awq_goes_onto_a_table_of_bitsandbytes(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    grid = {"format": "nf4", "block_size": 32}
+    report = run(recipe(tiny_llama, corpus, {"awq": grid}, {"export": {"dialect": "bitsandbytes"}}), tmp_path)
+    path = Path(report.artifacts[0].path)
+    folds = {name: said["fold"] for name, said in json.loads((path / "compress.json").read_bytes())["tensors"].items()}
+    assert folds["model.layers.1.mlp.down_proj"] == "model.layers.1.mlp.up_proj"
+    witness, names = BitsAndBytes.witness(path), [f"{name}.weight" for name in folds]
+    model = load_model(open_checkpoint(path), torch.device("cpu"))
+    assert all(torch.equal(model.state_dict()[name], witness(name)) for name in names)
