@@ -13,17 +13,22 @@ from typing import Any
 Pass = Mapping[str, Mapping[str, Any]]
 
 G64: Mapping[str, Any] = {"bits": 4, "group_size": 64}
+MIXED: Mapping[str, Any] = {"average_bits": 4.25, "bits": (3, 4, 8)}
 ASYMMETRIC: Mapping[str, Any] = {**G64, "symmetric": False}
 
 
 @dataclass(frozen=True)
 class Ours:
-    """Passes, the dialect that keeps what they make, and the name of the peer's row, if any peer has the method."""
+    """Passes, the dialect that keeps what they make, and the name of the peer's row, if any peer has the method.
+
+    `why` says why its KL is not lower than the peer's, where it is not.
+    """
 
     name: str
     dialect: str
     passes: tuple[Pass, ...]
     peer: str | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,8 @@ class Peer:
         return known.get(self.library, (self.library,))
 
 
-def ours(name: str, dialect: str, *passes: Pass, peer: str | None = None) -> Ours:
-    return Ours(f"compress {name}", dialect, passes, peer)
+def ours(name: str, dialect: str, *passes: Pass, peer: str | None = None, why: str = "") -> Ours:
+    return Ours(f"compress {name}", dialect, passes, peer, why)
 
 
 LLMC = "llmcompressor"
@@ -57,20 +62,21 @@ CT = "compressed-tensors"
 CONTESTANTS: tuple[Ours | Peer, ...] = (
     # NF4 and FP4, blocks of 64
     ours("nf4", BNB, {"nf4": {}}, peer="bitsandbytes NF4"),
-    ours("nf4 search", BNB, {"nf4": {"search": True}}, peer="bitsandbytes NF4"),
-    ours("awq onto nf4", BNB, {"awq": G64}, {"nf4": {}}, peer="bitsandbytes NF4"),
+    ours("nf4 inputs", BNB, {"nf4": {"search": "inputs"}}, peer="bitsandbytes NF4"),
+    ours("awq onto nf4", BNB, {"awq": {"format": "nf4"}}, peer="bitsandbytes NF4"),
     ours("gptq onto nf4", BNB, {"gptq": {"format": "nf4"}}, peer="bitsandbytes NF4"),
     ours("gptq correct onto nf4", BNB, {"gptq": {"format": "nf4", "correct": True}}, peer="bitsandbytes NF4"),
     Peer("bitsandbytes NF4", BNB, {"quant_type": "nf4"}),
     ours("nf4 double", BNB, {"nf4": {"double_quant": True}}, peer="bitsandbytes NF4 double"),
     ours(
-        "nf4 search double",
+        "nf4 inputs double",
         BNB,
-        {"nf4": {"search": True, "double_quant": True}},
+        {"nf4": {"search": "inputs", "double_quant": True}},
         peer="bitsandbytes NF4 double",
     ),
     Peer("bitsandbytes NF4 double", BNB, {"quant_type": "nf4", "double_quant": True}),
-    ours("fp4 search", BNB, {"nf4": {"table": "fp4", "search": True}}, peer="bitsandbytes FP4"),
+    ours("fp4", BNB, {"nf4": {"table": "fp4"}}, peer="bitsandbytes FP4"),
+    ours("fp4 inputs", BNB, {"nf4": {"table": "fp4", "search": "inputs"}}, peer="bitsandbytes FP4"),
     Peer("bitsandbytes FP4", BNB, {"quant_type": "fp4"}),
     # W8A8
     ours("int8 dynamic", CT, {"int8": {}}, peer="llm-compressor INT8 dynamic"),
@@ -102,6 +108,7 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     Peer("llm-compressor FP8 cache", LLMC, {"method": "cache"}),
     # Four bits in groups of 64, asymmetric
     ours("rtn asymmetric", "awq", {"rtn": ASYMMETRIC}, peer="hqq"),
+    ours("rtn asymmetric inputs", "awq", {"rtn": {**ASYMMETRIC, "search": "inputs"}}, peer="hqq"),
     ours("awq", "awq", {"awq": ASYMMETRIC}, peer="GPTQModel AWQ"),
     ours("awq+gptq", "awq", {"awq": ASYMMETRIC}, {"gptq": ASYMMETRIC}, peer="GPTQModel AWQ"),
     ours(
@@ -111,10 +118,12 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     Peer("GPTQModel AWQ", "gptqmodel", {"method": "awq"}, slow=True),
     # Four bits in groups of 64, symmetric
     ours("rtn", "gptq", {"rtn": G64}, peer="llm-compressor RTN"),
+    ours("rtn inputs", "gptq", {"rtn": {**G64, "search": "inputs"}}, peer="llm-compressor RTN"),
     Peer("llm-compressor RTN", LLMC, {"method": "rtn", "scheme": "int4"}),
     ours("gptq", "gptq", {"gptq": G64}, peer="llm-compressor GPTQ"),
     ours("gptq correct", "gptq", {"gptq": {**G64, "correct": True}}, peer="llm-compressor GPTQ"),
     ours("gptq correct tune", "gptq", {"gptq": {**G64, "correct": True, "tune": True}}, peer="AutoRound light"),
+    ours("mixed gptq", CT, {"mixed": MIXED}, {"gptq": {"group_size": 64}}, peer="llm-compressor GPTQ"),
     Peer("llm-compressor GPTQ", LLMC, {"method": "gptq", "scheme": "int4"}),
     Peer("GPTQModel GPTQ", "gptqmodel", {"method": "gptq"}, slow=True),
     Peer("AutoRound light", "autoround", slow=True),

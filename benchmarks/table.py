@@ -21,7 +21,8 @@ def table(results: Mapping[str, Result]) -> str:
         result = results.get(contestant.name)
         if result and "kl" in result:
             peer = results.get(contestant.peer or "", {}) if isinstance(contestant, Ours) else {}
-            lines.append(f"| {' | '.join([contestant.name, *_cells(result, peer)])} |")
+            why = f" ({contestant.why})" if isinstance(contestant, Ours) and contestant.why else ""
+            lines.append(f"| {' | '.join([contestant.name + why, *_cells(result, peer)])} |")
     return "\n".join(lines)
 
 
