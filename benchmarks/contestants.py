@@ -61,7 +61,7 @@ CT = "compressed-tensors"
 
 CONTESTANTS: tuple[Ours | Peer, ...] = (
     # NF4 and FP4, blocks of 64
-    ours("nf4", BNB, {"nf4": {}}, peer="bitsandbytes NF4"),
+    ours("nf4", BNB, {"nf4": {}}, peer="bitsandbytes NF4", why="the same codes and scales"),
     ours("nf4 inputs", BNB, {"nf4": {"search": "inputs"}}, peer="bitsandbytes NF4"),
     ours("awq onto nf4", BNB, {"awq": {"format": "nf4"}}, peer="bitsandbytes NF4"),
     ours("gptq onto nf4", BNB, {"gptq": {"format": "nf4"}}, peer="bitsandbytes NF4"),
@@ -79,14 +79,21 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     ours("fp4 inputs", BNB, {"nf4": {"table": "fp4", "search": "inputs"}}, peer="bitsandbytes FP4"),
     Peer("bitsandbytes FP4", BNB, {"quant_type": "fp4"}),
     # W8A8
-    ours("int8 dynamic", CT, {"int8": {}}, peer="llm-compressor INT8 dynamic"),
+    ours(
+        "int8 dynamic",
+        CT,
+        {"int8": {}},
+        peer="llm-compressor INT8 dynamic",
+        why="a tie: sums in another order change more",
+    ),
     Peer("llm-compressor INT8 dynamic", LLMC, {"method": "rtn", "scheme": "int8"}),
     ours("int8 static", CT, {"int8": {"activations": "static"}}, peer="llm-compressor INT8 static"),
     ours(
-        "int8 static mse",
-        "compressed-tensors",
-        {"int8": {"activations": "static", "range": "mse"}},
+        "int8 static minmax",
+        CT,
+        {"int8": {"activations": "static", "range": "minmax"}},
         peer="llm-compressor INT8 static",
+        why="a token's outliers decide: the default is `mse`",
     ),
     Peer("llm-compressor INT8 static", LLMC, {"method": "rtn", "scheme": "int8", "static": True}),
     ours("int8 smooth", CT, {"int8": {"smooth": 0.5}}, peer="llm-compressor INT8 smooth"),
@@ -107,7 +114,13 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     ours("kv_cache int8", CT, {"kv_cache": {"dtype": "int8"}}),
     Peer("llm-compressor FP8 cache", LLMC, {"method": "cache"}),
     # Four bits in groups of 64, asymmetric
-    ours("rtn asymmetric", "awq", {"rtn": ASYMMETRIC}, peer="hqq"),
+    ours(
+        "rtn asymmetric",
+        "awq",
+        {"rtn": ASYMMETRIC},
+        peer="hqq",
+        why="no data, no search; hqq fits 16-bit zero points, which AWQ files cannot hold",
+    ),
     ours("rtn asymmetric inputs", "awq", {"rtn": {**ASYMMETRIC, "search": "inputs"}}, peer="hqq"),
     ours("awq", "awq", {"awq": ASYMMETRIC}, peer="GPTQModel AWQ"),
     ours("awq+gptq", "awq", {"awq": ASYMMETRIC}, {"gptq": ASYMMETRIC}, peer="GPTQModel AWQ"),
@@ -117,7 +130,13 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     Peer("hqq", "hqq"),
     Peer("GPTQModel AWQ", "gptqmodel", {"method": "awq"}, slow=True),
     # Four bits in groups of 64, symmetric
-    ours("rtn", "gptq", {"rtn": G64}, peer="llm-compressor RTN"),
+    ours(
+        "rtn",
+        "gptq",
+        {"rtn": G64},
+        peer="llm-compressor RTN",
+        why="the same rule; its scales are float32, and more bits",
+    ),
     ours("rtn inputs", "gptq", {"rtn": {**G64, "search": "inputs"}}, peer="llm-compressor RTN"),
     Peer("llm-compressor RTN", LLMC, {"method": "rtn", "scheme": "int4"}),
     ours("gptq", "gptq", {"gptq": G64}, peer="llm-compressor GPTQ"),

@@ -44,7 +44,8 @@ class ActivationOptions(RoundingOptions):
         "dynamic", description="inputs rounded at run time: `dynamic` scales, `static` (calibrated) ones, or `none`"
     )
     range: PerTensor[Range] = Field(
-        "minmax", description="of static scales: `minmax`, `sigma` (μ ± kσ), `percentile` of |x|, or `mse`"
+        "mse",
+        description="of static scales: least squared error (`mse`), `minmax`, `sigma` (μ ± kσ), or `percentile` of |x|",
     )
     sigma: PerTensor[Sigma] = Field(6.0, description="k of `range: sigma`")
     percentile: PerTensor[Percent] = Field(99.99, description="per cent of `range: percentile`")

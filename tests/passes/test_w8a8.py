@@ -236,9 +236,11 @@ def test_silent_inputs_give_a_usable_scale():
 def test_ranges_differ_as_asked(tmp_path, tiny_llama, swept):
     scales = {}
     for name, options in {
-        "minmax": {}, "sigma": {"range": "sigma", "sigma": 2}, "percentile": {"range": "percentile", "percentile": 90},
-        "mse": {"range": "mse"},
-    }.items():  # fmt: skip
+        "minmax": {"range": "minmax"},
+        "sigma": {"range": "sigma", "sigma": 2},
+        "percentile": {"range": "percentile", "percentile": 90},
+        "mse": {},
+    }.items():
         run = swept(tiny_llama, tmp_path / name, [INT8(activations="static", **options)])
         scales[name] = float(run.model.read("model.layers.0.mlp.down_proj.input_scale"))
     assert scales["percentile"] < scales["sigma"] < scales["minmax"] and scales["mse"] < scales["minmax"] * 1.01
