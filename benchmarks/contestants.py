@@ -101,6 +101,13 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     ours("fp8 dynamic", CT, {"fp8": {}}, peer="llm-compressor FP8 dynamic"),
     Peer("llm-compressor FP8 dynamic", LLMC, {"method": "rtn", "scheme": "fp8"}),
     ours("fp8 static", CT, {"fp8": {"per": "tensor", "activations": "static"}}, peer="llm-compressor FP8 static"),
+    ours(
+        "fp8 static minmax",
+        CT,
+        {"fp8": {"per": "tensor", "activations": "static", "range": "minmax"}},
+        peer="llm-compressor FP8 static",
+        why="the default is `mse`",
+    ),
     Peer("llm-compressor FP8 static", LLMC, {"method": "rtn", "scheme": "fp8", "static": True}),
     # Block floats, weights only
     ours("mxfp4", CT, {"mxfp4": {}}, peer="llm-compressor MXFP4"),
