@@ -84,8 +84,11 @@ def clipped_params(weight: Tensor, hessian: Tensor, number_format: NumberFormat)
 def clip(weight: Tensor, number_format: NumberFormat, params: Params) -> Tensor:
     """`weight` [out, in] brought into the range of its grid, not rounded."""
     spread = number_format.expand(params, tuple(weight.shape))
-    ends = [number_format.value(torch.full_like(weight, code), spread) for code in (0, number_format.levels - 1)]
-    return torch.minimum(torch.maximum(weight, torch.minimum(*ends)), torch.maximum(*ends))
+
+    def reached(far: float) -> Tensor:
+        return number_format.value(number_format.round(torch.full_like(weight, far), spread), spread)
+
+    return torch.minimum(torch.maximum(weight, reached(-torch.inf)), reached(torch.inf))
 
 
 def _diagonal_blocks(hessian: Tensor, groups: int) -> Tensor:

@@ -24,7 +24,7 @@ Gamma = Annotated[float, Field(ge=0, le=1)]
 
 
 class AWQ(GridOptions):
-    """Spare the input channels that carry large activations. Needs data; faster than gptq, and may go before it."""
+    """Spare the input channels that carry large activations. Needs data; may go before gptq, too."""
 
     symmetric: PerTensor[bool] = Field(False, description="no zero point; AWQ files hold either")
     search: bool = Field(True, description="try 40 scales and keep the one with the least error of the outputs")

@@ -15,6 +15,15 @@ from compress.kernels.int_format import IntFormat
 from compress.kernels.qtensor import NumberFormat, Params, quantize
 from compress.kernels.scale_search import Zero
 
+FORMATS = [
+    CodebookFormat("nf4", 16),
+    CodebookFormat("fp4", 32),
+    CodebookFormat("nf4", 16, double_quant=True),
+    Float4Format("mxfp4"),
+    Float4Format("nvfp4"),
+    FloatFormat("channel"),
+]
+
 
 @pytest.fixture
 def problem() -> tuple[Tensor, Tensor]:
@@ -87,18 +96,7 @@ def test_clipping_errs_less_in_every_group_than_the_whole_range_and_than_the_for
     assert clipped.sum() < errors(quantize(weight, number_format, number_format.fit(weight)).dequantize()).sum()
 
 
-@pytest.mark.parametrize(
-    "number_format",
-    [
-        CodebookFormat("nf4", 16),
-        CodebookFormat("fp4", 32),
-        CodebookFormat("nf4", 16, double_quant=True),
-        Float4Format("mxfp4"),
-        Float4Format("nvfp4"),
-        FloatFormat("channel"),
-    ],
-    ids=lambda number_format: number_format.name,
-)
+@pytest.mark.parametrize("number_format", FORMATS, ids=lambda number_format: number_format.name)
 def test_any_number_format_may_be_clipped(problem: tuple[Tensor, Tensor], number_format: NumberFormat) -> None:
     weight, x = problem
     hessian = x.T @ x
@@ -111,6 +109,10 @@ def test_any_number_format_may_be_clipped(problem: tuple[Tensor, Tensor], number
     def error(chosen: Params) -> float:
         return output_energy(weight - quantize(weight, number_format, chosen).dequantize(), blocks)
 
+    cut = clip(weight, number_format, params)
+    reached = quantize(weight, number_format, params)
+    assert torch.equal(quantize(cut, number_format, params).codes, reached.codes)
+    assert ((cut == weight) | torch.isclose(cut, reached.dequantize())).all()
     for other in (number_format.fit(weight), number_format.fit(weight, hessian.diagonal())):
         assert error(params) <= error(other) * (1 + 1e-4)
     assert error(params) < error(number_format.fit(weight))
