@@ -18,8 +18,6 @@ from compress.passes.core.base import Rewritten, Tie
 from compress.passes.core.grid_options import GridOptions
 from compress.passes.core.stats import Hessian, LinearStats, MeanAbs, Statistic
 
-_SCORED_ROWS = 512
-"""Of a group's weights: enough to rank scales, which all rows share."""
 Gamma = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -49,9 +47,8 @@ class AWQ(GridOptions):
         first = next(iter(weights))
         share = weight_share(weights.values(), formats[first].groups(tuple(weights[first].shape)))
         tried = [tie(scale) for scale in grid(magnitude, share)]
-        stride = max(1, sum(map(len, weights.values())) // _SCORED_ROWS)
         errors = [
-            sum(scaled_error(weight[::stride], hessian, formats[name], scale) for name, weight in weights.items())
+            sum(scaled_error(weight, hessian, formats[name], scale) for name, weight in weights.items())
             for scale in tried
         ]
         return tried[errors.index(min(errors))]
