@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from contestants import CONTESTANTS, Ours
+from contestants import CONTESTANTS, Ours, Peer
 
 Result = Mapping[str, Any]
 _HEAD = (
@@ -21,9 +21,14 @@ def table(results: Mapping[str, Result]) -> str:
         result = results.get(contestant.name)
         if result and "kl" in result:
             peer = results.get(contestant.peer or "", {}) if isinstance(contestant, Ours) else {}
-            why = f" ({contestant.why})" if isinstance(contestant, Ours) and contestant.why else ""
-            lines.append(f"| {' | '.join([contestant.name + why, *_cells(result, peer)])} |")
+            lines.append(f"| {' | '.join([contestant.name + _why(contestant, result, peer), *_cells(result, peer)])} |")
     return "\n".join(lines)
+
+
+def _why(contestant: Ours | Peer, result: Result, peer: Result) -> str:
+    """Why its KL is not lower than the peer's, if it is not."""
+    missed = isinstance(contestant, Ours) and "kl" in peer and result["kl"] >= peer["kl"]
+    return f" ({contestant.why or 'no reason known'})" if missed else ""
 
 
 def _cells(result: Result, peer: Result) -> Iterator[str]:
