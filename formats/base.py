@@ -158,6 +158,10 @@ class Dialect(BaseModel):
             return f"{self.name} files cannot hold scales of the key/value cache; compressed-tensors can"
         return None
 
+    def options(self, model: ModelSpec) -> Mapping[str, Any]:
+        """The options as an export of `model` takes them: those that depend on it are settled."""
+        return self.model_dump()
+
     @abstractmethod
     def layout(self, model: ModelSpec) -> Layout:
         """The exact files of an export (weight files only). Raises RefusedError for what cannot be held."""

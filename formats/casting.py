@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from compress.formats.base import TensorSpec
+from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError
 from compress.kernels.int_format import IntFormat
 
@@ -20,6 +20,17 @@ def stored_as(spec: TensorSpec, dtype: FloatType | None) -> TensorSpec:
     if dtype is None or not getattr(torch, spec.dtype).is_floating_point:
         return replace(spec, format=None)
     return replace(spec, dtype=dtype, format=None)
+
+
+def compute_dtype(model: ModelSpec) -> FloatType:
+    """What engines compute a quantized model in: bfloat16 where inputs are rounded, or weights are floats.
+
+    vLLM 0.32 has int8 kernels for CPUs in bfloat16 only, and transformers 5.23 decodes FP4 to bfloat16 only.
+    Weights that are integers alone are computed in float16 everywhere.
+    """
+    formats = (spec.format for spec in model.tensors.values() if spec.format is not None)
+    integers = all(isinstance(number_format, IntFormat) for number_format in formats)
+    return "float16" if integers and not model.activations else "bfloat16"
 
 
 def cast(name: str, values: Tensor, dtype: str) -> Tensor:

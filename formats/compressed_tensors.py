@@ -11,7 +11,7 @@ from pydantic import ByteSize, Field
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
-from compress.formats.casting import FloatType, cast, stored_as
+from compress.formats.casting import FloatType, cast, compute_dtype, stored_as
 from compress.formats.compressed_tensors_checkpoint import CompressedTensorsCheckpoint
 from compress.formats.compressed_tensors_config import (
     METHOD,
@@ -38,8 +38,8 @@ class CompressedTensors(Dialect):
 
     Holds linear layers of 2 to 8 bits, symmetric or with whole-number zero points, any group size or per
     channel, FP8 per tensor, channel or block, MXFP4 and NVFP4; how inputs and cache are rounded; layers may
-    differ. Everything else is stored as `dtype`. Scales of integers keep their type, or are float32 with
-    `dtype: float32`.
+    differ. Everything else is stored as `dtype`; without it as float16, or as bfloat16 where inputs are rounded
+    or weights are floats. Scales of integers keep their type, or are float32 with `dtype: float32`.
     """
 
     name: ClassVar[str] = METHOD
@@ -47,7 +47,7 @@ class CompressedTensors(Dialect):
         "vllm": "vllm serve {path}",
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")  # with compressed-tensors',
     }
-    dtype: FloatType = "float16"
+    dtype: FloatType | None = None
     max_shard_size: ByteSize = Field(default=ByteSize(DEFAULT_SHARD_SIZE), gt=0)
 
     @classmethod
@@ -77,20 +77,23 @@ class CompressedTensors(Dialect):
         misfits = ((module, scheme.misfit()) for module, scheme in schemes_of(model).items() if scheme.inputs)
         return inputs_alone(model) or next((f"{module}: {reason}" for module, reason in misfits if reason), None)
 
+    def options(self, model: ModelSpec) -> Mapping[str, Any]:
+        return {**self.model_dump(), "dtype": self._dtype(model)}
+
     def layout(self, model: ModelSpec) -> Layout:
         return Layout(planned_files(self._shards(model)))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
-        shards = self._shards(model.spec)
-        homes = {part: name for name in model.spec.tensors for part in self._parts(name, model.spec)}
+        shards, dtype = self._shards(model.spec), self._dtype(model.spec)
+        homes = {part: name for name in model.spec.tensors for part in self._parts(name, model.spec, dtype)}
         changes: dict[str, Any] = {
-            **dtype_change(model.spec.config, self.dtype),
+            **dtype_change(model.spec.config, dtype),
             "quantization_config": quantization_config(model.spec),
         }
         if quantizes_head(model.spec):
             changes["tie_word_embeddings"] = False
         write_files(directory, edit_config(model, changes))
-        write_parts(directory, shards, homes, partial(self._encode, model), progress)
+        write_parts(directory, shards, homes, partial(self._encode, model, dtype), progress)
 
     def _shards(self, model: ModelSpec) -> Shards:
         fitting = fit_spec(model, self, requantize=False)
@@ -99,24 +102,28 @@ class CompressedTensors(Dialect):
                 "no tensor is quantized, nor the cache, and compressed-tensors files are of quantized models",
                 "use dialect: dense",
             )
-        specs = {part: stored for name in fitting.tensors for part, stored in self._parts(name, fitting).items()}
-        return plan_shards(specs, self.max_shard_size)
+        dtype = self._dtype(fitting)
+        parts = (self._parts(name, fitting, dtype) for name in fitting.tensors)
+        return plan_shards({part: stored for found in parts for part, stored in found.items()}, self.max_shard_size)
 
-    def _parts(self, name: str, model: ModelSpec) -> dict[str, TensorSpec]:
+    def _dtype(self, model: ModelSpec) -> FloatType:
+        return self.dtype or compute_dtype(model)
+
+    def _parts(self, name: str, model: ModelSpec, dtype: FloatType) -> dict[str, TensorSpec]:
         """What a tensor is stored as: name → spec."""
         spec = model.tensors[name]
         if spec.format is not None:
             storage = Scheme(spec.format, model.activations.get(name.removesuffix(".weight"))).storage
-            return beside(name, storage.parts(spec.shape, spec.format, scale_dtype(spec.format, self.dtype)))
+            return beside(name, storage.parts(spec.shape, spec.format, scale_dtype(spec.format, dtype)))
         if name not in runtime_scales(model):
-            return {name: stored_as(spec, self.dtype)}
+            return {name: stored_as(spec, dtype)}
         per_head = model.kv_cache and model.kv_cache.per == "head" and not name.endswith(".input_scale")
         return {name: TensorSpec((spec.size, 1, 1) if per_head else (1,), "float32")}
 
-    def _encode(self, model: Checkpoint, name: str) -> dict[str, Tensor]:
+    def _encode(self, model: Checkpoint, dtype: FloatType, name: str) -> dict[str, Tensor]:
         tensor = model.read(name)
         if isinstance(tensor, QTensor):
             storage = Scheme(tensor.format, model.spec.activations.get(name.removesuffix(".weight"))).storage
-            return beside(name, storage.encode(name, tensor, scale_dtype(tensor.format, self.dtype)))
-        stored = self._parts(name, model.spec)[name]
+            return beside(name, storage.encode(name, tensor, scale_dtype(tensor.format, dtype)))
+        stored = self._parts(name, model.spec, dtype)[name]
         return {name: cast(name, tensor, stored.dtype).view(stored.shape)}

@@ -45,7 +45,7 @@ class ModelOpt(Dialect):
 
     name: ClassVar[str] = METHOD
     loads: ClassVar[Mapping[str, str]] = {"tensorrt-llm": "trtllm-serve {path}", "vllm": "vllm serve {path}"}
-    dtype: FloatType = "float16"
+    dtype: FloatType = "bfloat16"
     max_shard_size: ByteSize = Field(default=ByteSize(DEFAULT_SHARD_SIZE), gt=0)
 
     @classmethod

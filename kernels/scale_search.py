@@ -27,21 +27,20 @@ _TRIALS = 6
 def extreme_params(groups: Tensor, levels: int, zero: Zero) -> FloatParams:
     """The textbook parameters [...] fp32 of `groups` [..., n]: the extreme values are in reach.
 
-    middle: s = 2·max|w| / (levels − 1), as GPTQ's reference code has it.
+    middle: s = −w / (levels / 2), w the weight that is largest in absolute value: it gets the outermost code,
+    exactly (the rule of GGML's Q4_0). GPTQ's reference code has 2·max|w| / (levels − 1), where w lies on a tie.
     integer: s = (max(w, 0) − min(w, 0)) / (levels − 1), z = round(−min(w, 0) / s), mirrored where that is 0.
     real: s = (max w − min w) / (levels − 1), m = min w.
     A group whose range is empty has the scale 1.
     """
     low, high = groups.amin(-1), groups.amax(-1)
     if zero == "middle":
-        high = torch.maximum(high, -low)
-        low = -high
-    elif zero == "integer":
+        scale = torch.where(high > -low, high, low) / -(levels / 2)
+        return {"scale": torch.where(scale == 0, 1.0, scale)}
+    if zero == "integer":
         low, high = low.clamp(max=0), high.clamp(min=0)
     scale = (high - low) / (levels - 1)
     scale = torch.where(scale > 0, scale, 1.0)
-    if zero == "middle":
-        return {"scale": scale}
     if zero == "real":
         return {"scale": scale, "minimum": low}
     return _without_zero(scale, (-low / scale).round_().clamp_(0, levels - 1), levels)
@@ -79,7 +78,9 @@ def _search_multiples(groups: Tensor, importance: Tensor, levels: int, zero: Zer
     start = plain["scale"]
     weighted = groups * importance
     offsets: Sequence[Tensor | int] = (levels // 2, levels // 2 - 1)
-    if zero == "integer":
+    if zero == "middle":
+        start = start.abs() * (levels / (levels - 1))  # where both ends reach equally far
+    else:
         offsets = [(plain["zero"] + step).clamp_(0, levels - 1) for step in (0, -1, 1)]
     best = _Best({"scale": start, "zero": torch.zeros_like(start) + offsets[0]})
 

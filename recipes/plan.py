@@ -202,7 +202,8 @@ def _calibration_rows(names: Sequence[str], calibration: Calibrate | None) -> tu
 
 def _artifact(step: Export, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
     layout, dialect = step.layout(model), step.container()
-    subject = Subject(step.dialect, restored_spec(fit_spec(model, dialect, step.requantize)), dialect.model_dump())
+    written = restored_spec(fit_spec(model, dialect, step.requantize))
+    subject = Subject(step.dialect, written, dialect.options(written))
     return ArtifactPlan(
         dialect=step.dialect,
         path=step.folder,

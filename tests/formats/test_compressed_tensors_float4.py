@@ -25,7 +25,7 @@ LAYER = "model.layers.0.mlp.up_proj"
 
 
 @BOTH
-@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16", "max_shard_size": "40KB"}, {"dtype": "float32"}])
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16", "max_shard_size": "40KB"}, {"dtype": "float32"}])
 def test_values_survive_the_file_for_us_and_for_the_witness(quantized, export, number_format, options, assert_same):
     model = quantized(number_format)
     layout = CompressedTensors(**options).layout(model.spec)

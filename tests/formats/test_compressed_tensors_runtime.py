@@ -41,6 +41,17 @@ def rounding(quantized, with_rounding):
     return make
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_rest_is_stored_as_what_engines_compute_in(rounding, export, case):
+    model = rounding(case)
+    directory = export(CompressedTensors(), model)
+    dtype = "float16" if case == "w8a16, int8 cache" else "bfloat16"
+    assert CompressedTensors().options(model.spec)["dtype"] == dtype
+    assert open_checkpoint(directory).spec.config["dtype"] == dtype
+    assert load_file(directory / "model.safetensors")["model.norm.weight"].dtype == getattr(torch, dtype)
+    assert CompressedTensors().layout(model.spec).nbytes == (directory / "model.safetensors").stat().st_size
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_rounded_at_run_time_comes_back(rounding, export, case, dtype, assert_same):

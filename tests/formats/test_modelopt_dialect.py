@@ -69,7 +69,7 @@ def test_a_file_of_the_library_is_read_and_written_to_the_byte(folder, octets, e
     assert len(quantized) == 7 and len(model.spec.activations) == (0 if folder == "w4a16_nvfp4" else 7)
     for name in quantized:
         (assert_in_steps if folder == "w4a16_nvfp4" else assert_near_formula)(model.read(name).dequantize())
-    directory = export(ModelOpt(), model)
+    directory = export(ModelOpt(dtype="float16"), model)
     ours, theirs = load_file(directory / "model.safetensors"), load_file(GOLDEN / folder / "model.safetensors")
     assert {name: octets(ours[name]) for name in ours} == {name: octets(theirs[name]) for name in theirs}
     assert settings_of(directory) == settings_of(GOLDEN / folder)
@@ -117,7 +117,7 @@ def rounding(tiny_llama, in_memory, with_rounding):
     return make
 
 
-@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16", "max_shard_size": "300KB"}])
+@pytest.mark.parametrize("options", [{}, {"dtype": "float16", "max_shard_size": "300KB"}])
 @pytest.mark.parametrize("case", CASES)
 def test_models_come_back_for_us_and_for_the_witness(rounding, export, case, options, assert_same):
     model = rounding(case)

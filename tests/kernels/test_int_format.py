@@ -3,8 +3,11 @@
 import math
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGMLQuantizationType
+from gguf.quants import quantize as quantize_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -56,12 +59,13 @@ def test_plain_fit_is_the_textbook_formula_rounded_to_float16(number_format):
         values = weight[row, group * size : (group + 1) * size].double()
         low, high = float(values.min()), float(values.max())
         if number_format.zero == "middle":
-            scale = 2 * max(high, -low) / top
+            scale = -(high if high > -low else low) / (number_format.levels / 2)
         else:
             low = low if number_format.zero == "real" else min(low, 0.0)
             scale = (high - low) / top
         stored = {name: float(value[row, group]) for name, value in params.items()}
-        assert abs(stored["scale"]) == pytest.approx(scale, rel=2**-10)
+        found = abs(stored["scale"]) if number_format.zero == "integer" else stored["scale"]
+        assert found == pytest.approx(scale, rel=2**-10)
         if number_format.zero == "real":
             assert stored["minimum"] == pytest.approx(low, rel=2**-10)
         if number_format.zero == "integer":
@@ -147,6 +151,23 @@ def test_a_grid_turns_its_longer_side_to_the_weights_that_matter():
     params = IntFormat(4, -1).fit(weight, torch.ones(4))
     assert params["scale"].flatten().tolist() == [-1, 1]
     assert torch.equal(quantize(weight, IntFormat(4, -1), params).dequantize(), weight)
+
+
+def test_the_largest_weight_of_a_middle_group_is_exact():
+    """Scales are those of gguf-py's Q4_0, and no other symmetric rule of the largest weight errs less."""
+    weight = weights(40, seed=5)
+    number_format = IntFormat(4, 32)
+    params = number_format.fit(weight)
+    blocks = quantize_gguf(weight.numpy(), GGMLQuantizationType.Q4_0).reshape(40, 2, 18)
+    assert torch.equal(params["scale"], torch.from_numpy(blocks[..., :2].copy().view(np.float16)).squeeze(-1))
+    largest = weight.view(40, 2, 32).gather(-1, weight.view(40, 2, 32).abs().argmax(-1, keepdim=True)).squeeze(-1)
+    assert torch.equal(params["scale"], (largest / -8).half())
+    tie = {"scale": (largest.abs() / 7.5).half()}
+    assert squared_error(weight, number_format, params) < 0.92 * squared_error(weight, number_format, tie)
+
+
+def squared_error(weight, number_format, params):
+    return float((quantize(weight, number_format, params).dequantize() - weight).square().sum())
 
 
 @pytest.mark.parametrize("number_format", FORMATS, ids=lambda f: f.name)
@@ -246,7 +267,7 @@ def test_a_wider_scale_reaches_further():
     weight = torch.full((1, 16), 1e7)
     with pytest.raises(ValueError, match="float16 cannot hold"):
         IntFormat(4, 16).fit(weight)
-    assert float(IntFormat(4, 16, scale_dtype="bfloat16").fit(weight)["scale"]) > 1e6
+    assert float(IntFormat(4, 16, scale_dtype="bfloat16").fit(weight)["scale"]) < -1e6
 
 
 def test_names_and_equality():

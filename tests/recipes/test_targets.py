@@ -235,6 +235,15 @@ def test_a_plan_refuses_what_no_target_loads(tiny_llama: Path, tmp_path: Path) -
     assert plan(recipe(tiny_llama, [{"dialect": "gptq", "untie": True}], ["autogptq"])).artifacts
 
 
+def test_fp4_is_written_as_transformers_computes_it(tiny_llama: Path) -> None:
+    export = {"dialect": "compressed-tensors"}
+    raw = {"model": str(tiny_llama), "passes": [{"nvfp4": {}}, {"export": export}], "targets": ["transformers"]}
+    assert plan(from_data(raw)).artifacts[0].targets[0].loads
+    export["dtype"] = "float16"
+    with pytest.raises(RefusedError, match="beside other tensors in float16; export with dtype: bfloat16"):
+        plan(from_data(raw))
+
+
 class Told(Reporter):
     """Keeps the notes of a run."""
 
