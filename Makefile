@@ -25,6 +25,7 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed .typecheck/compress
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks/*.py
 
 # Two workers of one thread each: tests start many processes and have small matrices.
 test: $(VENV)/installed

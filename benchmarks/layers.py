@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from work_s import measured
+from processes import measured
 
 LAYERS = (8, 32)
 
@@ -31,7 +31,7 @@ def main() -> None:
             recipe.write_text(json.dumps({"model": str(model), "passes": PASSES}))
             output = Path(folder) / "out"
             command = [sys.executable, "-m", "compress.cli", "run", str(recipe), "-o", str(output), "--json"]
-            seconds, peak = measured(command)
+            seconds, peak = measured(command, Path(folder) / "log.txt")
             size = (model / "model.safetensors").stat().st_size
         first = first or peak
         print(f"| {layers} | {size / 1e9:.2f} GB | {seconds:.0f} | {peak / 1e9:.3f} GB | {peak / first:.3f} |")

@@ -21,10 +21,13 @@ class Failed(Exception):
 
 
 def measured(command: Sequence[str], log: Path) -> tuple[float, int]:
-    """Wall seconds and peak resident bytes of a whole process; what it prints goes to `log`. Raises Failed."""
+    """Wall seconds and peak resident bytes of a whole process; what it prints goes to `log`. Raises Failed.
+
+    It stands in the log's folder, where libraries leave files of their own.
+    """
     with log.open("w") as stream:
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, cwd=log.parent)
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if status != 0:

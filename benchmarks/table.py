@@ -27,8 +27,9 @@ def table(results: Mapping[str, Result]) -> str:
 
 def _why(contestant: Ours | Peer, result: Result, peer: Result) -> str:
     """Why its KL is not lower than the peer's, if it is not."""
-    missed = isinstance(contestant, Ours) and "kl" in peer and result["kl"] >= peer["kl"]
-    return f" ({contestant.why or 'no reason known'})" if missed else ""
+    if isinstance(contestant, Peer) or "kl" not in peer or result["kl"] < peer["kl"]:
+        return ""
+    return f" ({contestant.why or 'no reason known'})"
 
 
 def _cells(result: Result, peer: Result) -> Iterator[str]:

@@ -72,7 +72,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "work-s")
     options = parser.parse_args()
     options.work = options.work.resolve()
-    options.peer = dict(pair.split("=", 1) for pair in options.peer)
+    options.calibration = options.calibration.resolve()
+    pairs = (pair.split("=", 1) for pair in options.peer)
+    options.peer = {library: str(Path(python).absolute()) for library, python in pairs}
     return options
 
 

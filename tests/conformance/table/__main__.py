@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from artifacts import Artifact, combinations, make
-from cells import DECODERS, cell, is_green, ours
+from cells import cell, inputs_of, is_green, ours
 from environments import DIRECTORY, interpreters
 from render import NAMES, insert, render
 
@@ -54,10 +54,11 @@ def fill(rows: dict[str, Any], artifact: Artifact, options: argparse.Namespace) 
     if not missing:
         return
     python = interpreters(options.engines)
-    expected = {kind: ours(artifact.path, _ROWS, decodes=kind) for kind in {name in DECODERS for name in missing}}
+    inputs = {engine: inputs_of(engine, artifact.path) for engine in missing}
+    expected = {kind: ours(artifact.path, _ROWS, kind) for kind in set(inputs.values())}
     for engine in missing:
         if python[engine].exists():
-            wanted = expected[engine in DECODERS]
+            wanted = expected[inputs[engine]]
             found = cell(engine, python[engine], artifact.path, _ROWS, wanted, options.timeout)
             row["cells"][engine] = {**found, "commit": _commit()}
             verdict = f"within {found['difference']:.3g}" if is_green(found) else found

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.formats import open_checkpoint
-from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError
 from compress.formats.fit import Decoded, without_runtime
 from compress.passes.core.loading import load_model
@@ -20,6 +19,7 @@ ALIKE = 0.05
 """Nats of KL divergence, ours ‖ the engine's, in the mean of all rows: above it an engine computes something else."""
 DECODERS = ("bitsandbytes", "compressed_tensors")
 """Engines whose scripts decode weights and compute in fp32."""
+Inputs = Literal["kept", "as written", "in blocks"]
 _TWICE = 4
 """Where inputs are rounded, sums in another order fall on other steps: two right answers are up to twice as far apart
 as one is from that of the weights alone, and KL grows with the square."""
@@ -28,24 +28,41 @@ _SILENT = 0.01
 _LONGEST = 300
 
 
+def inputs_of(engine: str, path: Path) -> Inputs:
+    """What an engine does to the inputs of an artifact's linears."""
+    if engine in DECODERS:
+        return "kept"
+    return "in blocks" if engine == "llama_cpp" and list(path.glob("*.gguf")) else "as written"
+
+
 @torch.no_grad()
-def ours(path: Path, rows: Sequence[Sequence[int]], *, decodes: bool) -> tuple[Tensor, float]:
+def ours(path: Path, rows: Sequence[Sequence[int]], inputs: Inputs) -> tuple[Tensor, float]:
     """Log-probabilities [rows, vocabulary] of the token after each row, and the KL up to which an engine's are alike.
 
-    They are those of our reader's weights in fp32. Inputs are rounded as the artifact says, unless the engine's
-    script only `decodes` weights.
+    They are those of our reader's weights in fp32, with `inputs` rounded as the artifact says or the engine does.
     """
     checkpoint = open_checkpoint(path)
-    plain = _answers(Decoded(checkpoint, without_runtime(checkpoint.spec)), rows)
-    if decodes or not checkpoint.spec.activations:
+    weights = Decoded(checkpoint, without_runtime(checkpoint.spec))
+    plain = _answers(load_model(weights, torch.device("cpu")), rows)
+    if inputs == "kept" or (inputs == "as written" and not checkpoint.spec.activations):
         return plain, ALIKE
-    rounded = _answers(checkpoint, rows)
+    model = load_model(checkpoint, torch.device("cpu"))
+    if inputs == "in blocks":
+        for linear in (module for module in model.modules() if isinstance(module, nn.Linear)):
+            linear.register_forward_pre_hook(lambda _, given: rounded_in_blocks(given[0]))
+    rounded = _answers(model, rows)
     return rounded, max(ALIKE, _TWICE * compared(plain, rounded)["kl"])
 
 
-def _answers(checkpoint: Checkpoint, rows: Sequence[Sequence[int]]) -> Tensor:
-    model = load_model(checkpoint, torch.device("cpu"))
+def _answers(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack([model(torch.tensor([list(row)])).logits[0, -1].log_softmax(-1) for row in rows])
+
+
+def rounded_in_blocks(x: Tensor) -> Tensor:
+    """x [..., in] as GGML's Q8_0: what llama.cpp on a CPU multiplies weights in blocks with, whatever the file says."""
+    blocks = x.unflatten(-1, (-1, 32))
+    scale = blocks.abs().amax(-1, keepdim=True) / 127
+    return (blocks / torch.where(scale > 0, scale, 1.0)).round().mul(scale.half().float()).flatten(-2)
 
 
 def cell(
