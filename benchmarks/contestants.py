@@ -94,6 +94,7 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
         peer="llm-compressor INT8 dynamic",
         why="a tie: sums in another order change more",
     ),
+    ours("int8 dynamic inputs", CT, {"int8": {"search": "inputs"}}, peer="llm-compressor INT8 dynamic"),
     Peer("llm-compressor INT8 dynamic", LLMC, {"method": "rtn", "scheme": "int8"}),
     ours("int8 static", CT, {"int8": {"activations": "static"}}, peer="llm-compressor INT8 static"),
     ours(
@@ -123,11 +124,18 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
         why="a tie",
     ),
     ours(
+        "fp8 static inputs",
+        CT,
+        {"fp8": {"per": "tensor", "activations": "static", "search": "inputs"}},
+        peer="llm-compressor FP8 static",
+        why="see above",
+    ),
+    ours(
         "fp8 static minmax",
         CT,
         {"fp8": {"per": "tensor", "activations": "static", "range": "minmax"}},
         peer="llm-compressor FP8 static",
-        why="scales of weights searched for these alone: see the row above",
+        why="see above",
     ),
     Peer("llm-compressor FP8 static", LLMC, {"method": "rtn", "scheme": "fp8", "static": True}),
     # Block floats, weights only
