@@ -69,7 +69,13 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     ours("gptq correct onto nf4", BNB, {"gptq": {"format": "nf4", "correct": True}}, peer="bitsandbytes NF4"),
     ours("gptq correct tune onto nf4", BNB, {"gptq": {"format": "nf4", **TUNED}}, peer="bitsandbytes NF4"),
     Peer("bitsandbytes NF4", BNB, {"quant_type": "nf4"}),
-    ours("nf4 double", BNB, {"nf4": {"double_quant": True}}, peer="bitsandbytes NF4 double"),
+    ours(
+        "nf4 double",
+        BNB,
+        {"nf4": {"double_quant": True}},
+        peer="bitsandbytes NF4 double",
+        why="the same codes and scales",
+    ),
     ours(
         "nf4 inputs double",
         BNB,
