@@ -42,14 +42,14 @@ def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
 
 
 def schemes(config: Any, settings: QuantizationConfig) -> dict[str, Any]:
-    """Module → the scheme that the library finds for it, and its type."""
+    """Module → the scheme that the library finds for its weight, and its type."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     apply_quantization_config(model, settings)
     return {
         name: (type(module), module.quantization_scheme)
         for name, module in model.named_modules()
-        if hasattr(module, "quantization_scheme")
+        if hasattr(module, "quantization_scheme") and module.quantization_scheme.weights  # not a cache's
     }
 
 
