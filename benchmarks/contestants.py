@@ -163,6 +163,13 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
         peer="hqq",
         why="no data, no search; hqq fits 16-bit zero points, which AWQ files cannot hold",
     ),
+    ours(
+        "rtn asymmetric weights",
+        "awq",
+        {"rtn": {**ASYMMETRIC, "search": "weights"}},
+        peer="hqq",
+        why="the least squared error of weights is not that of outputs",
+    ),
     ours("rtn asymmetric inputs", "awq", {"rtn": {**ASYMMETRIC, "search": "inputs"}}, peer="hqq"),
     ours("awq", "awq", {"awq": ASYMMETRIC}, peer="GPTQModel AWQ"),
     ours("awq+gptq", "awq", {"awq": ASYMMETRIC}, {"gptq": ASYMMETRIC}, peer="GPTQModel AWQ"),
@@ -173,6 +180,13 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     Peer("GPTQModel AWQ", "gptqmodel", {"method": "awq"}, slow=True),
     # Four bits in groups of 64, symmetric
     ours("rtn", "gptq", {"rtn": G64}, peer="llm-compressor RTN"),
+    ours(
+        "rtn weights",
+        "gptq",
+        {"rtn": {**G64, "search": "weights"}},
+        peer="llm-compressor RTN",
+        why="the least squared error of weights is not that of outputs",
+    ),
     ours("rtn inputs", "gptq", {"rtn": {**G64, "search": "inputs"}}, peer="llm-compressor RTN"),
     Peer("llm-compressor RTN", LLMC, {"method": "rtn", "scheme": "int4"}),
     ours("gptq", "gptq", {"gptq": G64}, peer="llm-compressor GPTQ"),

@@ -154,7 +154,7 @@ def test_a_grid_turns_its_longer_side_to_the_weights_that_matter():
 
 
 def test_the_largest_weight_of_a_middle_group_is_exact():
-    """Scales are those of gguf-py's Q4_0, and no other symmetric rule of the largest weight errs less."""
+    """Scales are those of gguf-py's Q4_0, and err less than those of GPTQ's reference code."""
     weight = weights(40, seed=5)
     number_format = IntFormat(4, 32)
     params = number_format.fit(weight)
