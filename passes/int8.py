@@ -27,4 +27,6 @@ class INT8(ActivationOptions):
 
     def params(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Params:
         # Engines expect positive scales; which side of an 8-bit grid is the longer one hardly matters.
-        return {name: param.abs() for name, param in super().params(weight, stats, number_format).items()}
+        scale = super().params(weight, stats, number_format)["scale"].abs()
+        # Unsearched, the largest weight would be a step out of reach where it is positive: reach equally far.
+        return {"scale": scale * (256 / 255) if plain(self.search) == "off" else scale}

@@ -13,6 +13,7 @@ from compress.kernels.qtensor import QTensor
 from compress.passes.core.activation_options import smoothing_scale
 from compress.passes.core.input_ranges import Extremes, Histogram, Moments
 from compress.passes.core.loading import load_model
+from compress.passes.core.stats import LinearStats
 from compress.passes.core.weights import Weights
 from compress.passes.fp8 import FP8
 from compress.passes.gptq import GPTQ
@@ -231,6 +232,17 @@ def test_silent_inputs_give_a_usable_scale():
     histogram = Histogram(4, torch.device("cpu"))
     histogram.add(torch.zeros(3, 4), None)
     assert float(histogram.percentile(99)) >= 0 and float(histogram.least_error("int8")) >= 0
+
+
+def test_without_a_search_the_largest_int8_weight_is_in_reach():
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    assert {float(value) > 0 for value in weight.gather(1, weight.abs().argmax(1, keepdim=True))} == {True, False}
+    stats = LinearStats(frozenset(), 64, torch.device("cpu"))
+    found = INT8(search="off").group({"x": weight}, stats)["x"].weight
+    scale = found.params["scale"].float()
+    assert bool((scale > 0).all())
+    half_a_step = 0.5 + 127.5 * 2**-10  # the scale is rounded to float16, twice
+    assert bool(((found.dequantize() - weight).abs() <= half_a_step * scale).all())
 
 
 def test_ranges_differ_as_asked(tmp_path, tiny_llama, swept):
