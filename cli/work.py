@@ -94,8 +94,8 @@ def plan(
     if overrides or max_ram or target:
         raise UsageError("--set, --target and --max-ram belong to a recipe, and this is a model")
     from compress.formats import open_checkpoint
-    from compress.formats.source import resolve
-    from compress.recipes.memory import memory_of
+    from compress.formats.files.source import resolve
+    from compress.recipes.jobs.memory import memory_of
 
     with _working(quiet) as reporter:
         checkpoint = open_checkpoint(resolve(source, progress=reporter.note))
@@ -116,7 +116,7 @@ def export(
 ) -> None:
     """Convert a checkpoint from one dialect to another."""
     from compress.cli import view
-    from compress.recipes.export import export as export_artifact
+    from compress.recipes.jobs.export import export as export_artifact
 
     options = _options(settings or ())
     with _working(quiet) as reporter:
@@ -137,7 +137,7 @@ def evaluate(
 ) -> None:
     """Measure perplexity, KL divergence and top-1 agreement. Several checkpoints stand side by side."""
     from compress.cli import view
-    from compress.recipes.evaluate import evaluate as evaluate_paths
+    from compress.recipes.jobs.evaluate import evaluate as evaluate_paths
 
     place = _device(device)
     with _working(quiet) as reporter:
@@ -169,7 +169,7 @@ def verify(
 ) -> None:
     """Check an artifact: hashes, settings, every tensor, the tokenizer, logits against the recorded ones."""
     from compress.cli import view
-    from compress.recipes.verify import verify as verify_artifact
+    from compress.recipes.jobs.verify import verify as verify_artifact
 
     if python is not None and engine is None:
         raise UsageError("--python names the interpreter of an engine", "say which: --engine vllm")
@@ -191,7 +191,7 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Try a checkpoint: print its answer as it comes."""
-    from compress.recipes.generate import generate as generate_text
+    from compress.recipes.jobs.generate import generate as generate_text
 
     text = sys.stdin.read() if prompt == "-" else prompt
     place = _device(device)

@@ -1,4 +1,4 @@
-"""How models are stored. Every module here that defines a Dialect is found; there is no list to keep.
+"""How are models stored? Every folder here that holds a `dialect.py` is a container; there is no list to keep.
 
 This module imports nothing heavy: the dialects are loaded when they are first asked for.
 """
@@ -19,11 +19,12 @@ __all__ = ["dialects", "open_checkpoint"]
 
 
 def dialects() -> dict[str, type[Dialect]]:
-    """Every container convention, by name: the Dialect subclasses of this package's modules."""
+    """Every container convention, by name: the Dialect subclasses of the modules `dialect.py`, wherever they lie."""
     from compress.formats.base import Dialect
 
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
-        importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        if module.name.endswith(".dialect"):
+            importlib.import_module(module.name)
     return {dialect.name: dialect for dialect in sorted(Dialect.__subclasses__(), key=lambda found: found.name)}
 
 
@@ -36,6 +37,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return found[0].open(path)
     if found:
         raise InputError(f"{path} could be any of: {', '.join(dialect.name for dialect in found)}")
-    from compress.formats.unrecognized import unrecognized
+    from compress.formats.files.unrecognized import unrecognized
 
     raise unrecognized(path, sorted(dialects()))

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from compress.kernels.activations import ActivationFormat, CacheFormat
+from compress.kernels.numbers.activations import ActivationFormat, CacheFormat
 from compress.kernels.qtensor import NumberFormat, QTensor
 
 Progress = Callable[[str], None]
@@ -36,7 +36,7 @@ class TensorSpec:
 
     `dtype` is a torch dtype name (`float32`, `bfloat16`, …): of the elements if the tensor is dense, of the
     values it decodes to if `format` names a number format. `origin` is set where the model's files keep the
-    tensor in another form while it is dense (see formats/matrices.py).
+    tensor in another form while it is dense (see formats/views/matrices.py).
     """
 
     shape: tuple[int, ...]

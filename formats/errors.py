@@ -12,6 +12,8 @@ A message says what is wrong and where (a tensor, a file, a YAML line); `hint` s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import ClassVar
 
 
@@ -49,3 +51,10 @@ class GateError(CompressError):
 
 class StorageError(CompressError):
     """Writing failed: nothing stands under the final name, and the run can be resumed."""
+
+
+def suggest(word: str, valid: Iterable[str]) -> str:
+    """`; did you mean 'group_size'?`, or the valid words if none is near: the end of a message about `word`."""
+    words = sorted(valid)
+    near = get_close_matches(word, words, n=1)
+    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(words)}"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from compress.formats.errors import UsageError
+from compress.formats.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     from compress.passes.core.base import Pass
@@ -24,9 +23,7 @@ def get(name: str) -> type[Pass]:
     from compress.passes.core.base import Pass
 
     if name not in names():
-        near = get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names())}"
-        raise UsageError(f"there is no pass {name!r}", hint)
+        raise UsageError(f"there is no pass '{name}'{suggest(name, names())}")
     module = importlib.import_module(f"{__name__}.{name}")
     found = [
         value

@@ -12,11 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.formats.options import PerTensor, plain
-from compress.kernels.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
 from compress.kernels.qtensor import NumberFormat, quantize
+from compress.kernels.solve.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
 from compress.passes.core.base import Rewritten, Tie
-from compress.passes.core.grid_options import GridOptions
-from compress.passes.core.stats import Hessian, LinearStats, MeanAbs, Statistic
+from compress.passes.forward.statistics import Hessian, LinearStats, MeanAbs, Statistic
+from compress.passes.options.any_format import GridOptions
 
 Gamma = Annotated[float, Field(ge=0, le=1)]
 

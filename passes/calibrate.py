@@ -7,8 +7,8 @@ from pydantic import Field
 from compress.passes.core.base import ModelPass
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_rows
-from compress.passes.core.text import TextOptions, rows_of
-from compress.passes.core.tokenizer import load_tokenizer
+from compress.passes.forward.text import TextOptions, rows_of
+from compress.passes.model.tokenizer import load_tokenizer
 
 
 class Calibrate(TextOptions, ModelPass):

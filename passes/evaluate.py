@@ -7,16 +7,15 @@ from dataclasses import asdict
 import torch
 from pydantic import Field
 
-from compress.kernels.activations import Grid
+from compress.kernels.numbers.activations import Grid
 from compress.passes.core.base import ModelPass
-from compress.passes.core.rows import Rows
 from compress.passes.core.run import Run
-from compress.passes.core.scores import Scores, score
-from compress.passes.core.text import TextOptions, rows_of
-from compress.passes.core.tokenizer import load_tokenizer
-from compress.passes.core.walk import Stream, Walk
-from compress.passes.core.weights import Weights, cached_as
-from compress.passes.core.work import dense
+from compress.passes.forward.scores import Scores, score
+from compress.passes.forward.text import TextOptions, rows_of
+from compress.passes.forward.walk import Stream, Walk
+from compress.passes.model.sequences import Rows
+from compress.passes.model.tokenizer import load_tokenizer
+from compress.passes.model.weights import Weights, cached_as, dense
 
 
 class Evaluate(TextOptions, ModelPass):

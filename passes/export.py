@@ -8,9 +8,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from compress.formats import dialects
 from compress.formats.base import Dialect, Layout, ModelSpec
-from compress.formats.fit import Decoded, fit_spec
-from compress.formats.matrices import restored_spec
-from compress.passes.core.artifact import refuse_existing, write_artifact
+from compress.formats.errors import suggest
+from compress.formats.views.fit import Decoded, fit_spec
+from compress.formats.views.matrices import restored_spec
+from compress.passes.artifact.write import refuse_existing, write_artifact
 from compress.passes.core.base import ModelPass
 from compress.passes.core.run import Run
 
@@ -42,7 +43,7 @@ class Export(ModelPass):
         """The dialect with its options. Raises ValueError (pydantic's, or ours for an unknown name)."""
         known = dialects()
         if self.dialect not in known:
-            raise ValueError(f"there is no dialect {self.dialect!r}; there are {', '.join(sorted(known))}")
+            raise ValueError(f"there is no dialect '{self.dialect}'{suggest(self.dialect, known)}")
         return known[self.dialect].model_validate(self.__pydantic_extra__ or {})
 
     def layout(self, model: ModelSpec) -> Layout:

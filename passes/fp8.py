@@ -8,10 +8,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from compress.formats.options import PerTensor, plain, resolve
-from compress.kernels.activations import ActivationFormat
-from compress.kernels.float_format import FloatFormat, Region
+from compress.kernels.numbers.activations import ActivationFormat
+from compress.kernels.numbers.float import FloatFormat, Region
 from compress.kernels.qtensor import NumberFormat
-from compress.passes.core.activation_options import ActivationOptions
+from compress.passes.options.inputs import ActivationOptions
 
 
 class FP8(ActivationOptions):

@@ -12,13 +12,13 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.formats.options import PerTensor, plain
-from compress.kernels.correct import corrected_target
-from compress.kernels.gptq import gptq_solve
 from compress.kernels.qtensor import NumberFormat
-from compress.kernels.tune import tune
+from compress.kernels.solve.correct import corrected_target
+from compress.kernels.solve.gptq import gptq_solve
+from compress.kernels.solve.tune import tune
 from compress.passes.core.base import Rewritten
-from compress.passes.core.grid_options import GridOptions
-from compress.passes.core.stats import Drift, Hessian, LinearStats, Statistic
+from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
+from compress.passes.options.any_format import GridOptions
 
 Damp = Annotated[float, Field(gt=0, le=1)]
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from compress.formats.options import plain
-from compress.kernels.activations import ActivationFormat
-from compress.kernels.int_format import IntFormat
+from compress.kernels.numbers.activations import ActivationFormat
+from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import NumberFormat, Params
-from compress.passes.core.activation_options import ActivationOptions
-from compress.passes.core.stats import LinearStats
+from compress.passes.forward.statistics import LinearStats
+from compress.passes.options.inputs import ActivationOptions
 
 
 class INT8(ActivationOptions):

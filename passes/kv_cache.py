@@ -15,14 +15,14 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import CompressError, RefusedError
-from compress.formats.native import save_tensors
-from compress.kernels.activations import CacheFormat, Grid, grid_scale
-from compress.passes.core.anatomy import Anatomy, Attention
+from compress.formats.files.native import save_tensors
+from compress.kernels.numbers.activations import CacheFormat, Grid, grid_scale
 from compress.passes.core.base import ModelPass
-from compress.passes.core.cache import Peaks
 from compress.passes.core.run import Run
-from compress.passes.core.walk import Stream, Walk
-from compress.passes.core.work import dense
+from compress.passes.forward.walk import Stream, Walk
+from compress.passes.model.anatomy import Anatomy, Attention
+from compress.passes.model.cache import Peaks
+from compress.passes.model.weights import dense
 
 
 class KVCache(ModelPass):

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
-from compress.kernels.int_format import IntFormat
-from compress.passes.core.anatomy import Anatomy
+from compress.kernels.numbers.int import IntFormat
+from compress.passes.choice.bit_budget import Allocations, Unit, average, kind_of, largest_choices, spread, tied_modules
+from compress.passes.choice.chooser import Choice, Chooser
+from compress.passes.choice.sensitivity import Trials
 from compress.passes.core.base import LayerPass
-from compress.passes.core.bit_budget import Allocations, Unit, average, kind_of, largest_choices, spread, tied_modules
-from compress.passes.core.chooser import Choice, Chooser
-from compress.passes.core.int_options import Bits, IntOptions
 from compress.passes.core.run import Run
-from compress.passes.core.sensitivity import Trials
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.options.integers import Bits, IntOptions
 
 _BISECTIONS = 8
 _PROBES = 13  # four sorts of linears in three thirds of the layers, and none of them

@@ -6,13 +6,13 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.formats.options import PerTensor, plain, resolve
-from compress.kernels.codebook_format import CodebookFormat, quantize_plainly
-from compress.kernels.codebooks import Table
+from compress.kernels.numbers.codebook import CodebookFormat, quantize_plainly
+from compress.kernels.numbers.tables import Table
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Rewritten
-from compress.passes.core.codebook_options import CodebookOptions
-from compress.passes.core.rounding_options import SEARCH, RoundingOptions, Search
-from compress.passes.core.stats import LinearStats
+from compress.passes.forward.statistics import LinearStats
+from compress.passes.options.rounding import SEARCH, RoundingOptions, Search
+from compress.passes.options.tables import CodebookOptions
 
 
 class NF4(RoundingOptions, CodebookOptions):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from compress.kernels.float4_format import Float4Format
+from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.qtensor import NumberFormat
-from compress.passes.core.rounding_options import RoundingOptions
+from compress.passes.options.rounding import RoundingOptions
 
 
 class NVFP4(RoundingOptions):

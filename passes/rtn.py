@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from compress.formats.options import PerTensor
-from compress.passes.core.int_options import IntOptions
-from compress.passes.core.rounding_options import SEARCH, RoundingOptions, Search
+from compress.passes.options.integers import IntOptions
+from compress.passes.options.rounding import SEARCH, RoundingOptions, Search
 
 
 class RTN(RoundingOptions, IntOptions):

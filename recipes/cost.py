@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from compress.formats.base import ModelSpec
-from compress.passes.core.skeleton import Skeleton
-from compress.passes.core.walk import BATCH_TOKENS
+from compress.passes.forward.walk import BATCH_TOKENS
+from compress.passes.model.skeleton import Skeleton
 
 _RUNTIME = 450 << 20
 """Python, torch and transformers themselves."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from compress.formats.errors import UsageError
+from compress.formats.errors import UsageError, suggest
 from compress.recipes import yaml
-from compress.recipes.problems import spell, suggest
+from compress.recipes.problems import spell
 from compress.recipes.yaml import Document
 
 

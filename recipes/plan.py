@@ -12,20 +12,20 @@ from pydantic import BaseModel
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import RefusedError, UsageError
-from compress.formats.fit import fit_spec
-from compress.formats.matrices import restored_spec
+from compress.formats.views.fit import fit_spec
+from compress.formats.views.matrices import restored_spec
 from compress.passes.calibrate import Calibrate
+from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass
-from compress.passes.core.chooser import Chooser
-from compress.passes.core.config import load_config
-from compress.passes.core.skeleton import Skeleton
 from compress.passes.evaluate import Evaluate
 from compress.passes.export import Export
+from compress.passes.model.config import load_config
+from compress.passes.model.skeleton import Skeleton
 from compress.recipes.cost import Cost, sweep_cost
+from compress.recipes.engines.checks import Subject
+from compress.recipes.engines.verdicts import Verdict, refuse_unloadable, verdicts
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import even, largest, open_source, stages
-from compress.recipes.target_checks import Subject
-from compress.recipes.targets import Verdict, refuse_unloadable, verdicts
 
 
 class StagePlan(BaseModel):

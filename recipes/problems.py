@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from compress.formats.errors import UsageError
+from compress.formats.errors import UsageError, suggest
 from compress.recipes.yaml import Document, Path
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,13 +49,6 @@ def spell(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
-
-
-def suggest(word: str, valid: Iterable[str]) -> str:
-    """`; did you mean 'group_size'?`, or the valid words if none is near."""
-    words = sorted(valid)
-    near = get_close_matches(word, words, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(words)}"
 
 
 def _locate(detail: ErrorDetails, data: Any) -> Path:

@@ -11,12 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_seriali
 
 from compress import passes
 from compress.formats import dialects
-from compress.formats.errors import UsageError
+from compress.formats.errors import UsageError, suggest
 from compress.passes.core.base import Pass
 from compress.recipes import bundled, yaml
+from compress.recipes.engines.verdicts import check_targets
 from compress.recipes.overrides import override
-from compress.recipes.problems import spell, suggest, validate
-from compress.recipes.targets import check_targets
+from compress.recipes.problems import spell, validate
 from compress.recipes.yaml import Document
 
 

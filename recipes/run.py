@@ -17,18 +17,18 @@ from pydantic import BaseModel
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError, UsageError
-from compress.formats.storage import Lock, parse_json, read_bytes, sha256_file, write_json
+from compress.formats.files.storage import Lock, parse_json, read_bytes, sha256_file, write_json
 from compress.passes.core.base import ModelPass
-from compress.passes.core.config import load_config
 from compress.passes.core.journal import Journal
 from compress.passes.core.report import Reporter
 from compress.passes.core.run import Run
-from compress.passes.core.skeleton import Skeleton
-from compress.passes.core.sweep import sweep
+from compress.passes.model.config import load_config
+from compress.passes.model.skeleton import Skeleton
+from compress.passes.sweep.sweep import sweep
+from compress.recipes.engines.verdicts import loading_lines, warnings
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Gates, Recipe
 from compress.recipes.stages import Stage, open_source, stages
-from compress.recipes.targets import loading_lines, warnings
 
 WORK = ".compress"
 

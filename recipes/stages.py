@@ -7,12 +7,12 @@ from itertools import groupby
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint, ModelSpec
-from compress.formats.fit import Decoded, decoded_spec
-from compress.formats.source import resolve
-from compress.passes.core.anatomy import Anatomy
+from compress.formats.files.source import resolve
+from compress.formats.views.fit import Decoded, decoded_spec
+from compress.passes.choice.chooser import Choice, Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass
-from compress.passes.core.chooser import Choice, Chooser
-from compress.passes.core.empty import matrices
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.model.blank import matrices
 from compress.recipes.recipe import Recipe
 
 Stage = ModelPass | tuple[LayerPass, ...]

@@ -1,42 +1,91 @@
-"""The rules of the house: imports run one way, rooms are packaged, files stay small."""
+"""The rules of the house: imports run one way, rooms are packaged, folders and files stay small, tests mirror them."""
 
 from __future__ import annotations
 
 import ast
-import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from setuptools import find_packages
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("kernels", "formats", "passes", "recipes", "cli")
 FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
+# Within a room: a sub-room imports from itself and from those before it; "" are the files that lie in the room itself.
+SUBROOMS = {
+    "kernels": ("", "search", "numbers", "measure", "solve"),
+    "formats": (
+        *("", "files", "views"),
+        *("dense", "gptq", "awq", "bitsandbytes", "compressed_tensors", "modelopt", "gguf"),
+    ),
+    "passes": ("model", "forward", "core", "options", "sweep", "choice", "artifact", ""),
+    "recipes": ("engines", "", "jobs"),
+    "cli": ("",),
+}
+LARGEST_FOLDER = 16
+LONGEST_FILE = 350
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """The rooms whose modules `path` imports, wherever in the file."""
+def place(name: str) -> tuple[str, str]:
+    """(room, sub-room) of a dotted module within `compress`; the sub-room is "" for files in the room itself."""
+    room, *rest = name.split(".")
+    folder = rest[0] if rest and (ROOT / room / rest[0]).is_dir() else ""
+    return room, folder
+
+
+def imported(path: Path) -> set[str]:
+    """The dotted names within `compress` that `path` imports, wherever in the file."""
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-    return {name.split(".")[1] for name in names if name.startswith("compress.")} & set(ROOMS)
+    return {name.removeprefix("compress.") for name in names if name.startswith("compress.")}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports_run_one_way(path: Path) -> None:
-    room = path.relative_to(ROOT).parts[0]
+    room, folder = place(module_of(path))
     allowed = ROOMS[: ROOMS.index(room) + 1]
-    assert imported_rooms(path) <= set(allowed)
+    order = SUBROOMS[room]
+    for name in imported(path):
+        target, inner = place(name)
+        assert target in allowed, f"{module_of(path)} imports {name}"
+        if target == room and path.name != "__init__.py" and (inner or len(name.split(".")) > 1):
+            assert order.index(inner) <= order.index(folder), f"{module_of(path)} imports {name}"
 
 
-def test_every_room_is_packaged() -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folders = {str(path.parent.relative_to(ROOT)) for path in FILES}
-    assert {settings["package-dir"][package] for package in settings["packages"]} == folders
-    assert all((ROOT / folder / "py.typed").is_file() for folder in folders)
+def test_every_sub_room_has_its_place_in_the_order() -> None:
+    found = {room: {path.parent.name for path in (ROOT / room).glob("*/__init__.py")} for room in ROOMS}
+    assert found == {room: set(order) - {""} for room, order in SUBROOMS.items()}
+
+
+def test_every_folder_is_a_package_and_every_room_is_typed() -> None:
+    assert all((path.parent / "__init__.py").is_file() for path in FILES)
+    assert all((ROOT / room / "py.typed").is_file() for room in ROOMS)
+
+
+def test_every_folder_is_packaged() -> None:
+    """As setup.py finds them: a folder without Python files of its own would break the chain."""
+    found = set(find_packages(str(ROOT), include=[f"{room}*" for room in ROOMS]))
+    assert found == {".".join(path.parent.relative_to(ROOT).parts) for path in FILES}
+
+
+def test_folders_stay_small() -> None:
+    sizes = Counter(path.parent for path in FILES if path.name != "__init__.py")
+    assert {str(folder): size for folder, size in sizes.items() if size > LARGEST_FOLDER} == {}
+
+
+def test_no_file_repeats_the_name_of_its_folder() -> None:
+    named = [path for path in FILES if path.stem.startswith(f"{path.parent.name}_")]
+    assert named == []
 
 
 def test_files_stay_small() -> None:
-    assert {str(path): lines for path in FILES if (lines := path.read_text().count("\n")) > 350} == {}
+    assert {str(path): lines for path in FILES if (lines := path.read_text().count("\n")) > LONGEST_FILE} == {}

@@ -1,1 +1,1 @@
-"""What every pass stands on: the sweep, statistics, the journal, the model's skeleton."""
+"""What is a pass? Its contract, its run, its journal, and the model as it stands."""

@@ -16,8 +16,8 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.formats.options import resolve
 from compress.kernels.qtensor import NumberFormat, QTensor, quantize
-from compress.passes.core.anatomy import Anatomy
-from compress.passes.core.stats import LinearStats, Statistic
+from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.model.anatomy import Anatomy
 
 if TYPE_CHECKING:
     from compress.passes.core.run import Run
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNREACHED = "no calibration token reached it"
 
 Tie = Callable[[Tensor], Tensor]
-"""The nearest scale of a group's inputs ([in] → [in], fp32 > 0) that the op before can take; see core/fold.py."""
+"""The nearest scale of a group's inputs ([in] → [in], fp32 > 0) that the op before can take (passes/sweep/fold.py)."""
 
 
 class Pass(BaseModel, ABC):

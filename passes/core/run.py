@@ -11,13 +11,13 @@ import torch
 
 from compress.formats.base import Checkpoint
 from compress.passes.core.base import LayerPass
-from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.journal import Journal
 from compress.passes.core.report import Reporter
-from compress.passes.core.rows import Rows
-from compress.passes.core.scores import Scores
-from compress.passes.core.skeleton import Skeleton
-from compress.passes.core.work import WorkingModel
+from compress.passes.core.working_model import WorkingModel
+from compress.passes.forward.hidden import HiddenStates
+from compress.passes.forward.scores import Scores
+from compress.passes.model.sequences import Rows
+from compress.passes.model.skeleton import Skeleton
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from compress.passes.core.loading import load_model
-from compress.passes.core.rows import Rows
 from compress.passes.core.run import Run
+from compress.passes.model.loading import load_model
+from compress.passes.model.sequences import Rows
 
 _BATCH = 16
 

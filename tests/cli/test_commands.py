@@ -203,7 +203,7 @@ def test_a_bug_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     def broken(*_: object) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr("compress.recipes.inspect.open_checkpoint", broken)
+    monkeypatch.setattr("compress.recipes.jobs.inspect.open_checkpoint", broken)
     monkeypatch.delenv("COMPRESS_DEBUG", raising=False)
     assert main(["inspect", ".", "--json"]) == 1
     assert failure(capsys)["message"] == "RuntimeError: first second"
@@ -216,7 +216,7 @@ def test_no_memory_is_no_bug(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("compress.recipes.inspect.open_checkpoint", full)
+    monkeypatch.setattr("compress.recipes.jobs.inspect.open_checkpoint", full)
     assert main(["inspect", ".", "--json"]) == 1
     assert failure(capsys)["message"] == "out of memory"
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.formats.source import resolve
+from compress.formats.files.source import resolve
 
 
 class Engine:

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from compress.formats import dialects, open_checkpoint
 from compress.formats.errors import CompressError
-from compress.passes.core.loading import load_model
-from compress.recipes.engine import ask, engines
+from compress.passes.model.loading import load_model
+from compress.recipes.engines.ask import ask, engines
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run
 

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrain
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
-from compress.formats.gguf import GGUF
+from compress.formats.gguf.dialect import GGUF
 from compress.kernels.qtensor import QTensor
 
 pytest.importorskip("xllamacpp")

@@ -17,10 +17,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from compress.formats import open_checkpoint
-from compress.formats.gguf import GGUF
-from compress.formats.gguf_pretokenizers import BY_NAME
-from compress.formats.gguf_to_tokenizer import tokenizer_files
-from compress.formats.gguf_vocab import TokenType, Vocab
+from compress.formats.gguf.dialect import GGUF
+from compress.formats.gguf.pretokenizers import BY_NAME
+from compress.formats.gguf.to_tokenizer import tokenizer_files
+from compress.formats.gguf.vocab import TokenType, Vocab
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.engine

@@ -11,17 +11,17 @@ import torch
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.passes.core.base import LayerPass
-from compress.passes.core.config import load_config
-from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.journal import Journal
 from compress.passes.core.report import Reporter
-from compress.passes.core.rows import Rows
 from compress.passes.core.run import Run
-from compress.passes.core.scores import Scores, score
-from compress.passes.core.skeleton import Skeleton
-from compress.passes.core.sweep import sweep
-from compress.passes.core.walk import Stream, Walk
-from compress.passes.core.work import dense
+from compress.passes.forward.hidden import HiddenStates
+from compress.passes.forward.scores import Scores, score
+from compress.passes.forward.walk import Stream, Walk
+from compress.passes.model.config import load_config
+from compress.passes.model.sequences import Rows
+from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.weights import dense
+from compress.passes.sweep.sweep import sweep
 
 ROWS = Rows(torch.randint(0, 320, (6, 24), generator=torch.Generator().manual_seed(5)))
 

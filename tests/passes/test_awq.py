@@ -14,19 +14,19 @@ from compress.formats import open_checkpoint
 from compress.kernels.qtensor import NumberFormat, QTensor, quantize
 from compress.passes.awq import AWQ
 from compress.passes.core.base import LayerPass, Rewritten
-from compress.passes.core.config import load_config
-from compress.passes.core.grid_options import GridOptions
-from compress.passes.core.hidden import HiddenStates
 from compress.passes.core.journal import Journal
 from compress.passes.core.report import Reporter
-from compress.passes.core.rows import Rows
 from compress.passes.core.run import Run
-from compress.passes.core.skeleton import Skeleton
-from compress.passes.core.stats import LinearStats
-from compress.passes.core.sweep import sweep
-from compress.passes.core.walk import Stream, Walk
-from compress.passes.core.work import dense
+from compress.passes.forward.hidden import HiddenStates
+from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.walk import Stream, Walk
 from compress.passes.gptq import GPTQ
+from compress.passes.model.config import load_config
+from compress.passes.model.sequences import Rows
+from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.weights import dense
+from compress.passes.options.any_format import GridOptions
+from compress.passes.sweep.sweep import sweep
 
 ROWS, LENGTH = 16, 32
 Swept = Callable[..., Run]

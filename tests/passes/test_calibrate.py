@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
-from compress.passes.core.text import TextOptions, rows_of
-from compress.passes.core.tokenizer import load_tokenizer
+from compress.passes.forward.text import TextOptions, rows_of
+from compress.passes.model.tokenizer import load_tokenizer
 from compress.recipes.recipe import build
 from compress.recipes.run import run
 from compress.recipes.yaml import Document

@@ -11,14 +11,14 @@ import torch
 
 from compress.formats import open_checkpoint
 from compress.passes.core.base import LinearPass
-from compress.passes.core.config import load_config
-from compress.passes.core.hidden import HiddenStates
-from compress.passes.core.rows import Rows
-from compress.passes.core.skeleton import Skeleton
-from compress.passes.core.stats import Hessian, LinearStats
-from compress.passes.core.walk import GroupPlan, Stream, Walk
-from compress.passes.core.work import dense
+from compress.passes.forward.hidden import HiddenStates
+from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.walk import GroupPlan, Stream, Walk
 from compress.passes.gptq import GPTQ
+from compress.passes.model.config import load_config
+from compress.passes.model.sequences import Rows
+from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.weights import dense
 from compress.passes.nf4 import NF4
 from compress.passes.rtn import RTN
 

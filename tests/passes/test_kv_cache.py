@@ -8,13 +8,12 @@ from transformers import AutoModelForCausalLM, DynamicCache, MistralConfig
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import CompressError, RefusedError
-from compress.kernels.activations import CacheFormat
-from compress.passes.core.cache import Peaks
-from compress.passes.core.quantized_cache import Codec, QuantizedCache, cache_for
-from compress.passes.core.rows import Rows
-from compress.passes.core.weights import cached_as
-from compress.passes.core.work import dense
+from compress.kernels.numbers.activations import CacheFormat
 from compress.passes.kv_cache import KVCache
+from compress.passes.model.cache import Peaks
+from compress.passes.model.quantized_cache import Codec, QuantizedCache, cache_for
+from compress.passes.model.sequences import Rows
+from compress.passes.model.weights import cached_as, dense
 
 TOP = {"int8": 127, "fp8": 448}
 

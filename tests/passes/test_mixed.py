@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from compress.formats.errors import RefusedError, UsageError
-from compress.passes.core.bit_budget import Allocations, Unit, average, largest_choices, tied_modules
-from compress.passes.core.sweep import sweep
+from compress.passes.choice.bit_budget import Allocations, Unit, average, largest_choices, tied_modules
 from compress.passes.gptq import GPTQ
 from compress.passes.int8 import INT8
 from compress.passes.mixed import Mixed
 from compress.passes.rtn import RTN
+from compress.passes.sweep.sweep import sweep
 
 STEP = RTN(group_size=32)
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from compress.kernels.codebook_format import CodebookFormat
-from compress.kernels.int_format import IntFormat
-from compress.passes.core.stats import LinearStats
+from compress.kernels.numbers.codebook import CodebookFormat
+from compress.kernels.numbers.int import IntFormat
+from compress.passes.forward.statistics import LinearStats
 from compress.passes.gptq import GPTQ
 from compress.passes.nf4 import NF4
 

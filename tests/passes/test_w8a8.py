@@ -7,19 +7,19 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from compress.formats.errors import InputError, RefusedError
-from compress.kernels.activations import ActivationFormat, grid_scale
-from compress.kernels.int_format import IntFormat
+from compress.kernels.numbers.activations import ActivationFormat, grid_scale
+from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor
-from compress.passes.core.activation_options import smoothing_scale
-from compress.passes.core.input_ranges import Extremes, Histogram, Moments
-from compress.passes.core.loading import load_model
-from compress.passes.core.stats import LinearStats
-from compress.passes.core.weights import Weights
+from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
+from compress.passes.forward.statistics import LinearStats
 from compress.passes.fp8 import FP8
 from compress.passes.gptq import GPTQ
 from compress.passes.int8 import INT8
+from compress.passes.model.loading import load_model
+from compress.passes.model.weights import Weights
 from compress.passes.mxfp4 import MXFP4
 from compress.passes.nvfp4 import NVFP4
+from compress.passes.options.inputs import smoothing_scale
 from compress.passes.rtn import RTN
 
 PASSES = {

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
-from compress.formats.awq import AWQ
-from compress.formats.bitsandbytes import BitsAndBytes
+from compress.formats.awq.dialect import AWQ
+from compress.formats.bitsandbytes.dialect import BitsAndBytes
 from compress.formats.errors import RefusedError
-from compress.passes.core.loading import load_model
+from compress.passes.model.loading import load_model
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run

@@ -19,15 +19,15 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
 from compress.kernels.qtensor import QTensor, quantize
-from compress.passes.core.config import load_config
-from compress.passes.core.empty import matrices
-from compress.passes.core.hidden import HiddenStates
-from compress.passes.core.loading import load_model
 from compress.passes.core.report import Reporter
-from compress.passes.core.rows import Rows
-from compress.passes.core.skeleton import Skeleton
-from compress.passes.core.walk import Stream, Walk
-from compress.passes.core.work import dense
+from compress.passes.forward.hidden import HiddenStates
+from compress.passes.forward.walk import Stream, Walk
+from compress.passes.model.blank import matrices
+from compress.passes.model.config import load_config
+from compress.passes.model.loading import load_model
+from compress.passes.model.sequences import Rows
+from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.weights import dense
 from compress.recipes.recipe import build
 from compress.recipes.run import RunReport, run
 from compress.recipes.yaml import Document

@@ -10,17 +10,17 @@ from safetensors.torch import load_file, save_file
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError, UsageError
-from compress.formats.fit import Decoded, without_runtime
-from compress.kernels.activations import CacheFormat
-from compress.passes.core.fingerprint import largest_difference
-from compress.passes.core.loading import load_model
-from compress.passes.core.record import Record
-from compress.recipes.evaluate import evaluate
-from compress.recipes.generate import generate
+from compress.formats.views.fit import Decoded, without_runtime
+from compress.kernels.numbers.activations import CacheFormat
+from compress.passes.artifact.fingerprint import largest_difference
+from compress.passes.artifact.record import Record
+from compress.passes.model.loading import load_model
+from compress.recipes.jobs.evaluate import evaluate
+from compress.recipes.jobs.generate import generate
+from compress.recipes.jobs.verify import verify
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
-from compress.recipes.verify import verify
 from compress.recipes.yaml import Document
 
 

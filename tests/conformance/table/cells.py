@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import CompressError
-from compress.formats.fit import Decoded, without_runtime
-from compress.passes.core.loading import load_model
-from compress.recipes.engine import ask
+from compress.formats.views.fit import Decoded, without_runtime
+from compress.passes.model.loading import load_model
+from compress.recipes.engines.ask import ask
 
 ALIKE = 0.05
 """Nats of KL divergence, ours ‖ the engine's, in the mean of all rows: above it an engine computes something else."""

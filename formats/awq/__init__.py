@@ -1,0 +1,1 @@
+"""AutoAWQ's container."""

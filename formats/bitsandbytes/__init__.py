@@ -1,0 +1,1 @@
+"""bitsandbytes' container, as transformers saves it."""

@@ -1,0 +1,1 @@
+"""Plain safetensors in a Hugging Face directory."""

@@ -1,0 +1,1 @@
+"""The tensor types of GGML."""

@@ -1,0 +1,218 @@
+"""GGUF, llama.cpp's container: one file that holds weights, configuration and tokenizer.
+
+Source: `docs/gguf.md` of ggml; what an engine asks of the metadata: llama.cpp, `src/llama-model.cpp`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor
+
+from compress.formats.base import Checkpoint, Dialect, FilePlan, Layout, ModelSpec, Progress, TensorSpec
+from compress.formats.errors import InputError, RefusedError
+from compress.formats.files.storage import RegularFile
+from compress.formats.gguf.blocks.types import BLOCKS, BlockType, type_of
+from compress.formats.gguf.checkpoint import FREQ_FACTORS, GGUFCheckpoint
+from compress.formats.gguf.config import dims_of, family_of, write_config
+from compress.formats.gguf.file import file_size, write_gguf
+from compress.formats.gguf.from_tokenizer import vocab_of
+from compress.formats.gguf.header import MAGIC, Value
+from compress.formats.gguf.metadata import string, uint
+from compress.formats.gguf.names import Architecture, Dims, Place, reorder, row_order
+from compress.formats.gguf.rope import Rope, llama3_factors
+from compress.formats.gguf.vocab import write_vocab
+from compress.formats.gguf.witness import read_with_library
+from compress.formats.options import PerTensor, resolve
+from compress.formats.views.casting import scale_misfit
+from compress.kernels.numbers.int import IntFormat
+from compress.kernels.qtensor import QTensor
+
+FILE = "model.gguf"
+BlockName = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+# llama.h, enum llama_ftype: what most of the file is.
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32}
+_QUANTIZATION_VERSION = 2
+_TIED = "tie_word_embeddings"
+_LONGEST_NAME = 200
+
+
+class GGUF(Dialect):
+    """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet.
+
+    Quantized weights keep their values: blocks Q4_0, Q5_0 and Q8_0 (symmetric) or Q4_1 and Q5_1 (with a
+    minimum) hold them. Families: llama (and mistral), qwen2, qwen3, gemma, olmo2, phi3, smollm3, starcoder2, gptneox.
+    """
+
+    name: ClassVar[str] = "gguf"
+    loads: ClassVar[Mapping[str, str]] = {
+        "llama.cpp": "llama-cli -m {path}/model.gguf",
+        "transformers": 'AutoModelForCausalLM.from_pretrained("{path}", gguf_file="model.gguf")',
+    }
+    type: PerTensor[BlockName] = "f16"
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        try:
+            with RegularFile(_file(path)) as file:
+                magic = bytearray(len(MAGIC))
+                file.read_at(0, magic)
+        except InputError:
+            return False
+        return bytes(magic) == MAGIC
+
+    @classmethod
+    def open(cls, path: Path) -> Checkpoint:
+        return GGUFCheckpoint(_file(path))
+
+    @classmethod
+    def witness(cls, path: Path) -> Callable[[str], Tensor]:
+        return read_with_library(_file(path))
+
+    def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
+        block = self._block(name, spec)
+        if block is None:
+            if isinstance(spec.format, IntFormat) and (reason := scale_misfit(spec.format)):
+                return reason
+            label = spec.format.name if spec.format else ""
+            return (
+                f"no GGUF block holds {label} exactly; what fits: groups of a multiple of 32, of up to "
+                "8 bits if symmetric, 5 with a minimum, 7 with a whole zero point"
+            )
+        reason = block.misfit(spec.shape)
+        return reason and f"{reason}; what fits: f16, bf16 or f32, unquantized"
+
+    def layout(self, model: ModelSpec) -> Layout:
+        """See Dialect.layout. Needs `model.files`: the tokenizer is a part of the file."""
+        plan = self._plan(model)
+        return Layout((FilePlan(FILE, file_size(plan.metadata, plan.tensors)),))
+
+    def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
+        """See Dialect.write. The one file is all that llama.cpp needs; no other is written."""
+        plan = self._plan(replace(model.spec, files=model.files()))
+        entries = {entry.place.gguf: entry for entry in plan.entries}
+        write_gguf(
+            directory / FILE,
+            plan.metadata,
+            plan.tensors,
+            lambda name: plan.encode(entries[name], model),
+            lambda name: progress(entries[name].source or name),
+        )
+
+    def _block(self, name: str, spec: TensorSpec) -> BlockType | None:
+        """The block type for a tensor; None if it is quantized and no type holds it exactly."""
+        if spec.format is not None:
+            return type_of(spec.format)
+        # llama.cpp computes with norms and biases in fp32 only.
+        chosen = "f32" if len(spec.shape) < 2 else resolve(self.type, name.removesuffix(".weight"))
+        return BLOCKS[chosen or "f16"]
+
+    def _plan(self, model: ModelSpec) -> _Plan:
+        """Everything but the weights. Raises RefusedError and InputError."""
+        family, dims = family_of(model.config), dims_of(model.config)
+        config = {**model.config, _TIED: _is_tied(family, model)}
+        settings, rope = write_config(config)
+        vocab = vocab_of(model.files, config, dims.vocab)
+        places = list(family.places(dims, config))
+        _check_inventory(family, places, model)
+        entries = [self._entry(place, model) for place in places]
+        if rope.kind == "llama3":
+            factors = Place(FREQ_FACTORS, (), (dims.head // 2,), "same")
+            entries.append(_Entry(factors, None, BLOCKS["f32"]))
+        metadata = {**_general(family, config, entries), **settings, **write_vocab(vocab)}
+        return _Plan(metadata, tuple(entries), dims, rope)
+
+    def _entry(self, place: Place, model: ModelSpec) -> _Entry:
+        source = next((name for name in place.hf if name in model.tensors), None)
+        if source is None:
+            raise InputError(f"tensor {place.hf[0]} is missing, and GGUF needs it")
+        spec = model.tensors[source]
+        if spec.shape != place.shape:
+            raise InputError(f"tensor {source} has the shape {list(spec.shape)}; config.json means {list(place.shape)}")
+        block, reason = self._block(source, spec), self.misfit(source, spec, model)
+        if block is None or reason is not None:
+            raise RefusedError(f"tensor {source}: {reason}")
+        return _Entry(place, source, block)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One tensor to write: its place, the tensor it comes from (None: computed), its block type."""
+
+    place: Place
+    source: str | None
+    block: BlockType
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A whole file but for the weights."""
+
+    metadata: Mapping[str, Value]
+    entries: tuple[_Entry, ...]
+    dims: Dims
+    rope: Rope
+
+    @property
+    def tensors(self) -> list[tuple[str, tuple[int, ...], BlockType]]:
+        return [(entry.place.gguf, entry.place.shape, entry.block) for entry in self.entries]
+
+    def encode(self, entry: _Entry, model: Checkpoint) -> memoryview:
+        """The bytes of one tensor. What its type cannot hold is an error that names it."""
+        if entry.source is None:
+            return memoryview(entry.block.encode(llama3_factors(self.rope, self.dims.head)))
+        tensor, order = model.read(entry.source), row_order(entry.place, self.dims)
+        tensor = tensor if order is None else reorder(tensor, order)
+        if entry.place.plus and isinstance(tensor, Tensor):
+            tensor = tensor.float() + entry.place.plus
+        try:
+            if isinstance(tensor, QTensor):
+                return memoryview(entry.block.pack(tensor))
+            return memoryview(entry.block.encode(tensor))
+        except (InputError, RefusedError) as error:
+            raise type(error)(f"tensor {entry.source}: {error}", error.hint) from error
+
+
+def _file(path: Path) -> Path:
+    return path / FILE if path.is_dir() else path
+
+
+def _is_tied(family: Architecture, model: ModelSpec) -> bool:
+    """Whether the embedding serves as output: where there is no other, or only a dense copy of it."""
+    names = [f"{slot.hf}.weight" for slot in family.top if slot.untied]
+    heads = [model.tensors[name] for name in names if name in model.tensors]
+    said = model.config.get(_TIED)
+    if not heads:
+        return said is not False
+    return bool(said) and heads[0].format is None
+
+
+def _check_inventory(family: Architecture, places: list[Place], model: ModelSpec) -> None:
+    """Raise RefusedError for a tensor that GGUF has no place for; copies and computed ones are left out."""
+    known = {name for place in places for name in place.hf}
+    known |= {f"{slot.hf}.weight" for slot in family.top if slot.untied}
+    for name in model.tensors:
+        if name not in known and not name.endswith(family.buffers):
+            raise RefusedError(f"tensor {name}: llama.cpp's {family.name} models have no such tensor")
+
+
+def _general(family: Architecture, config: Mapping[str, Any], entries: list[_Entry]) -> dict[str, Value]:
+    weights: Counter[str] = Counter()
+    for entry in entries:
+        weights[entry.block.name] += prod(entry.place.shape)
+    # The last component only: a path would tell where the model lay. None is made up where there is none:
+    # llama.cpp goes by it (whatever calls itself phi3 must have Phi-3's special tokens).
+    name = re.split(r"[/\\]", str(config.get("_name_or_path") or "").rstrip("/\\"))[-1]
+    return {
+        "general.architecture": string(family.name),
+        "general.type": string("model"),
+        **({"general.name": string(name[:_LONGEST_NAME])} if name else {}),
+        "general.file_type": uint(_FILE_TYPES[weights.most_common(1)[0][0]]),
+        "general.quantization_version": uint(_QUANTIZATION_VERSION),
+    }

@@ -1,0 +1,87 @@
+"""GGUF files: a lazy reader and a writer whose sizes are known before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from compress.formats.base import Progress
+from compress.formats.errors import InputError
+from compress.formats.files.finite import check_finite
+from compress.formats.files.storage import RegularFile, atomic_write
+from compress.formats.gguf.blocks.types import BlockType
+from compress.formats.gguf.header import TensorInfo, Value, alignment_of, encode_header, lay_out, padded
+from compress.formats.gguf.parse import read_header
+from compress.kernels.qtensor import QTensor
+
+NewTensor = tuple[str, tuple[int, ...], BlockType]  # name, torch shape, type
+Fill = Callable[[str], bytes | bytearray | memoryview]
+
+
+class GGUFFile:
+    """The header of a file and, on demand, its tensors. Keeps no file open between reads.
+
+    Raises InputError for whatever is not a well-formed GGUF file (see gguf_parse).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with RegularFile(path) as file:
+            self.header = read_header(file)
+            self.nbytes = file.size
+            self._identity = file.identity
+
+    def read_raw(self, name: str) -> bytearray:
+        """The bytes of one tensor. Raises InputError if the file changed since it was opened."""
+        info = self.header.tensors[name]
+        with RegularFile(self.path) as file:
+            if file.identity != self._identity:
+                raise InputError(f"{self.path} changed while it was in use", "start again with a file at rest")
+            raw = bytearray(info.nbytes)
+            file.read_at(self.header.data_offset + info.offset, raw)
+        return raw
+
+    def read(self, name: str) -> Tensor | QTensor:
+        """One tensor in torch's shape. Raises InputError also if it holds NaN or Inf."""
+        info = self.header.tensors[name]
+        tensor = info.type.decode(self.read_raw(name), info.shape)
+        check_finite(f"{self.path}: {name}", tensor)
+        return tensor
+
+
+def file_size(metadata: Mapping[str, Value], tensors: Sequence[NewTensor]) -> int:
+    """Bytes of the file that `write_gguf` makes of the same arguments."""
+    infos = lay_out(tensors, alignment_of(metadata))
+    return len(encode_header(metadata, infos)) + _data_size(infos, metadata)
+
+
+def write_gguf(
+    path: Path,
+    metadata: Mapping[str, Value],
+    tensors: Sequence[NewTensor],
+    fill: Fill,
+    progress: Progress = lambda name: None,
+) -> None:
+    """Write a file, tensor by tensor in the order given; it stands under `path` when it is whole.
+
+    `fill(name)` gives the bytes of a tensor, `progress(name)` hears of it first. The same arguments make the
+    same bytes. Raises RefusedError and InputError for what GGUF cannot hold, StorageError when the disk
+    fails.
+    """
+    infos = lay_out(tensors, alignment_of(metadata))
+    header = encode_header(metadata, infos)
+    with atomic_write(path, len(header) + _data_size(infos, metadata)) as file:
+        file.write(header)
+        for info in infos:
+            progress(info.name)
+            data = memoryview(fill(info.name)).cast("B")
+            if data.nbytes != info.nbytes:
+                raise ValueError(f"tensor {info.name} takes {info.nbytes:,} bytes, {data.nbytes:,} were given")
+            # What lies between tensors stays zero, as preallocation left it.
+            file.write_at(data, len(header) + info.offset)
+
+
+def _data_size(infos: Sequence[TensorInfo], metadata: Mapping[str, Value]) -> int:
+    return padded(infos[-1].offset + infos[-1].nbytes, alignment_of(metadata)) if infos else 0

@@ -1,0 +1,152 @@
+"""Rotary position embeddings as both generations of config.json and as GGUF say them.
+
+transformers 4 writes `rope_theta` and `rope_scaling` (GPT-NeoX: `rotary_emb_base`, `rotary_pct`),
+transformers 5 one dictionary `rope_parameters`. GGUF has `<family>.rope.freq_base`, `.rope.scaling.*`,
+`.rope.dimension_count`, and for Llama 3 a tensor `rope_freqs.weight` by which frequencies are divided.
+The Llama 3 formula: transformers, `modeling_rope_utils._compute_llama3_parameters`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.formats.errors import InputError, RefusedError
+from compress.formats.gguf.metadata import MAX_FLOAT
+
+_OLD_CONTEXT = "original_max_position_embeddings"
+_KNOWN = {
+    "default": (),
+    "linear": ("factor",),
+    "yarn": ("factor", _OLD_CONTEXT),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", _OLD_CONTEXT),
+}
+_YARN_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}
+_LOW, _HIGH, _CONTEXT = 1.0, 4.0, 8192  # of every Llama 3 file; only their ratios can be told from a tensor
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Rope:
+    """`kind` is a rope_type of transformers; `scaling` what it takes besides; `partial` the part rotated."""
+
+    theta: float = 10000.0
+    kind: str = "default"
+    scaling: Mapping[str, float] = field(default_factory=dict)
+    partial: float = 1.0
+
+
+def rope_of(config: Mapping[str, Any], partial: float = 1.0) -> Rope:
+    """What `config` says, in either generation's keys; `partial` is the family's default part.
+
+    Raises RefusedError for a kind of scaling that GGUF has no words for.
+    """
+    merged = {**_object(config, "rope_scaling"), **_object(config, "rope_parameters")}
+    if any(isinstance(value, dict) for value in merged.values()):
+        raise RefusedError("config.json: layers differ in their rotary embeddings; GGUF has words for one only")
+    kind = str(merged.get("rope_type", merged.get("type", "default")))
+    if kind not in _KNOWN:
+        raise RefusedError(f"config.json: GGUF has no words for the rope type {kind!r}", f"it has: {', '.join(_KNOWN)}")
+    theta = _first(merged, config, ("rope_theta", "rotary_emb_base"), 10000.0)
+    part = _first(merged, config, ("partial_rotary_factor", "rotary_pct"), partial)
+    return Rope(theta, kind, _scaling(kind, merged, config), part)
+
+
+def _object(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = config.get(key) or {}
+    if not isinstance(value, dict):
+        raise InputError(f"config.json: {key} is not an object")
+    return value
+
+
+def _first(merged: Mapping[str, Any], config: Mapping[str, Any], keys: tuple[str, ...], default: float) -> float:
+    found = (place[key] for place in (merged, config) for key in keys if place.get(key) is not None)
+    return _number(next(found, default), keys[0])
+
+
+def _scaling(kind: str, merged: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, float]:
+    scaling = {key: _number(merged[key], key) for key in _KNOWN[kind] if merged.get(key) is not None}
+    if kind == "yarn":
+        scaling |= {key: _number(merged.get(key) or usual, key) for key, usual in _YARN_DEFAULTS.items()}
+        _check_yarn(merged, scaling.get("factor", 1.0))
+    if _OLD_CONTEXT in _KNOWN[kind]:
+        usual = config.get(_OLD_CONTEXT, config.get("max_position_embeddings"))
+        scaling.setdefault(_OLD_CONTEXT, _number(usual, "max_position_embeddings"))
+    missing = [key for key in _KNOWN[kind] if key not in scaling]
+    if missing:
+        raise InputError(f"config.json: rope type {kind!r} lacks {', '.join(missing)}")
+    return scaling
+
+
+def _check_yarn(merged: Mapping[str, Any], factor: float) -> None:
+    """llama.cpp computes YaRN's attention factor itself, the usual way."""
+    usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+    given = merged.get("attention_factor")
+    unusual = given is not None and abs(_number(given, "attention_factor") - usual) > _TOLERANCE
+    if unusual or any(merged.get(key) is not None for key in ("mscale", "mscale_all_dim")):
+        raise RefusedError("config.json: GGUF has no words for an attention factor of YaRN's other than the usual")
+
+
+def _number(value: object, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_FLOAT:
+        raise InputError(f"config.json: {key} is a positive number, not {value!r}")
+    return float(value)
+
+
+def rope_config(rope: Rope) -> dict[str, Any]:
+    """The keys of config.json in both generations, but for version 4's `rotary_pct`."""
+    numbers = {key: int(value) if key == _OLD_CONTEXT else value for key, value in rope.scaling.items()}
+    scaling = {"rope_type": rope.kind, **numbers}
+    part = {} if rope.partial == 1.0 else {"partial_rotary_factor": rope.partial}
+    return {
+        "rope_theta": rope.theta,
+        "rope_scaling": None if rope.kind == "default" else scaling,
+        "rope_parameters": {"rope_theta": rope.theta, **part, **scaling},
+    }
+
+
+def llama3_factors(rope: Rope, head: int) -> Tensor:
+    """fp32 [head/2], what each frequency of a head is divided by under Llama 3's scaling."""
+    scaling = rope.scaling
+    turns = scaling[_OLD_CONTEXT] / _wavelengths(rope.theta, head)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    smooth = ((turns - low) / max(high - low, 1e-9)).clamp(0.0, 1.0)
+    return (1.0 / ((1.0 - smooth) / scaling["factor"] + smooth)).float()
+
+
+def _wavelengths(theta: float, head: int) -> Tensor:
+    """Positions that a full turn of each frequency takes: fp64 [head/2]."""
+    return 2.0 * math.pi * theta ** (torch.arange(0, head, 2, dtype=torch.float64) / head)
+
+
+def llama3_rope(theta: float, factors: Tensor) -> Rope:
+    """The Llama 3 scaling whose `llama3_factors` are `factors` [head/2].
+
+    Only the ratios of low factor, high factor and old context show in the factors: 1 and 4, which every
+    Llama 3 has, are assumed. Raises InputError if no such scaling gives these factors.
+    """
+    head = 2 * len(factors)
+    factor = float(factors.max())
+    if factor <= 1.0 + _TOLERANCE and float(factors.min()) >= 1.0 - _TOLERANCE:
+        return Rope(theta)
+    inner = (factors > 1.0 + _TOLERANCE) & (factors < factor * (1.0 - _TOLERANCE))
+    context = float(_CONTEXT)
+    if bool(inner.any()):
+        at = int(inner.nonzero()[0])
+        smooth = (1.0 / float(factors[at]) - 1.0 / factor) / (1.0 - 1.0 / factor)
+        context = float(round((smooth * (_HIGH - _LOW) + _LOW) * float(_wavelengths(theta, head)[at])))
+    scaling = {
+        "factor": factor,
+        "low_freq_factor": _LOW,
+        "high_freq_factor": _HIGH,
+        _OLD_CONTEXT: context,
+    }
+    rope = Rope(theta, "llama3", scaling)
+    if not torch.allclose(llama3_factors(rope, head), factors.float(), rtol=_TOLERANCE, atol=0.0):
+        raise InputError("rope_freqs.weight: these are not the frequency factors of a Llama 3 scaling")
+    return rope

@@ -1,0 +1,1 @@
+"""AutoGPTQ's container, and GPTQModel's."""

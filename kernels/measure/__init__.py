@@ -1,0 +1,1 @@
+"""How large is it? Second moments of inputs, and errors."""

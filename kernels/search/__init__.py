@@ -1,0 +1,1 @@
+"""Which parameters? Scales and zero points of the least weighted error."""

@@ -1,0 +1,1 @@
+"""Which codes? GPTQ and what goes with it."""

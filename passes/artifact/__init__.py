@@ -1,0 +1,1 @@
+"""Is it what was meant? Written, compared, recorded."""

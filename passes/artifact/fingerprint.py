@@ -1,0 +1,126 @@
+"""What a model answers to a fixed text: few numbers, by which anyone can tell whether it is still the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, model_validator
+from torch import Tensor
+
+from compress.formats.base import Checkpoint
+from compress.formats.errors import InputError
+from compress.passes.forward.walk import Walk
+from compress.passes.model.sequences import Rows
+from compress.passes.model.tokenizer import load_tokenizer
+
+TEXT = (
+    "In 1969 two people walked on the Moon; a third waited above. «Naïve» readers ask: was it 3,844 × 10² km away?\n"
+    "def distance(a, b):\n    return abs(a - b)  # in metres\n"
+    "The answer, as so often, depends on when you look, from where, and how carefully the clocks were set."
+)
+"""Words, numbers, code and letters beyond ASCII, so that many parts of a tokenizer have a say."""
+
+_LENGTH = 64
+_SHORTEST = 8
+_TOP = 8
+
+
+class Next(BaseModel):
+    """The likeliest tokens after the first `after` tokens, with the natural logarithms of their probabilities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    after: int = Field(ge=1, le=_LENGTH)
+    likeliest: tuple[tuple[NonNegativeInt, FiniteFloat], ...] = Field(min_length=1, max_length=_TOP)
+
+
+class Fingerprint(BaseModel):
+    """Answers at some places of one row of tokens: those of `text`, or counted up where there is no tokenizer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    text: str | None
+    tokens: tuple[NonNegativeInt, ...] = Field(min_length=_SHORTEST, max_length=_LENGTH)
+    next: tuple[Next, ...] = Field(min_length=1, max_length=_LENGTH)
+
+    @model_validator(mode="after")
+    def _check_places(self) -> Self:
+        if max(place.after for place in self.next) > len(self.tokens):
+            raise ValueError("there are answers after more tokens than there are")
+        return self
+
+    @property
+    def rows(self) -> Rows:
+        return Rows(torch.tensor([self.tokens]))
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """The tokens before each place."""
+        return [list(self.tokens[: place.after]) for place in self.next]
+
+
+def fixed_tokens(artifact: Checkpoint, vocabulary: int) -> tuple[str | None, tuple[int, ...]]:
+    """The text that the artifact's own tokenizer can read, and its tokens; else None, and tokens counted up."""
+    try:
+        tokens = tokens_of(artifact, TEXT)
+    except InputError:  # a model without a tokenizer is a model too
+        tokens = ()
+    if len(tokens) < _SHORTEST or max(tokens) >= vocabulary:
+        return None, tuple(token % vocabulary for token in range(_LENGTH))
+    return TEXT, tokens
+
+
+def tokens_of(artifact: Checkpoint, text: str) -> tuple[int, ...]:
+    """The first tokens of `text`, no special ones added. Raises InputError if there is no tokenizer."""
+    found = load_tokenizer(artifact)(text, add_special_tokens=False)["input_ids"]
+    return tuple(int(token) for token in found[:_LENGTH])
+
+
+def fingerprint(walk: Walk, text: str | None) -> Fingerprint:
+    """What the model of `walk`, at its last boundary, answers at the quarters of its one row."""
+    (tokens,) = walk.rows.ids.tolist()
+    places = [len(tokens) * quarter // 4 for quarter in (1, 2, 3, 4)]
+    answers = answers_at(walk, places)
+    return Fingerprint(
+        text=text,
+        tokens=tokens,
+        next=tuple(Next(after=place, likeliest=_likeliest(row)) for place, row in zip(places, answers)),
+    )
+
+
+def _likeliest(row: Tensor) -> tuple[tuple[int, float], ...]:
+    best = row.topk(min(_TOP, row.numel()))
+    return tuple(zip(best.indices.tolist(), (round(value, 5) for value in best.values.tolist())))
+
+
+def answers_at(walk: Walk, places: Sequence[int]) -> Tensor:
+    """Log-probabilities [places, vocabulary] fp32 of the token after the first `place` tokens of the one row."""
+    (stream,) = walk.streams
+    project, _ = walk.skeleton.back(stream.weights)
+    hidden = stream.hidden.read(len(walk.skeleton.anatomy.layers), 0, 1)[:, [place - 1 for place in places]]
+    logits: Tensor = project(hidden.to(walk.skeleton.device))[0]
+    return logits.float().log_softmax(-1).cpu()
+
+
+def largest_difference(recorded: Fingerprint, answers: Tensor) -> float:
+    """How far `answers` [places, vocabulary] are from the recorded ones, in nats, at the worst token.
+
+    Infinite where an answer says nothing of a recorded token.
+    """
+    worst = 0.0
+    for place, row in zip(recorded.next, answers, strict=True):
+        for token, expected in place.likeliest:
+            difference = abs(float(row[token]) - expected) if token < row.numel() else math.inf
+            worst = max(worst, math.inf if math.isnan(difference) else difference)
+    return worst
+
+
+def disagreements(recorded: Fingerprint, answers: Tensor, bound: float) -> list[int]:
+    """The places (`after`) where another token is the likeliest, further ahead than errors of `bound` explain."""
+    places = []
+    for place, row in zip(recorded.next, answers, strict=True):
+        known, best = row.nan_to_num(nan=-math.inf), place.likeliest[0][0]
+        if best >= row.numel() or float(known.max() - known[best]) > 2 * bound:
+            places.append(place.after)
+    return places

@@ -1,0 +1,1 @@
+"""Which bits for which linear?"""

@@ -1,0 +1,33 @@
+"""A stage that chooses bits for the layer-wise stage after it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+from compress.formats.base import ModelSpec
+from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.model.anatomy import Anatomy
+
+Choice = Mapping[str, int]
+"""Bits by module."""
+
+
+class Chooser(ModelPass):
+    """Leaves in `run.bits` what `run.following`, the passes of the next stage, are to take."""
+
+    @abstractmethod
+    def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
+        """Choices of which one takes at least as many bytes, in any container, as what the run will choose.
+
+        `steps` are the passes that follow. Raises UsageError if none of them leaves bits to choose, RefusedError
+        if there is nothing that can be chosen.
+        """
+
+    @abstractmethod
+    def even(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
+        """Every candidate for all modules: what cannot be done with one of them is refused beforehand."""
+
+    @abstractmethod
+    def checks(self) -> tuple[int, int]:
+        """How often it runs the changed model at most, and on how many of the calibration rows."""

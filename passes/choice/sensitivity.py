@@ -1,0 +1,149 @@
+"""What each number of bits costs: every linear solved at every candidate, and the model's KL at any choice of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from compress.formats.files.native import NativeFile, save_tensors
+from compress.kernels.measure.error import output_energy
+from compress.kernels.qtensor import QTensor
+from compress.passes.choice.bit_budget import Unit, kind_of
+from compress.passes.core.run import Run
+from compress.passes.forward.scores import score
+from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.walk import GroupPlan, Stream, Walk
+from compress.passes.model.weights import dense
+from compress.passes.options.integers import IntOptions
+from compress.passes.sweep.sweep import calibration_walk, can_hold
+
+
+class Trials:
+    """`step` tried on `modules` at every candidate of `bits`; each layer's trials and errors are committed.
+
+    A layer's trials are solved on the inputs that the untouched layers before it give, so that they can be put
+    together in any choice; they take a byte per weight and candidate on disk until `clear`.
+    """
+
+    def __init__(self, run: Run, step: IntOptions, modules: frozenset[str], bits: Sequence[int]) -> None:
+        self.run, self.step, self.modules, self.bits = run, step, modules, bits
+        self._folder = run.work / f"stage-{run.stage}"
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def measure(self) -> None:
+        """One forward of the calibration rows, or what is left of it: it also is what KL is measured against."""
+        kinds = self.step.needs() | {Hessian}
+        walk = calibration_walk(self.run, self.run.stage, kinds)
+        layers = self.run.skeleton.anatomy.layers
+        done = self.run.journal.of(stage=self.run.stage, kind="trials")
+        self.run.reporter.start("measure sensitivities", len(layers), "layer", done=len(done))
+        trials: dict[str, QTensor] = {}
+        energies: dict[str, list[float]] = {}
+
+        def groups(index: int, module: nn.Module) -> list[GroupPlan]:
+            plans = []
+            for group in layers[index].groups:
+                local = {name: layers[index].modules[name] for name in group}
+                linears = {name: module.get_submodule(local[name]) for name in group if name in self.modules}
+                weights = {name: linear.get_parameter("weight") for name, linear in linears.items()}
+                if weights:
+                    width = next(iter(weights.values())).shape[1]
+                    rewrite = partial(self._try, weights, trials, energies)
+                    plans.append(GroupPlan(local[group[0]], width, kinds, rewrite))
+            return plans
+
+        def commit(boundary: int) -> None:
+            save_tensors(self._folder / f"trials-{boundary:04d}.safetensors", trials)
+            self.run.journal.append({"stage": self.run.stage, "kind": "trials", "energies": energies})
+            self.run.reporter.advance(layers[boundary - 1].name)
+            trials.clear()
+            energies.clear()
+
+        walk.carry(len(done), commit, groups, hold=can_hold(self.run, walk))
+        self.run.reporter.finish()
+
+    def errors(self, units: Sequence[Unit]) -> Tensor:
+        """[units, candidates] fp64: error energy over output energy, summed over the sorts of linears in a unit.
+
+        Experts of one layer are one sort: what few tokens reach counts little.
+        """
+        energies = self._energies()
+        return torch.stack([self._unit_errors([(name, energies[name]) for name in unit.modules]) for unit in units])
+
+    def divergence(self, number: int, chosen: Mapping[str, int], rows: int) -> float:
+        """KL in nats per token over the first `rows` calibration rows, untouched ‖ `chosen`: evaluation `number`."""
+        done = self.run.journal.of(stage=self.run.stage, kind="divergence", number=number)
+        if not done:
+            divergence = self._diverge(chosen, rows)
+            record = {"stage": self.run.stage, "kind": "divergence", "number": number, "divergence": divergence}
+            self.run.journal.append(record)
+        return float(self.run.journal.of(stage=self.run.stage, kind="divergence", number=number)[0]["divergence"])
+
+    def clear(self) -> None:
+        """Delete the trials and the hidden states."""
+        for path in (self._folder, *self.run.work.glob(f"{self._folder.name}-*")):
+            shutil.rmtree(path)
+
+    def _try(
+        self,
+        weights: Mapping[str, Tensor],
+        trials: dict[str, QTensor],
+        energies: dict[str, list[float]],
+        stats: LinearStats,
+    ) -> None:
+        """Solve linears that share an input at every candidate; energies are [output, error, error, …]."""
+        hessian = stats[Hessian].matrix
+        originals = {name: weight.detach() for name, weight in weights.items()}
+        energies.update({name: [output_energy(weight, hessian)] for name, weight in originals.items()})
+        for bits in self.bits:
+            step = self.step.with_bits(dict.fromkeys(weights, bits))
+            for name, rewritten in step.group(originals, stats).items():
+                trials[_trial(name, bits)] = rewritten.weight
+                energies[name].append(output_energy(originals[name] - rewritten.weight.dequantize(), hessian))
+
+    def _energies(self) -> dict[str, list[float]]:
+        records = self.run.journal.of(stage=self.run.stage, kind="trials")
+        return {name: energies for record in records for name, energies in record["energies"].items()}
+
+    def _unit_errors(self, energies: Sequence[tuple[str, Sequence[float]]]) -> Tensor:
+        """[candidates] of [output, error, error, …] by module."""
+        sorts: dict[str, list[Sequence[float]]] = {}
+        for name, row in energies:
+            sorts.setdefault(kind_of(name), []).append(row)
+        sums = torch.stack([torch.tensor(rows, dtype=torch.float64).sum(0) for rows in sorts.values()])
+        return torch.where(sums[:, :1] > 0, sums[:, 1:] / sums[:, :1], 0.0).sum(0)
+
+    def _diverge(self, chosen: Mapping[str, int], count: int) -> float:
+        run, rows = self.run, self.run.calibration
+        assert rows is not None  # the plan refuses a run without
+        files = [NativeFile(path) for path in sorted(self._folder.glob("trials-*.safetensors"))]
+        trials = {name: file for file in files for name in file.specs}
+        model = dense(run.model)
+
+        def read(name: str) -> Tensor:
+            module = name.removesuffix(".weight")
+            if module not in chosen or module == name:
+                return model(name)
+            trial = trials[key := _trial(module, chosen[module])].read(key)
+            assert isinstance(trial, QTensor)
+            return trial.dequantize()
+
+        judged = rows.batch(0, min(count, rows.count))
+        untouched = Stream(model, run.hidden_states(f"stage-{run.stage}-0", rows))
+        tried = Stream(replace(model, read=read), run.hidden_states(f"stage-{run.stage}-tried", judged))
+        candidate = Walk(run.skeleton, judged, [tried])
+        run.reporter.start("check KL", len(run.skeleton.anatomy.layers), "layer")
+        candidate.carry(0, lambda boundary: run.reporter.advance())
+        run.reporter.finish()
+        divergence = score(candidate, Walk(run.skeleton, judged, [untouched])).kl_divergence
+        assert divergence is not None
+        return divergence
+
+
+def _trial(module: str, bits: int) -> str:
+    return f"{module}.{bits}"

@@ -1,0 +1,53 @@
+"""The model as a run has changed it so far: the source's tensors, overlaid with those that were rewritten."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.files.native import NativeFile
+from compress.kernels.qtensor import QTensor
+
+
+class WorkingModel(Checkpoint):
+    """A checkpoint over a source: reads rewritten tensors from the run's work folder, the others from the source."""
+
+    dialect = "work"
+
+    def __init__(self, source: Checkpoint) -> None:
+        self._source = source
+        self._rewritten: dict[str, NativeFile] = {}
+        self.path = source.path
+        self.spec = source.spec
+
+    def overlay(self, path: Path) -> None:
+        """Take the tensors of a committed file in the source's stead."""
+        file = NativeFile(path)
+        self._rewritten.update(dict.fromkeys(file.specs, file))
+        known = self.spec.tensors
+        tensors = {
+            name: replace(known[name], shape=spec.shape, format=spec.format) if name in known else spec
+            for name, spec in file.specs.items()
+        }
+        self.spec = replace(self.spec, tensors={**known, **tensors})
+
+    def round_as(self, planned: ModelSpec) -> None:
+        """Round at run time what `planned` rounds: its static scales have come with `overlay`."""
+        self.spec = replace(self.spec, activations=planned.activations, kv_cache=planned.kv_cache)
+
+    @property
+    def rewritten(self) -> frozenset[str]:
+        return frozenset(self._rewritten)
+
+    def read(self, name: str) -> Tensor | QTensor:
+        return self._rewritten.get(name, self._source).read(name)
+
+    def files(self) -> Mapping[str, bytes]:
+        return self._source.files()
+
+    def nbytes(self) -> int:
+        return self._source.nbytes()

@@ -1,0 +1,1 @@
+"""How does text run through it? Sequences, hidden states, statistics, scores."""

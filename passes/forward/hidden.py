@@ -1,0 +1,53 @@
+"""Hidden states on disk: one file per boundary between layers, so that memory does not grow with the data.
+
+Boundary i lies before layer i. It is deleted only when boundary i+1 is committed, so a crash costs one layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from compress.formats.files.storage import DurableFile, RegularFile, atomic_write
+
+
+class HiddenStates:
+    """The hidden states [rows, length, width] fp32 of one model on its way through the layers."""
+
+    def __init__(self, directory: Path, length: int, width: int, rows: int) -> None:
+        self.directory = directory
+        self._shape = (length, width)
+        self._row_bytes = length * width * 4
+        self._nbytes = rows * self._row_bytes
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def read(self, boundary: int, start: int, stop: int) -> Tensor:
+        """Rows `start` to `stop`: [stop − start, length, width] fp32."""
+        hidden = torch.empty(stop - start, *self._shape)
+        with RegularFile(self._path(boundary)) as file:
+            file.read_at(start * self._row_bytes, hidden.numpy().data.cast("B"))
+        return hidden
+
+    @contextmanager
+    def write(self, boundary: int) -> Iterator[DurableFile]:
+        """A file that takes the rows in order (see `append`) and gets its name once it is complete."""
+        with atomic_write(self._path(boundary), self._nbytes) as file:
+            yield file
+
+    @staticmethod
+    def append(file: DurableFile, hidden: Tensor) -> None:
+        """Write the next rows: [rows, length, width]."""
+        file.write(hidden.detach().float().contiguous().cpu().numpy().data.cast("B"))
+
+    def keep_only(self, boundary: int) -> None:
+        """Delete every other boundary."""
+        for path in self.directory.glob("boundary-*"):
+            if path != self._path(boundary):
+                path.unlink()
+
+    def _path(self, boundary: int) -> Path:
+        return self.directory / f"boundary-{boundary:04d}.bin"

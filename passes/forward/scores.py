@@ -1,0 +1,96 @@
+"""Perplexity, KL divergence and top-1 agreement, from hidden states that stand before the final norm.
+
+Logits exist for a few hundred tokens at a time: nothing of the vocabulary's size is kept for the whole data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compress.passes.forward.walk import Walk
+from compress.passes.model.sequences import Rows
+
+_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Scores:
+    """KL divergence in nats per token, reference ‖ candidate; top-1 agreement as a part of 1.
+
+    The first token of every row is not scored. Without a reference the last three are None.
+    """
+
+    tokens: int
+    perplexity: float
+    reference_perplexity: float | None = None
+    kl_divergence: float | None = None
+    top1_agreement: float | None = None
+
+
+@dataclass
+class _Sums:
+    tokens: int = 0
+    loss: float = 0.0
+    reference_loss: float = 0.0
+    divergence: float = 0.0
+    agreements: int = 0
+
+    def add(self, logits: Tensor, reference: Tensor | None, targets: Tensor) -> None:
+        """logits, reference: [tokens, vocabulary]; targets: [tokens], the tokens that really followed."""
+        log_p = logits.float().log_softmax(-1)
+        self.tokens += len(targets)
+        self.loss -= float(log_p.gather(1, targets[:, None]).sum(dtype=torch.float64))
+        if reference is not None:
+            log_q = reference.float().log_softmax(-1)
+            self.reference_loss -= float(log_q.gather(1, targets[:, None]).sum(dtype=torch.float64))
+            self.agreements += int((log_p.argmax(-1) == log_q.argmax(-1)).sum())
+            divergence = log_q.exp().mul_(log_q.sub_(log_p)).sum(-1)
+            self.divergence += float(divergence.sum(dtype=torch.float64))
+
+
+def score(candidate: Walk, reference: Walk | None) -> Scores:
+    """Compare two walks over the same rows, both at their last boundary."""
+    sums = _Sums()
+    project = _projector(candidate)
+    project_reference = _projector(reference) if reference else None
+    for row, start, stop in _chunks(candidate.rows):
+        targets = candidate.rows.ids[row, start + 1 : stop + 1].to(candidate.skeleton.device)
+        logits = project(row, start, stop)
+        other = project_reference(row, start, stop) if project_reference else None
+        sums.add(logits, other, targets)
+    perplexity = math.exp(sums.loss / sums.tokens)
+    if reference is None:
+        return Scores(sums.tokens, perplexity)
+    return Scores(
+        tokens=sums.tokens,
+        perplexity=perplexity,
+        reference_perplexity=math.exp(sums.reference_loss / sums.tokens),
+        kl_divergence=sums.divergence / sums.tokens,
+        top1_agreement=sums.agreements / sums.tokens,
+    )
+
+
+def _chunks(rows: Rows) -> Iterator[tuple[int, int, int]]:
+    """(row, start, stop) of positions that predict a real token."""
+    lengths = [rows.length] * rows.count if rows.mask is None else rows.mask.sum(1).tolist()
+    for row, length in enumerate(lengths):
+        for start in range(0, length - 1, _CHUNK):
+            yield row, start, min(start + _CHUNK, length - 1)
+
+
+def _projector(walk: Walk) -> Callable[[int, int, int], Tensor]:
+    """(row, start, stop) → logits [stop − start, vocabulary]."""
+    (stream,) = walk.streams
+    project, _ = walk.skeleton.back(stream.weights)
+    boundary = len(walk.skeleton.anatomy.layers)
+
+    def logits(row: int, start: int, stop: int) -> Tensor:
+        hidden = stream.hidden.read(boundary, row, row + 1)[:, start:stop]
+        return project(hidden.to(walk.skeleton.device))[0]
+
+    return logits

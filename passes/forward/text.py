@@ -1,0 +1,154 @@
+"""Text into rows of tokens: the options that calibration and evaluation share, and what they mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from pydoc_data import topics
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedTokenizerBase
+
+from compress.formats.errors import InputError
+from compress.passes.model.sequences import Rows
+from compress.passes.model.tokenizer import render_chat
+
+_MAX_TEXT = 1 << 30
+
+
+class TextOptions(BaseModel):
+    """Where text comes from and how it is cut into rows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(
+        "builtin",
+        description="a text file, a .jsonl file (`text`, or `messages` for the chat template), "
+        "`builtin` (text that ships with Python), or the name of a dataset",
+    )
+    samples: int = Field(128, ge=1, le=1 << 20, description="rows of tokens")
+    seq_len: int = Field(2048, ge=2, le=1 << 20, description="tokens per row")
+    pack: bool = Field(True, description="run texts together into full rows; false: one text per row, padded")
+    split: str = Field("train", description="of a dataset")
+    column: str = Field("text", description="of a dataset or a .jsonl file")
+
+
+def rows_of(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool) -> Rows:
+    """The rows that `options` describe; `held_out` picks the part of `builtin` that calibration never sees.
+
+    Packed rows are spread evenly over the text for calibration, and are its first windows when held out, as
+    perplexity is measured. Each begins with the tokenizer's BOS where the model uses one.
+    """
+    documents = _documents(options, tokenizer, held_out)
+    make = _packed if options.pack else _padded
+    rows = make(options, tokenizer, documents, spread=not held_out)
+    if rows.count == 0:
+        raise InputError(f"{options.data} has no text for a single row of {options.seq_len} tokens")
+    return rows
+
+
+def _documents(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool) -> Iterator[str]:
+    path = Path(options.data)
+    if options.data == "builtin":
+        return _builtin(held_out)
+    if path.suffix == ".jsonl":
+        return _jsonl(path, options, tokenizer)
+    if path.suffix in {".txt", ".md", ".raw", ".text"} or path.is_file():
+        return iter([_read(path)])
+    return _dataset(options, tokenizer)
+
+
+def _builtin(held_out: bool) -> Iterator[str]:
+    """The reference texts of `pydoc`: every fourth is held out."""
+    for number, (_, text) in enumerate(sorted(topics.topics.items())):
+        if (number % 4 == 0) == held_out:
+            yield text
+
+
+def _read(path: Path) -> str:
+    try:
+        if not path.is_file():
+            raise InputError(f"{path} is not there or is not a file", "give a text file, .jsonl, or `builtin`")
+        if path.stat().st_size > _MAX_TEXT:
+            raise InputError(f"{path} is larger than 1 GiB", "cut it: calibration wants some thousand tokens")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
+
+
+def _jsonl(path: Path, options: TextOptions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    for number, line in enumerate(_read(path).splitlines(), start=1):
+        if line.strip():
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise InputError(f"{path}:{number}: not JSON: {error}") from error
+            yield _text_of(record, f"{path}:{number}", options.column, tokenizer)
+
+
+def _text_of(record: Any, where: str, column: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    if isinstance(record, dict) and isinstance(record.get("messages"), list):
+        return render_chat(tokenizer, record["messages"], answer=False)
+    if isinstance(record, dict) and isinstance(record.get(column), str):
+        return str(record[column])
+    raise InputError(f"{where}: has neither `messages` nor a string `{column}`", "name it with `column:`")
+
+
+def _dataset(options: TextOptions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    import datasets
+
+    name, _, config = options.data.partition(":")
+    try:
+        rows = datasets.load_dataset(name, config or None, split=options.split, streaming=True)
+        yield from (_text_of(row, f"{name} row", options.column, tokenizer) for row in rows)
+    except (OSError, ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        hint = "it is no file either; offline, give a text file or `builtin`"
+        raise InputError(f"dataset {options.data}: {first}", hint) from error
+
+
+def _packed(options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool) -> Rows:
+    prefix = _bos(tokenizer)
+    body = options.seq_len - len(prefix)
+    limit = None if spread else options.samples * body
+    tokens: list[int] = []
+    for document in documents:
+        tokens.extend(_encode(tokenizer, document))
+        if limit is not None and len(tokens) >= limit:
+            break
+    available = len(tokens) // body
+    count = min(options.samples, available)
+    chosen = [number * available // count for number in range(count)] if spread else range(count)
+    cut = [prefix + tokens[body * number : body * (number + 1)] for number in chosen]
+    return Rows(torch.tensor(cut, dtype=torch.int64).reshape(count, options.seq_len))
+
+
+def _padded(options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool) -> Rows:
+    prefix = _bos(tokenizer)
+    ids = torch.zeros(options.samples, options.seq_len, dtype=torch.int64)
+    mask = torch.zeros(options.samples, options.seq_len, dtype=torch.bool)
+    count = 0
+    for document in documents:
+        row = (prefix + _encode(tokenizer, document))[: options.seq_len]
+        if len(row) > len(prefix):
+            ids[count, : len(row)], mask[count, : len(row)] = torch.tensor(row), True
+            count += 1
+        if count == options.samples:
+            break
+    return Rows(ids[:count], mask[:count])
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """[BOS] if the tokenizer puts one in front of a text by itself."""
+    ids = tokenizer("a").input_ids
+    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+    return ids

@@ -1,0 +1,202 @@
+"""Hidden states carried through the decoder layers, one layer in memory at a time.
+
+A walk may carry several models side by side over the same rows: the one that is being rewritten and its
+untouched teacher, or a candidate and its reference. The first stream is the one that may be rewritten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from compress.passes.forward.heap import return_freed_memory
+from compress.passes.forward.hidden import HiddenStates
+from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.model.cache import Watch
+from compress.passes.model.flight import Flight, PausePoints
+from compress.passes.model.sequences import Rows
+from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.weights import Weights
+
+BATCH_TOKENS = 4096
+"""Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One model on its way: whose weights, where its hidden states lie, who watches what its layers cache."""
+
+    weights: Weights
+    hidden: HiddenStates
+    watch: Callable[[int, Rows], Watch | None] | None = None
+
+
+@dataclass(frozen=True)
+class GroupPlan:
+    """A group of linears to be rewritten: where it begins, what statistics it wants, what then happens.
+
+    `residual` is the module within the layer whose input the group's output is added to, if that is wanted.
+    """
+
+    first: str
+    in_features: int
+    kinds: frozenset[type[Statistic]]
+    rewrite: Callable[[LinearStats], None]
+    residual: str | None = None
+
+
+class Walk:
+    """The same rows through the layers of one or more models."""
+
+    def __init__(self, skeleton: Skeleton, rows: Rows, streams: Sequence[Stream]) -> None:
+        self.skeleton, self.rows, self.streams = skeleton, rows, streams
+        step = max(1, BATCH_TOKENS // rows.length)
+        self._batches = [(start, min(start + step, rows.count)) for start in range(0, rows.count, step)]
+
+    def start(self) -> None:
+        """Write boundary 0: the embeddings of the rows."""
+        for stream in self.streams:
+            embed = self.skeleton.front(stream.weights)
+            with stream.hidden.write(0) as file:
+                for start, stop in self._batches:
+                    stream.hidden.append(file, embed(self.rows.batch(start, stop)))
+
+    def layer(self, index: int, modules: Sequence[nn.Module], groups: Sequence[GroupPlan], hold: bool) -> None:
+        """All streams through layer `index`, rewriting `groups` of the first stream's module on the way.
+
+        With `hold`, every batch pauses at each group, and one forward does it; else the statistics of all
+        groups are gathered in a forward of their own, batch by batch, and a second one carries the rewritten
+        layer's outputs on.
+        """
+        with ExitStack() as stack:
+            for module in modules:
+                points = stack.enter_context(PausePoints(module.get_submodule(group.first) for group in groups))
+                for taker in {group.residual for group in groups if group.residual is not None}:
+                    points.note(taker, module.get_submodule(taker))
+            if hold or not groups:
+                flights = [self._fly(index, modules, batch) for batch in self._batches]
+                self._gather(flights, groups)
+            else:
+                self._gather_apart(index, modules, groups)
+        if not (hold or not groups):
+            flights = [self._fly(index, modules, batch) for batch in self._batches]
+        self._land(index + 1, flights)
+
+    def carry(
+        self,
+        done: int,
+        commit: Callable[[int], None],
+        groups: Callable[[int, nn.Module], Sequence[GroupPlan]] = lambda index, module: (),
+        hold: bool = True,
+    ) -> None:
+        """All streams from boundary `done` to the last; `commit` is told each boundary.
+
+        `groups` are what statistics are gathered of, by a layer's index and the first stream's module.
+        """
+        if done == 0:
+            self.start()
+        for index in range(done, len(self.skeleton.anatomy.layers)):
+            modules = [self.skeleton.layer(index, stream.weights) for stream in self.streams]
+            self.layer(index, modules, groups(index, modules[0]), hold=hold)
+            del modules
+            return_freed_memory()
+            commit(index + 1)
+            self.finish(index + 1)
+
+    def head(self, group: GroupPlan, module: nn.Module, project: Callable[[Tensor], Tensor]) -> None:
+        """Gather the statistics of the output projection `module` after the last layer, then rewrite it."""
+        stats = LinearStats(group.kinds, group.in_features, self.skeleton.device)
+        with PausePoints([module]):
+            for batch in self._batches:
+                boundary = len(self.skeleton.anatomy.layers)
+                hidden = [self._read(stream, boundary, batch) for stream in self.streams]
+                self._add(stats, batch, [Flight(partial(project, x)) for x in hidden])
+        stats.finish()
+        group.rewrite(stats)
+
+    def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Flight]:
+        def forward(stream: Stream, module: nn.Module) -> Tensor:
+            rows = self.rows.batch(*batch)
+            watch = stream.watch(index, rows) if stream.watch else self.skeleton.watch(index, stream.weights)
+            call = self.skeleton.call(index, rows, watch)
+            return self.skeleton.run(module, self._read(stream, index, batch), call)
+
+        return [Flight(partial(forward, stream, module)) for stream, module in zip(self.streams, modules)]
+
+    def _gather(self, flights: Sequence[Sequence[Flight]], groups: Sequence[GroupPlan]) -> None:
+        for group in groups:
+            stats = LinearStats(group.kinds, group.in_features, self.skeleton.device)
+            for batch, flying in zip(self._batches, flights):
+                self._add(stats, batch, flying, group.residual)
+            stats.finish()
+            group.rewrite(stats)
+
+    def _gather_apart(self, index: int, modules: Sequence[nn.Module], groups: Sequence[GroupPlan]) -> None:
+        gathered = [LinearStats(group.kinds, group.in_features, self.skeleton.device) for group in groups]
+        for batch in self._batches:
+            flying = self._fly(index, modules, batch)
+            for stats, group in zip(gathered, groups):
+                self._add(stats, batch, flying, group.residual)
+        for group, stats in zip(groups, gathered):
+            stats.finish()
+            group.rewrite(stats)
+
+    def _add(
+        self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight], residual: str | None = None
+    ) -> None:
+        """Fly on to the next group and feed its inputs to `stats`, without padding."""
+        arrived = [self._arrival(flight, batch) for flight in flying]
+        (x, tokens), teacher = arrived[0], arrived[1:]
+        gap = None
+        if residual is not None and teacher:
+            mine, other = (self._real(flight.notes.pop(residual).flatten(0, -2), batch) for flight in flying)
+            gap = other - mine
+        stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap)
+
+    def _real(self, x: Tensor, batch: tuple[int, int]) -> Tensor:
+        """x [rows · length, width] without padding."""
+        mask = self.rows.batch(*batch).mask
+        return x if mask is None else x[mask.flatten().to(x.device)]
+
+    def _arrival(self, flight: Flight, batch: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """The input [tokens, in] of the next group, and which tokens of the batch these are (None: all)."""
+        x = flight.next().flatten(0, -2)
+        mask, tokens = self.rows.batch(*batch).mask, flight.tokens
+        if mask is not None:
+            real = mask.flatten().to(x.device)
+            real = real if tokens is None else real[tokens]
+            x, tokens = x[real], None if tokens is None else tokens[real]
+        return x, tokens
+
+    def _land(self, boundary: int, flights: Sequence[Sequence[Flight]]) -> None:
+        for number, stream in enumerate(self.streams):
+            with stream.hidden.write(boundary) as file:
+                for flying in flights:
+                    stream.hidden.append(file, flying[number].next())
+
+    def _read(self, stream: Stream, boundary: int, batch: tuple[int, int]) -> Tensor:
+        return stream.hidden.read(boundary, *batch).to(self.skeleton.device)
+
+    def finish(self, boundary: int) -> None:
+        """Boundary `boundary` is committed: drop those before it."""
+        for stream in self.streams:
+            stream.hidden.keep_only(boundary)
+
+    def held_bytes(self, widest: int) -> int:
+        """Memory that holds every batch at a group, at most: residual, normed input, widest linear input."""
+        return self.rows.ids.numel() * 4 * len(self.streams) * (2 * self.skeleton.width + widest)
+
+
+def _aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:
+    """The teacher's input [tokens, in] for the tokens of `x`; a token that it routes elsewhere counts as not moved."""
+    if tokens is None or teacher_tokens is None:
+        return teacher_x
+    aligned = x.clone()
+    mine, same = torch.where(tokens[:, None] == teacher_tokens)
+    aligned[mine] = teacher_x[same]
+    return aligned

@@ -1,0 +1,1 @@
+"""What is a model made of? Configuration, skeleton, anatomy, weights, tokenizer."""

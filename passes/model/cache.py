@@ -1,0 +1,118 @@
+"""What attention puts in its key/value cache: seen, and changed, where transformers' own code hands it over.
+
+Any layer that takes a cache calls its `update` with new keys (after the rotary embedding) and values
+[batch, heads, tokens, width], and goes on with what it gets back. So nothing here knows an architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from transformers import DynamicCache
+
+from compress.kernels.numbers.activations import CacheFormat, grid_scale, round_to_grid
+from compress.passes.model.anatomy import Attention, Call
+from compress.passes.model.sequences import Rows
+from compress.passes.model.weights import Weights
+
+Watch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Keys and values [batch, heads, tokens, width] → those that attention sees."""
+
+
+class WatchedCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
+    """A cache that keeps nothing: one forward over whole rows needs no memory of earlier ones."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__()
+        self._watch = watch
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self._watch(key_states, value_states)
+
+
+def placeholder() -> WatchedCache:
+    """A cache to record calls with; `with_cache` puts another in its place."""
+    return WatchedCache(lambda keys, values: (keys, values))
+
+
+def with_cache(call: Call, cache: WatchedCache | None) -> Call:
+    """`call` with `cache` in the place of the one it was recorded with."""
+
+    def swap(value: Any) -> Any:
+        return cache if isinstance(value, WatchedCache) else value
+
+    args, kwargs = tree_map(swap, (call.args, call.kwargs), is_leaf=lambda value: isinstance(value, WatchedCache))
+    return Call(args, kwargs)
+
+
+def find_attention(layer: nn.Module, call: Call, hidden: Tensor) -> Attention | None:
+    """Run `layer` on meta tensors and note which module of it updates its cache; None if none does.
+
+    `call` was recorded with a cache; `hidden` is [batch, tokens, width].
+    """
+    running: list[str] = []
+    found: list[Attention] = []
+
+    def note(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        found.append(Attention(running[-1], keys.shape[1]))
+        return keys, values
+
+    for name, module in layer.named_modules():
+        module.register_forward_pre_hook(lambda _, args, name=name: running.append(name))
+        module.register_forward_hook(lambda _, args, output: _drop_last(running))
+    on_meta = tree_map(lambda value: value.to("meta") if isinstance(value, Tensor) else value, (call.args, call.kwargs))
+    call = with_cache(Call(*on_meta), WatchedCache(note))
+    with torch.no_grad():
+        layer.to(device="meta")(hidden.to("meta"), *call.args, **call.kwargs)
+    return found[0] if found else None
+
+
+def _drop_last(running: list[str]) -> None:
+    running.pop()  # a hook that returned the name would change the module's output
+
+
+def rounding(number_format: CacheFormat, weights: Weights, attention: str) -> Watch:
+    """Round what the module `attention` (its name in the checkpoint) caches, as `number_format` says.
+
+    Raises InputError for a scale that is none.
+    """
+    if number_format.per == "token":
+        return lambda keys, values: (_per_token(keys, number_format), _per_token(values, number_format))
+    k_scale, v_scale = (weights.scale(f"{attention}.{name}").view(-1, 1, 1) for name in ("k_scale", "v_scale"))
+    grid = number_format.grid
+    return lambda keys, values: (
+        round_to_grid(keys, k_scale.to(keys.device), grid),
+        round_to_grid(values, v_scale.to(values.device), grid),
+    )
+
+
+class Peaks:
+    """The largest |key| and |value| of every head: `keys`, `values` [heads] fp32. Padding does not count."""
+
+    def __init__(self) -> None:
+        self.keys = self.values = torch.zeros(())
+
+    def watch(self, rows: Rows) -> Watch:
+        """Notes what is cached for `rows`, and changes nothing."""
+        mask = None if rows.mask is None else rows.mask[:, None, :, None]
+
+        def note(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+            self.keys = torch.maximum(self.keys, _peak(keys, mask))
+            self.values = torch.maximum(self.values, _peak(values, mask))
+            return keys, values
+
+        return note
+
+
+def _peak(states: Tensor, mask: Tensor | None) -> Tensor:
+    magnitude = states.abs() if mask is None else states.abs() * mask.to(states.device)
+    return magnitude.amax((0, 2, 3)).float().cpu()
+
+
+def _per_token(states: Tensor, number_format: CacheFormat) -> Tensor:
+    scale = grid_scale(states.abs().amax(-1, keepdim=True), number_format.grid)
+    return round_to_grid(states, scale, number_format.grid)

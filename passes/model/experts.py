@@ -1,0 +1,130 @@
+"""A layer's experts one by one: transformers stacks their weights, here each matrix is a linear layer of its own.
+
+So experts are traced, paused at, gathered for and rewritten like any other linear layer, each with the tokens
+that were routed to it and no others. How stacks lie and what happens between the two products are told by
+the flags that transformers' decorator sets (integrations/moe.py, `use_experts_implementation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from compress.formats.base import Origin
+from compress.passes.model.flight import routed
+
+_DOWN = "down_proj"
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether `module` is a stack of experts whose forward is known here."""
+    flags = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm")
+    known = all(isinstance(getattr(module, flag, None), bool) for flag in flags)
+    return known and not module.has_post_expert_norm and getattr(module, _DOWN, torch.empty(0)).ndim == 3
+
+
+class Expert(nn.Module):
+    """Up (and gate), what lies between, down. `parts`: matrices of each product; 0 for one that was a stack's slice."""
+
+    def __init__(self, stacks: Mapping[str, tuple[int, int]], parts: Mapping[str, int], bias: bool) -> None:
+        super().__init__()
+        for name, (outputs, inputs) in stacks.items():
+            count = max(1, parts[name])
+            with torch.device("meta"):
+                self.add_module(
+                    name,
+                    nn.ModuleList(nn.Linear(inputs, outputs // count, bias) for _ in range(count))
+                    if parts[name]
+                    else nn.Linear(inputs, outputs, bias),
+                )
+
+    def forward(self, x: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
+        """x [tokens, hidden] → [tokens, hidden]."""
+        first, down = self.children()
+        return _product(down, between(_product(first, x)))
+
+
+class LinearExperts(nn.ModuleList):
+    """Takes the place of transformers' experts: the same call, the same result."""
+
+    def __init__(self, experts: Any, parts: Mapping[str, int]) -> None:
+        stacks = {name: _extents(experts, name) for name in products(experts)}
+        count = getattr(experts, _DOWN).shape[0]
+        super().__init__(Expert(stacks, parts, experts.has_bias) for _ in range(count))
+        for name, _ in list(experts.named_parameters()):
+            delattr(experts, name)
+        self._rules = [experts]  # in a list, so that it is no submodule
+
+    def forward(self, hidden: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """hidden [tokens, width]; top_k_index, top_k_weights [tokens, k] → [tokens, width].
+
+        Every expert is called, be it without a token: each is a place to pause at. On the meta device, where
+        nothing is known of the routing, each takes all tokens.
+        """
+        (rules,) = self._rules
+        between = rules._apply_gate if rules.has_gate else rules.act_fn
+        output = torch.zeros_like(hidden)
+        for number, expert in enumerate(self):
+            if hidden.is_meta:
+                expert(hidden.clone(), between)
+                continue
+            tokens, place = torch.where(top_k_index == number)
+            with routed(tokens):
+                values = expert(hidden[tokens], between)
+            output.index_add_(0, tokens, (values * top_k_weights[tokens, place, None]).to(output.dtype))
+        return output
+
+
+def beside_experts(layer: nn.Module, linear: str) -> bool:
+    """Whether the module `linear` of a decoder layer stands right beside experts: what chooses or weighs them."""
+    return any(
+        isinstance(module, LinearExperts) for module in layer.get_submodule(linear.rpartition(".")[0]).children()
+    )
+
+
+def unknown_stacks(layer: nn.Module) -> list[str]:
+    """The parameters of a decoder layer that hold several matrices, and that no linear layer stands for."""
+    return [
+        f"{name}.{leaf}".lstrip(".")
+        for name, module in layer.named_modules()
+        for leaf, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim > 2 and not isinstance(module, _ConvNd)
+    ]
+
+
+def products(experts: Any) -> tuple[str, str]:
+    """The names of the stacks: of the first product and of the second."""
+    return ("gate_up_proj" if experts.has_gate else "up_proj", _DOWN)
+
+
+def stacked_origins(name: str, experts: Any, stored: Mapping[str, str]) -> dict[str, Origin]:
+    """Where the files keep each expert's tensors if they keep them stacked.
+
+    `stored`: stack (`gate_up_proj`, `down_proj_bias`, …) → its name in the files. Experts are numbered where
+    the stack lies, or, if files call it otherwise than transformers does, in the module's own `name`.
+    """
+    origins = {}
+    for stack, file_name in stored.items():
+        kind = "bias" if stack.endswith("_bias") else "weight"
+        owner = file_name.removesuffix(f".{stack}") if file_name.endswith(f".{stack}") else name
+        for number in range(getattr(experts, stack).shape[0]):
+            tensor = f"{owner}.{number}.{stack.removesuffix('_bias')}.{kind}"
+            origins[tensor] = Origin(file_name, number, transposed=experts.is_transposed and kind == "weight")
+    return origins
+
+
+def _extents(experts: Any, stack: str) -> tuple[int, int]:
+    """(out, in) of each matrix of a stack."""
+    _, rows, columns = getattr(experts, stack).shape
+    return (columns, rows) if experts.is_transposed else (rows, columns)
+
+
+def _product(module: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(module, nn.ModuleList):
+        return torch.cat([linear(x) for linear in module], -1)
+    product: Tensor = module(x)
+    return product

@@ -1,0 +1,280 @@
+"""transformers' own model without its weights: decoder layers are filled one at a time.
+
+Parameters lie on the meta device; buffers (rotary frequencies) are real. In place of its decoder layers the
+model holds stand-ins that record how each layer is called and pass the hidden states on, so that embedding,
+masks, positions, final norm and head run in the model's own code whatever its architecture.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from compress.formats.base import ModelSpec
+from compress.formats.errors import InputError
+from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.model.blank import empty_model
+from compress.passes.model.cache import Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
+from compress.passes.model.experts import beside_experts, unknown_stacks
+from compress.passes.model.names import tensor_names
+from compress.passes.model.residual import find_residuals
+from compress.passes.model.sequences import Rows
+from compress.passes.model.weights import Weights, round_inputs
+
+_PROBE = Rows(torch.zeros(1, 4, dtype=torch.int64))
+"""Rows to trace with: what they hold does not matter."""
+
+
+class StandIn(nn.Module):
+    """Takes a decoder layer's place: notes the call, hands the hidden states on (or others in their stead)."""
+
+    def __init__(self, layer: nn.Module, as_tuple: bool = False) -> None:
+        super().__init__()
+        self._layer = [layer]  # in a list, so that it is no submodule
+        self.as_tuple = as_tuple
+        self.call: Call | None = None
+        self.arrived: Tensor | None = None
+        self.replacement: Tensor | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattribute__("_layer")[0], name)
+
+    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
+        self.call, self.arrived = Call(args, kwargs), hidden
+        hidden = hidden if self.replacement is None else self.replacement
+        return (hidden,) if self.as_tuple else hidden
+
+
+class Skeleton:
+    """A causal language model of which any part can be filled with weights, used, and dropped.
+
+    Raises InputError if the checkpoint lacks a tensor that the model needs or has it in another shape.
+    """
+
+    def __init__(self, config: PreTrainedConfig, spec: ModelSpec, device: torch.device) -> None:
+        self.device = device
+        self.dtype = torch.float32
+        model = empty_model(config, spec.tensors, self.dtype)
+        self._names = tensor_names(model, spec.tensors)
+        self._model = model.eval().requires_grad_(False)
+        path = find_layers(self._model)
+        self._layers = list(self._model.get_submodule(path))
+        self._layer_names = [f"{path}.{i}" for i in range(len(self._layers))]
+        parent, _, leaf = path.rpartition(".")
+        setattr(self._model.get_submodule(parent), leaf, nn.ModuleList(StandIn(layer) for layer in self._layers))
+        self._move_buffers()
+        self._attentions: tuple[Attention | None, ...] | None = None
+        self._calls: dict[tuple[int, int, bool], list[Call]] = {}
+        self._embedding_parameter = self._name_of(self._model.get_input_embeddings())
+        self._head_parameter = self._name_of(self._model.get_output_embeddings())
+        self._tied = bool(config.get_text_config().tie_word_embeddings)
+        self._probe = self._hollow_model()
+        self.anatomy = self._trace()
+        self._check(spec)
+
+    @property
+    def width(self) -> int:
+        """The length of a hidden state."""
+        return int(self._model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the embedding knows."""
+        return int(self._model.get_input_embeddings().weight.shape[0])
+
+    def stored(self, parameter: str) -> str:
+        """The name that the checkpoint gives a parameter."""
+        return self._names.get(parameter, parameter)
+
+    def layer(self, index: int, weights: Weights) -> nn.Module:
+        """A copy of decoder layer `index`, filled; its linears round their inputs as `weights` say."""
+        module = self._fill(copy.deepcopy(self._layers[index]), f"{self._layer_names[index]}.", weights)
+        names = self.anatomy.layers[index].modules
+        round_inputs({name: module.get_submodule(local) for name, local in names.items()}, weights)
+        return module
+
+    def run(self, layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:
+        """hidden [batch, tokens, width] through one filled layer."""
+        output: Tensor | tuple[Tensor] = layer(hidden, *call.args, **call.kwargs)
+        return output[0] if isinstance(output, tuple) else output
+
+    def call(self, index: int, rows: Rows, watch: Watch | None = None) -> Call:
+        """How layer `index` is called for these rows; with `watch`, what it caches goes through that."""
+        call = self._calls_for(rows, cached=watch is not None)[index]
+        return call if watch is None else with_cache(call, WatchedCache(watch))
+
+    def watch(self, index: int, weights: Weights) -> Watch | None:
+        """What rounds the cache of layer `index` as `weights` say; None if nothing does."""
+        if weights.kv_cache is None or (attention := self.attentions()[index]) is None:
+            return None
+        return rounding(weights.kv_cache, weights, attention.module)
+
+    def attentions(self) -> tuple[Attention | None, ...]:
+        """What caches the keys and values of each layer; None where nothing does."""
+        if self._attentions is None:
+            calls = self._record_calls(_PROBE, cached=True)
+            self._attentions = tuple(self._find_attention(index, call) for index, call in enumerate(calls))
+        return self._attentions
+
+    def front(self, weights: Weights) -> Callable[[Rows], Tensor]:
+        """The model up to its first layer: rows → hidden [rows, length, width]."""
+        model = self._filled(weights, without={self._head_parameter})
+        first = _stand_ins(model)[0]
+
+        def embed(rows: Rows) -> Tensor:
+            ids, mask = self._inputs(rows)
+            model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            assert first.arrived is not None
+            return first.arrived
+
+        return embed
+
+    def back(self, weights: Weights) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
+        """The model after its last layer: hidden [batch, tokens, width] → logits, and the head module itself."""
+        model = self._filled(weights, without={self._embedding_parameter})
+        last = _stand_ins(model)[-1]
+
+        def project(hidden: Tensor) -> Tensor:
+            last.replacement = hidden
+            logits: Tensor = model(inputs_embeds=hidden, use_cache=False).logits
+            return logits
+
+        head = model.get_output_embeddings()
+        round_inputs({self.anatomy.head.removesuffix(".weight"): head}, weights)
+        return project, head
+
+    # -- building -----------------------------------------------------------------------------------------
+
+    def _move_buffers(self) -> None:
+        for module in (self._model, *self._layers):
+            for owner in module.modules():
+                for name, buffer in owner.named_buffers(recurse=False):
+                    owner._buffers[name] = buffer.to(self.device)
+
+    def _trace(self) -> Anatomy:
+        hidden = torch.zeros(1, 4, self.width)
+        layers = []
+        for index, call in enumerate(self._record_calls(_PROBE)):
+            groups, as_tuple = trace_groups(copy.deepcopy(self._layers[index]), call, hidden)
+            for model in (self._model, self._probe):
+                _stand_ins(model)[index].as_tuple = as_tuple
+            layers.append(self._layer_anatomy(index, groups))
+        embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
+        return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
+
+    def _layer_anatomy(self, index: int, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
+        """Linears by the names that the checkpoint gives them."""
+        prefix, layer = self._layer_names[index], self._layers[index]
+
+        def named_by(linear: str) -> str:
+            return self.stored(f"{prefix}.{linear}.weight").removesuffix(".weight")
+
+        named = [{named_by(linear): linear for linear in group} for group in groups]
+        modules = {name: linear for group in named for name, linear in group.items()}
+        routers = frozenset(name for name, linear in modules.items() if beside_experts(layer, linear))
+        stacks = tuple(f"{prefix}.{name}" for name in unknown_stacks(layer))
+        return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules, routers, stacks)
+
+    def residuals(self, layer: LayerAnatomy) -> Mapping[str, str]:
+        """See `find_residuals`; names within the layer."""
+        index = self._layer_names.index(layer.name)
+        call = self._record_calls(_PROBE, cached=False)[index]
+        return find_residuals(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
+
+    def _find_attention(self, index: int, call: Call) -> Attention | None:
+        found = find_attention(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
+        return found and replace(found, module=self._stored_module(index, found.module))
+
+    def _stored_module(self, index: int, module: str) -> str:
+        """A module of layer `index` by the name that the checkpoint gives it: that of its linears, less their own."""
+        for stored, local in self.anatomy.layers[index].modules.items():
+            if local.startswith(f"{module}.") and stored.endswith(leaf := local.removeprefix(module)):
+                return stored.removesuffix(leaf)
+        return f"{self._layer_names[index]}.{module}"
+
+    def _name_of(self, module: nn.Module) -> str:
+        return next(f"{name}.weight" for name, m in self._model.named_modules() if m is module)
+
+    def _check(self, spec: ModelSpec) -> None:
+        for name, parameter in self._parameters():
+            if name == self._head_parameter and self._tied:
+                continue
+            if name not in self._names:
+                raise InputError(f"the checkpoint has no tensor {name}", "is the download complete?")
+            shape = spec.tensors[self._names[name]].shape
+            if shape != tuple(parameter.shape):
+                raise InputError(
+                    f"{name} has shape {list(shape)}, config.json asks for {list(parameter.shape)}",
+                    "config.json and the weights do not belong together",
+                )
+
+    def _parameters(self) -> Iterable[tuple[str, Tensor]]:
+        yield from self._model.named_parameters(remove_duplicate=False)
+        for prefix, layer in zip(self._layer_names, self._layers):
+            for name, parameter in layer.named_parameters():
+                yield f"{prefix}.{name}", parameter
+
+    # -- using --------------------------------------------------------------------------------------------
+
+    def _inputs(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
+        mask = None if rows.mask is None else rows.mask.to(self.device, torch.int64)
+        return rows.ids.to(self.device), mask
+
+    def _hollow_model(self) -> Any:
+        """What it takes to learn how layers are called: no embedding, no head, zeros elsewhere."""
+        parameters = self._model.named_parameters(remove_duplicate=False)
+        shapes = {self._names.get(name, name): parameter.shape for name, parameter in parameters}
+        zeros = Weights(lambda name: torch.zeros(shapes[name], dtype=self.dtype))
+        return self._filled(zeros, without={self._embedding_parameter, self._head_parameter})
+
+    def _calls_for(self, rows: Rows, cached: bool) -> list[Call]:
+        """How each layer is called; the same for all unpadded rows of one shape."""
+        if rows.mask is not None:
+            return self._record_calls(rows, cached)
+        key = (rows.count, rows.length, cached)
+        if key not in self._calls:
+            self._calls = {key: self._record_calls(rows, cached)}
+        return self._calls[key]
+
+    def _record_calls(self, rows: Rows, cached: bool = False) -> list[Call]:
+        embeds = torch.zeros(rows.count, rows.length, self.width, dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            options = {"past_key_values": placeholder(), "use_cache": True} if cached else {"use_cache": False}
+            self._probe.base_model(inputs_embeds=embeds, attention_mask=self._inputs(rows)[1], **options)
+        return [cast(Call, stand_in.call) for stand_in in _stand_ins(self._probe)]
+
+    def _filled(self, weights: Weights, without: set[str]) -> Any:
+        """A copy of everything but the decoder layers, filled except for the parameters `without`."""
+        model = copy.deepcopy(self._model)
+        for name, _ in list(model.named_parameters(remove_duplicate=False)):
+            if name not in without:
+                source = self._embedding_parameter if name == self._head_parameter and self._tied else name
+                assign(model, name, self._read(weights, source))
+        return model
+
+    def _fill(self, module: nn.Module, prefix: str, weights: Weights) -> nn.Module:
+        for name, _ in list(module.named_parameters()):
+            assign(module, name, self._read(weights, prefix + name))
+        return module
+
+    def _read(self, weights: Weights, parameter: str) -> Tensor:
+        return weights(self.stored(parameter)).to(self.device, self.dtype)
+
+
+def _stand_ins(model: nn.Module) -> list[StandIn]:
+    return [module for module in model.modules() if isinstance(module, StandIn)]
+
+
+def assign(module: nn.Module, name: str, value: Tensor) -> None:
+    """Make `value` the parameter `name` of `module`."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))

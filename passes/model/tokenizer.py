@@ -1,0 +1,79 @@
+"""A checkpoint's tokenizer, through transformers and tokenizers."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from compress.formats.base import Checkpoint
+from compress.formats.errors import InputError
+from compress.passes.model.config import clean_config
+
+_FILES = re.compile(r"\w[\w.-]*\.(json|jinja|model|txt)", re.ASCII)
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """The tokenizer that the files beside the weights describe.
+
+    Raises InputError if there is none, or a broken one.
+    """
+    with tempfile.TemporaryDirectory(prefix="compress-") as name:
+        for file, data in checkpoint.files().items():
+            if _FILES.fullmatch(file):
+                (Path(name) / file).write_bytes(data)
+        # AutoTokenizer looks the tokenizer's class up in config.json if nothing else names it.
+        (Path(name) / "config.json").write_text(json.dumps(clean_config(checkpoint.spec.config)))
+        with _panics_are_errors(checkpoint.path):
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=True)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(f"{checkpoint.path}: has no tokenizer")
+    return tokenizer
+
+
+def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], answer: bool) -> str:
+    """`messages` as the tokenizer's chat template frames them; with `answer`, up to where an answer begins.
+
+    transformers renders in jinja2's immutable sandbox. Raises InputError if there is no template or it fails.
+    """
+    if tokenizer.chat_template is None:
+        raise InputError("the model has no chat template, so it cannot read messages", "give plain text instead")
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer))
+    # A template is a program: any of these can be its fault, or that of messages it was not made for.
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TemplateError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(f"the chat template fails: {error}", "give plain text instead") from error
+
+
+@contextmanager
+def _panics_are_errors(path: Path) -> Iterator[None]:
+    """Whatever a broken tokenizer file sets off, as InputError.
+
+    A panic in the Rust library `tokenizers` is raised as `pyo3_runtime.PanicException`, which is a
+    BaseException and cannot be imported; everything else that is no Exception goes on its way.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{path}: the tokenizer cannot be loaded: {reason}",
+            "are tokenizer.json or tokenizer.model there and whole?",
+        ) from error

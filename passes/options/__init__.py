@@ -1,0 +1,1 @@
+"""Which YAML options do passes share?"""

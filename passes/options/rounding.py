@@ -1,0 +1,51 @@
+"""The options of passes that round weights to nearest: where the scales come from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from compress.formats.options import PerTensor, plain
+from compress.kernels.qtensor import NumberFormat, Params, quantize
+from compress.passes.core.base import LinearPass, Rewritten
+from compress.passes.forward.input_ranges import Moments
+from compress.passes.forward.statistics import LinearStats, Statistic
+
+Search = Literal["off", "weights", "inputs"]
+SEARCH = (
+    "scales of weights: from the extreme values (`off`), of the least squared error (`weights`), "
+    "or of the least error weighted by the inputs' energy (`inputs`; needs calibration)"
+)
+
+
+class RoundingOptions(LinearPass):
+    """Every weight goes to the nearest value."""
+
+    search: PerTensor[Search] = Field("weights", description=SEARCH)
+
+    def needs(self) -> frozenset[type[Statistic]]:
+        return frozenset({Moments}) if may_be(self.search, "inputs") else frozenset()
+
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+        return Rewritten(quantize(weight, number_format, self.params(weight, stats, number_format)))
+
+    def params(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Params:
+        """The number format's parameters for weight [out, in] fp32."""
+        return number_format.fit(weight, self._importance(weight, stats))
+
+    def _importance(self, weight: Tensor, stats: LinearStats) -> Tensor | None:
+        search = plain(self.search)
+        if search == "off":
+            return None
+        if search == "inputs" and Moments in stats:  # an embedding has no inputs
+            return stats[Moments].energy.float()
+        return torch.ones(weight.shape[1], device=weight.device)
+
+
+def may_be(option: object, value: object) -> bool:
+    """Whether a per-tensor option has this value for any module."""
+    rules = option if isinstance(option, tuple) else (option,)
+    return any(getattr(rule, "value", rule) == value for rule in rules)

@@ -1,0 +1,1 @@
+"""How are layers rewritten, one after the other?"""

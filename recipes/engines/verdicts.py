@@ -1,0 +1,109 @@
+"""Whether engines can load what will be written, or lies there: asked before anything is computed.
+
+A target loads an artifact if the artifact's dialect names it among those that it `loads` in, or a fact of
+`target_facts.py` speaks of the two, and no fact stands against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from pydantic import BaseModel
+
+from compress.formats import dialects
+from compress.formats.base import Checkpoint
+from compress.formats.errors import RefusedError, suggest
+from compress.formats.files.hf_files import is_hf_directory, quantization_of
+from compress.recipes.engines.checks import Subject
+from compress.recipes.engines.facts import FACTS
+
+
+class Verdict(BaseModel):
+    """Whether `target` can load the artifact at `path`; if not, why, what to change, and where that stands.
+
+    `note` is where else it will not run, or what it computes otherwise.
+    """
+
+    target: str
+    path: str
+    loads: bool
+    reason: str = ""
+    source: str = ""
+    note: str = ""
+
+
+def targets() -> tuple[str, ...]:
+    """Every engine that a dialect or a fact names."""
+    named = {engine for dialect in dialects().values() for engine in dialect.loads}
+    return tuple(sorted(named | {fact.engine for fact in FACTS}))
+
+
+def check_targets(names: tuple[str, ...]) -> tuple[str, ...]:
+    """`names` as they are. Raises ValueError, with the nearest name, for one that is no target."""
+    for name in names:
+        if name not in targets():
+            raise ValueError(f"there is no target '{name}'{suggest(name, targets())}")
+    return names
+
+
+def verdict(target: str, path: str, subject: Subject) -> Verdict:
+    """What the facts say of one target and one artifact."""
+    facts = [fact for fact in FACTS if (fact.engine, fact.dialect) == (target, subject.dialect)]
+    told = [(fact, reason) for fact in facts if (reason := fact.check(subject))]
+    note = "; ".join(reason for fact, reason in told if not fact.refuse)
+    for fact, reason in told:
+        if fact.refuse:
+            source = f"{target} {fact.version}, {fact.source}"
+            return Verdict(target=target, path=path, loads=False, reason=reason, source=source, note=note)
+    if subject.dialect in _readable(target):
+        return Verdict(target=target, path=path, loads=True, note=note)
+    reason = f"does not load {subject.dialect} files; it loads {', '.join(sorted(_readable(target)))}"
+    return Verdict(target=target, path=path, loads=False, reason=reason)
+
+
+def _readable(target: str) -> set[str]:
+    """The dialects that have to do with a target."""
+    named = {name for name, kind in dialects().items() if target in kind.loads}
+    return named | {fact.dialect for fact in FACTS if fact.engine == target}
+
+
+def verdicts(path: str, subject: Subject, wanted: Iterable[str] = ()) -> list[Verdict]:
+    """Of the `wanted` targets, or of every engine that has to do with the dialect."""
+    asked = list(dict.fromkeys(wanted)) or [name for name in targets() if subject.dialect in _readable(name)]
+    return [verdict(target, path, subject) for target in asked]
+
+
+def subject_of(checkpoint: Checkpoint) -> Subject:
+    """An artifact that lies there, as facts about engines see it."""
+    path = checkpoint.path
+    options = quantization_of(path) if is_hf_directory(path) else None
+    return Subject(checkpoint.dialect, checkpoint.spec, options or {})
+
+
+def loading_lines(checkpoint: Checkpoint) -> dict[str, str]:
+    """Engine → the line that loads the artifact in it, for the dialect's engines that can."""
+    path, subject = str(checkpoint.path), subject_of(checkpoint)
+    lines = dialects()[checkpoint.dialect].loads
+    return {engine: line for engine, line in lines.items() if verdict(engine, path, subject).loads}
+
+
+def warnings(dialect: str, found: Iterable[Verdict]) -> Iterator[str]:
+    """What to say at an export of `dialect` about the engines that it is for and that refuse it or change it."""
+    for verdict in found:
+        if verdict.target in dialects()[dialect].loads and (verdict.reason or verdict.note):
+            refused = f"will not load in {verdict.target}: {verdict.reason}"
+            yield f"{verdict.path}: {refused if verdict.reason else f'{verdict.target}: {verdict.note}'}"
+
+
+def refuse_unloadable(wanted: Iterable[str], found: Sequence[Verdict]) -> None:
+    """Raise RefusedError if a wanted target can load none of the artifacts."""
+    for target in dict.fromkeys(wanted):
+        mine = [verdict for verdict in found if verdict.target == target]
+        if not any(verdict.loads for verdict in mine):
+            near = [verdict for verdict in mine if verdict.source] or mine  # what it could load, but for a fact
+            reasons = "; ".join(f"{verdict.path}: {verdict.reason}" for verdict in near) or "there is no export"
+            sources = ", ".join(dict.fromkeys(verdict.source for verdict in mine if verdict.source))
+            raise RefusedError(
+                f"{target} can load nothing of what this recipe writes: {reasons}",
+                f"change that, or take {target} out of the targets" + (f" (source: {sources})" if sources else ""),
+            )

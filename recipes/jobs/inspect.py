@@ -1,0 +1,112 @@
+"""What is in a checkpoint, from its headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from compress.formats import dialects, open_checkpoint
+from compress.formats.base import Dialect, ModelSpec, TensorSpec
+from compress.formats.errors import CompressError
+from compress.formats.views.fit import fit_spec
+from compress.passes.artifact.inventory import format_name
+from compress.recipes.engines.verdicts import subject_of, verdicts
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class TensorLine(_Figures):
+    """One tensor: `format` is its number format, or its dtype if it is dense; `bits` are per weight."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    bits: float
+
+
+class FormatLine(_Figures):
+    """All tensors of one format together."""
+
+    format: str
+    tensors: int
+    parameters: int
+    bits: float
+
+
+class Inspection(_Figures):
+    """What `compress inspect` shows. `bits_per_weight` counts the whole files; `formats` largest first.
+
+    `targets` says which engines load it as it is, `dialects` which containers hold its codes exactly: each with
+    the reason why it does not, empty if it does.
+    """
+
+    path: str
+    dialect: str
+    architecture: str
+    parameters: int
+    bytes: int
+    bits_per_weight: float
+    formats: tuple[FormatLine, ...]
+    files: tuple[str, ...]
+    tensors: tuple[TensorLine, ...]
+    targets: dict[str, str]
+    dialects: dict[str, str]
+
+
+def inspect(path: Path) -> Inspection:
+    """Open `path` (a directory or a file) and list what its headers say. Raises InputError."""
+    checkpoint = open_checkpoint(path)
+    spec = checkpoint.spec
+    tensors = tuple(
+        TensorLine(name=name, shape=tensor.shape, format=format_name(tensor), bits=bits_of(tensor))
+        for name, tensor in spec.tensors.items()
+    )
+    parameters = sum(tensor.size for tensor in spec.tensors.values())
+    architectures = spec.config.get("architectures") or [spec.config.get("model_type", "unknown")]
+    return Inspection(
+        path=str(path),
+        dialect=checkpoint.dialect,
+        architecture=str(architectures[0]),
+        parameters=parameters,
+        bytes=checkpoint.nbytes(),
+        bits_per_weight=8 * checkpoint.nbytes() / max(parameters, 1),
+        formats=_by_format(spec.tensors.values()),
+        files=tuple(sorted(checkpoint.files())),
+        tensors=tensors,
+        targets={found.target: found.reason for found in verdicts(str(path), subject_of(checkpoint))},
+        dialects={name: _misfit(kind(), spec) for name, kind in dialects().items()},
+    )
+
+
+def _misfit(dialect: Dialect, spec: ModelSpec) -> str:
+    """Why `dialect`, with its own defaults, does not hold the model exactly; empty if it does."""
+    try:
+        dialect.layout(fit_spec(spec, dialect, requantize=False))
+    except CompressError as error:
+        return str(error)
+    return ""
+
+
+def bits_of(tensor: TensorSpec) -> float:
+    """Bits per weight, scales and zero points included, whatever the container adds."""
+    if tensor.format:
+        return tensor.format.bits_per_weight(tensor.shape)
+    dtype = getattr(torch, tensor.dtype)
+    return float(dtype.itemsize * 8)
+
+
+def _by_format(tensors: Iterable[TensorSpec]) -> tuple[FormatLine, ...]:
+    groups: dict[str, list[TensorSpec]] = {}
+    for tensor in tensors:
+        groups.setdefault(format_name(tensor), []).append(tensor)
+    lines = []
+    for name, members in groups.items():
+        parameters = sum(tensor.size for tensor in members)
+        bits = sum(tensor.size * bits_of(tensor) for tensor in members) / max(parameters, 1)
+        lines.append(FormatLine(format=name, tensors=len(members), parameters=parameters, bits=bits))
+    return tuple(sorted(lines, key=lambda line: -line.parameters))

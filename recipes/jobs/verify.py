@@ -1,0 +1,264 @@
+"""`compress verify`: is an artifact still what was written? Asks neither its source nor anyone's word for it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ValidationError
+
+from compress.formats import dialects, open_checkpoint
+from compress.formats.base import Checkpoint
+from compress.formats.errors import CompressError, InputError, RefusedError, UsageError, suggest
+from compress.formats.files.storage import parse_json, read_bytes
+from compress.passes.artifact.compare import answers_again
+from compress.passes.artifact.fingerprint import Fingerprint, disagreements, largest_difference, tokens_of
+from compress.passes.artifact.inventory import check_inventory
+from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
+from compress.passes.core.report import Reporter
+from compress.passes.model.blank import matrices
+from compress.passes.model.config import load_config
+from compress.passes.model.skeleton import Skeleton
+from compress.recipes.engines.ask import ask, engines
+
+OURS = 0.01
+"""Nats that a log-probability may differ in our own forward: fp32 sums in another order, on another machine."""
+ENGINES = 0.5
+"""Nats that it may differ in an engine: 16-bit activations, or 8-bit ones in llama.cpp.
+
+Where the artifact rounds at run time, twice as much more as our own rounding makes: answers are recorded without it.
+"""
+_TIMEOUT = 1800.0
+_MAX_MANIFEST = 1 << 28
+
+CheckName = Literal["files", "settings", "opens", "contents", "tensors", "tokenizer", "logits", "engine"]
+
+
+class Problem(BaseModel):
+    """Something that is not as it was written: which check found it, where (a file, a tensor, a key), and what."""
+
+    check: CheckName
+    where: str
+    what: str
+
+
+class Verification(BaseModel):
+    """What `compress verify` found; `checked` counts what was compared, check by check."""
+
+    path: str
+    dialect: str
+    passed: bool
+    checked: dict[CheckName, int]
+    largest_difference: float | None
+    problems: list[Problem]
+    engine: dict[str, str] = {}
+    engine_difference: float | None = None
+
+
+def verify(
+    path: Path, *, engine: str | None = None, python: Path | None = None, reporter: Reporter | None = None
+) -> Verification:
+    """Check the artifact at `path`: hashes, settings, every tensor, the tokenizer, logits, and an `engine`'s logits.
+
+    What is wrong with the artifact is in the result. Raises InputError if `path` is no artifact of ours,
+    RefusedError if the engine is not installed for the interpreter `python` (by default this one).
+    """
+    python = python or Path(sys.executable)
+    if engine is not None:
+        engine = _script(engine)
+        if shutil.which(python) is None:
+            raise RefusedError(f"{python} is not an interpreter that can be started", "give the path of a python")
+    checks = _Checks(path, _read_record(path), reporter or Reporter(), asks=engine is not None)
+    checks.run()
+    if engine is not None:
+        checks.ask(engine, python)
+    return checks.result()
+
+
+class _Checks:
+    """The checks of one artifact, from the cheapest to the dearest. One that fails does not stop the others."""
+
+    def __init__(self, path: Path, manifest: tuple[str, Record], reporter: Reporter, *, asks: bool) -> None:
+        self.path, self.reporter, self.asks = path, reporter, asks
+        self.dialect, self.record = manifest
+        self.problems: list[Problem] = []
+        self.checked: dict[CheckName, int] = {}
+        self.difference: float | None = None
+        self.versions: dict[str, str] = {}
+        self.engine_difference: float | None = None
+        self.allowed = ENGINES
+
+    def run(self) -> None:
+        """Every check but the engine's."""
+        self._note("files", len(self.record.files), _changed(hashes(self.path), self.record.files, "file"))
+        self._note("settings", len(self.record.settings), self._settings())
+        artifact = self._opened()
+        if artifact is None:
+            return
+        self._note("contents", len(self.record.embedded), self._contents(artifact))
+        self._note("tensors", len(self.record.inventory), check_inventory(artifact, self.record.inventory))
+        self._note("tokenizer", 1, self._tokenizer(artifact))
+        # The witness and transformers are for what we wrote: libraries hang, or worse, on what they do not expect.
+        if not self._found("settings", "contents", "tensors"):
+            self._note("logits", len(self.record.fingerprint.next), self._logits(artifact))
+
+    def ask(self, engine: str, python: Path) -> None:
+        """Compare an engine's answers. Raises RefusedError if it is not installed for `python`."""
+        self._note("engine", len(self.record.fingerprint.next), self._answers(engine, python))
+
+    def result(self) -> Verification:
+        return Verification(
+            path=str(self.path),
+            dialect=self.dialect,
+            passed=not self.problems,
+            checked=self.checked,
+            largest_difference=self.difference,
+            problems=self.problems,
+            engine=self.versions,
+            engine_difference=self.engine_difference,
+        )
+
+    def _note(self, check: CheckName, count: int, found: Iterator[tuple[str, str]]) -> None:
+        self.reporter.start(f"verify {check}", 1, "check")
+        self.checked[check] = count
+        self.problems += [Problem(check=check, where=where, what=what) for where, what in found]
+        self.reporter.advance(check)
+        self.reporter.finish()
+
+    def _found(self, *checks: CheckName) -> bool:
+        return any(problem.check in checks for problem in self.problems)
+
+    def _opened(self) -> Checkpoint | None:
+        """The artifact through our strict reader; None, and a problem noted, if it does not open."""
+        try:
+            artifact = matrices(open_checkpoint(self.path))
+        except CompressError as error:
+            self._note("opens", 1, iter([(str(self.path), str(error))]))
+            return None
+        other = artifact.dialect != self.dialect
+        what = f"opens as {artifact.dialect}, was written as {self.dialect}"
+        self._note("opens", 1, iter([(str(self.path), what)] if other else []))
+        return artifact
+
+    def _settings(self) -> Iterator[tuple[str, str]]:
+        recorded = {name: value for name, value in self.record.settings.items() if name in self.record.files}
+        try:
+            yield from _differences("", settings_on_disk(self.path), recorded)
+        except InputError as error:
+            yield "settings", str(error)
+
+    def _contents(self, artifact: Checkpoint) -> Iterator[tuple[str, str]]:
+        recorded = {name: value for name, value in self.record.settings.items() if name not in self.record.files}
+        yield from _differences("", settings_inside(artifact), recorded)
+        yield from _changed(embedded_of(artifact), self.record.embedded, "file in the weight file")
+
+    def _tokenizer(self, artifact: Checkpoint) -> Iterator[tuple[str, str]]:
+        recorded = self.record.fingerprint
+        if recorded.text is None:
+            return
+        try:
+            tokens = tokens_of(artifact, recorded.text)
+        except InputError as error:
+            yield "tokenizer", str(error)
+            return
+        if tokens != recorded.tokens:
+            alike = next((i for i, pair in enumerate(zip(tokens, recorded.tokens)) if len(set(pair)) > 1), "the last")
+            yield "tokenizer", f"reads the recorded text as other tokens, from token {alike} on"
+
+    def _logits(self, artifact: Checkpoint) -> Iterator[tuple[str, str]]:
+        recorded = self.record.fingerprint
+        try:
+            skeleton = Skeleton(load_config(artifact), artifact.spec, torch.device("cpu"))
+            _check_vocabulary(recorded, skeleton.vocabulary)
+            answers = answers_again(artifact, dialects()[artifact.dialect], skeleton, recorded)
+            if self.asks and (artifact.spec.activations or artifact.spec.kv_cache):
+                rounded = answers_again(artifact, dialects()[artifact.dialect], skeleton, recorded, rounded=True)
+                self.allowed += 2 * largest_difference(recorded, rounded)
+        except CompressError as error:
+            yield "forward", str(error)
+            return
+        self.difference = largest_difference(recorded, answers)
+        if not self.difference <= OURS:
+            yield "logits", f"differ from the recorded ones by {self.difference:.3g} nats; {OURS} are allowed"
+
+    def _answers(self, engine: str, python: Path) -> Iterator[tuple[str, str]]:
+        recorded = self.record.fingerprint
+        try:
+            answer = ask(engine, python, self.path, recorded.prompts, _TIMEOUT)
+        except CompressError as error:
+            if "ModuleNotFoundError" in str(error):
+                raise _not_installed(engine, python, str(error)) from error
+            yield engine, str(error)
+            return
+        self.versions = dict(answer.versions)
+        self.engine_difference = largest_difference(recorded, answer.log_probs)
+        if not self.engine_difference <= self.allowed:
+            told = f"{self.engine_difference:.3g} nats from the recorded logits; {self.allowed:.3g} are allowed"
+            yield engine, f"answers {told}"
+        for after in disagreements(recorded, answer.log_probs, self.allowed):
+            yield engine, f"takes another token for the likeliest after token {after}"
+
+
+def _read_record(path: Path) -> tuple[str, Record]:
+    """The dialect that the manifest names, and its record. Raises InputError."""
+    where = path / MANIFEST
+    if not where.is_file():
+        raise InputError(f"{path} is no artifact of compress: it has no {MANIFEST}", "look into it: compress inspect")
+    data = parse_json(read_bytes(where, _MAX_MANIFEST), where)
+    try:
+        return str(data["artifact"]["dialect"]), Record.model_validate(data)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{where} does not say what it describes") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{where}: {place}: {first['msg']}", "was it written by an older version?") from error
+
+
+def _script(engine: str) -> str:
+    """The name of an engine's script. Raises UsageError for an engine that there is none for."""
+    name = engine.replace(".", "_").replace("-", "_")
+    if name not in engines():
+        raise UsageError(f"there is no engine {engine!r}{suggest(name, engines())}")
+    return name
+
+
+def _not_installed(engine: str, python: Path, message: str) -> RefusedError:
+    module = message.rpartition("No module named ")[2].strip("'\"").partition(".")[0]
+    hint = f"{python} -m pip install {module}, or name an interpreter that has it: --python PATH"
+    return RefusedError(f"{engine} is not installed for {python}: {message}", hint)
+
+
+def _changed(found: Mapping[str, str], recorded: Mapping[str, str], kind: str) -> Iterator[tuple[str, str]]:
+    """Where two sets of digests differ."""
+    for name in sorted(found.keys() | recorded.keys()):
+        if name not in found:
+            yield name, f"the {kind} is missing"
+        elif name not in recorded:
+            yield name, f"the {kind} was not there when the artifact was written"
+        elif found[name] != recorded[name]:
+            yield name, f"the {kind} was changed: its SHA-256 is not the recorded one"
+
+
+def _differences(where: str, found: Any, recorded: Any) -> Iterator[tuple[str, str]]:
+    """Where two JSON values differ: `file: dotted.key` of every leaf that does."""
+    if isinstance(found, Mapping) and isinstance(recorded, Mapping):
+        for key in sorted(found.keys() | recorded.keys()):
+            joint = "." if ": " in where else ": " if where else ""
+            yield from _differences(f"{where}{joint}{key}", found.get(key), recorded.get(key))
+    elif found != recorded or type(found) is not type(recorded):
+        yield where, f"is {_short(found)}, was {_short(recorded)}"
+
+
+def _short(value: Any) -> str:
+    text = "not there" if value is None else repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _check_vocabulary(recorded: Fingerprint, vocabulary: int) -> None:
+    if max(recorded.tokens) >= vocabulary:
+        raise InputError("the recorded tokens are not all in the model's vocabulary")

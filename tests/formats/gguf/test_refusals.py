@@ -1,0 +1,130 @@
+"""What GGUF or llama.cpp cannot hold is refused before any weight is read, with the reason and what works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.formats import open_checkpoint
+from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.errors import InputError, RefusedError
+from compress.formats.gguf.dialect import GGUF
+from compress.kernels.numbers.int import IntFormat
+
+Headers = Callable[[str], ModelSpec]
+UP = "model.layers.0.mlp.up_proj.weight"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.fixture
+def headers(make_model: Callable[..., Path], tmp_path: Path) -> Headers:
+    """The headers and files of a tiny model."""
+
+    def read(family: str) -> ModelSpec:
+        model = open_checkpoint(make_model(tmp_path / family, family))
+        return replace(model.spec, files=model.files())
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("number_format", "said"),
+    [
+        (IntFormat(4, 16), "multiple of 32"),
+        (IntFormat(8, 32, "integer"), "7 with a whole zero point"),
+        (IntFormat(8, 32, "real"), "5 with a minimum"),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_what_no_block_holds_is_refused_with_what_does(number_format: IntFormat, said: str, headers: Headers) -> None:
+    model = headers("llama")
+    spec = replace(model.tensors[UP], format=number_format)
+    assert said in str(GGUF().misfit(UP, spec, model))
+    with pytest.raises(RefusedError, match=said):
+        GGUF().layout(replace(model, tensors={**model.tensors, UP: spec}))
+
+
+def test_columns_that_blocks_do_not_divide_are_refused(headers: Headers) -> None:
+    spec = TensorSpec((64, 48), "float32")
+    model = headers("llama")
+    assert "f16" in str(GGUF(type="q4_0").misfit(UP, spec, model))
+    assert GGUF(type="f16").misfit(UP, spec, model) is None
+    assert GGUF(type="q4_0").misfit("model.norm.weight", TensorSpec((48,), "float32"), model) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "said"),
+    [
+        ("llama", {"model_type": "mamba"}, "known: llama, mistral"),
+        ("llama", {"hidden_act": "gelu"}, "it has silu"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "rope type 'dynamic'"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "whole heads"),
+        ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 2.0}}}, "layers differ"),
+        ("llama", {"rope_parameters": {**YARN, "attention_factor": 3.0}}, "attention factor"),
+        ("qwen3", {"use_sliding_window": True}, "use_sliding_window"),
+        ("qwen3", {"rope_parameters": LLAMA3}, "Llama 3 scaling"),
+        ("mistral", {}, "sliding window"),
+        ("smollm3", {"no_rope_layers": [0, 1]}, "every 4th layer"),
+        ("gemma", {"hidden_act": "silu"}, "gelu_pytorch_tanh"),
+        ("falcon", {}, "known: llama, mistral"),
+        ("gpt_neox", {"attention_bias": False}, "attention_bias"),
+        ("gpt_neox", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ],
+)
+def test_what_llama_cpp_does_not_compute_is_refused(
+    name: str, changes: dict[str, Any], said: str, headers: Headers
+) -> None:
+    model = headers(name)
+    spec = replace(model, config={**model.config, **changes})
+    with pytest.raises(RefusedError) as error:
+        GGUF().layout(spec)
+    assert said in f"{error.value} {error.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": None},
+        {"hidden_size": 1 << 18},
+        {"num_hidden_layers": 10**8},
+        {"num_hidden_layers": "2"},
+        {"num_key_value_heads": 3},
+        {"rms_norm_eps": "small"},
+        {"rope_parameters": {"rope_theta": -1.0}},
+        {"rope_parameters": "default"},
+        {"rope_parameters": {"rope_theta": 10**400}},
+        {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+    ],
+    ids=str,
+)
+def test_an_absurd_config_json_is_an_input_error(changes: dict[str, Any], headers: Headers) -> None:
+    model = headers("llama")
+    spec = replace(model, config={**model.config, **changes})
+    with pytest.raises(InputError):
+        GGUF().layout(spec)
+
+
+def test_tensors_that_do_not_make_the_model_are_named(headers: Headers) -> None:
+    spec = headers("llama")
+    extra = {**spec.tensors, "model.layers.0.mlp.router.weight": TensorSpec((4, 64), "float32")}
+    with pytest.raises(RefusedError, match="router"):
+        GGUF().layout(replace(spec, tensors=extra))
+    buffer = {**spec.tensors, "model.layers.0.self_attn.rotary_emb.inv_freq": TensorSpec((8,), "float32")}
+    assert GGUF().layout(replace(spec, tensors=buffer)) == GGUF().layout(spec)
+    norm = "model.norm.weight"
+    without = {name: tensor for name, tensor in spec.tensors.items() if name != norm}
+    with pytest.raises(InputError, match=r"model\.norm\.weight is missing"):
+        GGUF().layout(replace(spec, tensors=without))
+    with pytest.raises(InputError, match=r"model\.norm\.weight has the shape"):
+        GGUF().layout(replace(spec, tensors={**without, norm: TensorSpec((63,), "float32")}))

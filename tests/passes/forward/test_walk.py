@@ -1,0 +1,164 @@
+"""A model walked layer by layer is the model: transformers' own forward is the judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from compress.formats import open_checkpoint
+from compress.passes.forward.hidden import HiddenStates
+from compress.passes.forward.scores import score
+from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.walk import GroupPlan, Stream, Walk
+from compress.passes.model.blank import matrices
+from compress.passes.model.config import load_config
+from compress.passes.model.sequences import Rows
+from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.weights import dense
+
+ROWS, LENGTH = 5, 24
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture
+def path(tmp_path: Path, family: str, make_model: MakeModel) -> Path:
+    return make_model(tmp_path / family, family, layers=3)
+
+
+@pytest.fixture
+def judge(path: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+
+
+def make_walk(path: Path, rows: Rows, folder: str = "hidden") -> Walk:
+    checkpoint = open_checkpoint(path)
+    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    hidden = HiddenStates(path / folder, rows.length, skeleton.width, rows.count)
+    return Walk(skeleton, rows, [Stream(dense(checkpoint), hidden)])
+
+
+def random_rows(padded: bool) -> Rows:
+    torch.manual_seed(1)
+    ids = torch.randint(1, 320, (ROWS, LENGTH))
+    lengths = torch.tensor([24, 3, 17, 24, 9])
+    return Rows(ids, torch.arange(LENGTH) < lengths[:, None] if padded else None)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_logits_equal_the_whole_model(path: Path, judge: PreTrainedModel, padded: bool) -> None:
+    rows = random_rows(padded)
+    walk = make_walk(path, rows)
+    with torch.no_grad():
+        walk.carry(0, lambda boundary: None)
+        project, _ = walk.skeleton.back(walk.streams[0].weights)
+        ours = project(walk.streams[0].hidden.read(3, 0, ROWS))
+        mask = torch.ones(ROWS, LENGTH, dtype=torch.bool) if rows.mask is None else rows.mask
+        theirs = judge(rows.ids, attention_mask=mask.long()).logits
+    torch.testing.assert_close(ours[mask], theirs[mask], rtol=1e-5, atol=1e-5)
+
+
+def test_groups_share_their_input(path: Path, judge: PreTrainedModel) -> None:
+    """The linears of a group saw one tensor, and every linear of the layers is in exactly one group."""
+    anatomy = make_walk(path, random_rows(False)).skeleton.anatomy
+    linears = [n for n, m in judge.named_modules() if isinstance(m, torch.nn.Linear) and ".layers." in n]
+    assert sorted(anatomy.linears) == sorted(linears)
+    seen: dict[str, torch.Tensor] = {}
+    for name in linears:
+        judge.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
+    judge(torch.randint(1, 320, (1, 7)))
+    for layer in anatomy.layers:
+        pointers = [{seen[name].data_ptr() for name in group} for group in layer.groups]
+        assert all(len(pointer) == 1 for pointer in pointers)
+
+
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("padded", [False, True])
+def test_statistics_equal_a_hook_on_the_whole_model(
+    path: Path, judge: PreTrainedModel, hold: bool, padded: bool
+) -> None:
+    rows = random_rows(padded)
+    walk = make_walk(path, rows)
+    layer = walk.skeleton.anatomy.layers[0]
+    gathered: list[LinearStats] = []
+    inputs: dict[str, torch.Tensor] = {}
+    plans = []
+    for group in layer.groups:
+        name = group[0]
+        judge.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
+        width = judge.get_submodule(name).in_features
+        plans.append(GroupPlan(layer.modules[name], width, frozenset({Hessian}), gathered.append))
+    mask = torch.ones(ROWS, LENGTH, dtype=torch.bool) if rows.mask is None else rows.mask
+    with torch.no_grad():
+        judge(rows.ids, attention_mask=mask.long())
+        walk.start()
+        walk.layer(0, [walk.skeleton.layer(0, walk.streams[0].weights)], plans, hold=hold)
+    for group, stats in zip(layer.groups, gathered):
+        x = inputs[group[0]][mask].double()
+        assert stats[Hessian].tokens == int(mask.sum())
+        torch.testing.assert_close(stats[Hessian].matrix.double(), x.T @ x, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_scores_equal_their_definitions(
+    path: Path, tmp_path: Path, judge: PreTrainedModel, make_model: MakeModel, padded: bool
+) -> None:
+    rows = random_rows(padded)
+    other = make_model(tmp_path / "other", judge.config.model_type, layers=3, seed=7)
+    other_judge = AutoModelForCausalLM.from_pretrained(other, dtype=torch.float32).eval()
+    walks = [make_walk(path, rows), make_walk(other, rows)]
+    with torch.no_grad():
+        for walk in walks:
+            walk.carry(0, lambda boundary: None)
+        scores = score(walks[1], walks[0])
+        mask = torch.ones(ROWS, LENGTH, dtype=torch.bool) if rows.mask is None else rows.mask
+        logits = [m(rows.ids, attention_mask=mask.long()).logits[:, :-1].double() for m in (judge, other_judge)]
+    scored, targets = mask[:, 1:], rows.ids[:, 1:]
+    reference, candidate = (value[scored].log_softmax(-1) for value in logits)
+    loss = functional.nll_loss(candidate, targets[scored])
+    divergence = functional.kl_div(candidate, reference, log_target=True, reduction="batchmean")
+    assert scores.tokens == int(scored.sum())
+    assert scores.perplexity == pytest.approx(float(loss.exp()), rel=1e-4)
+    assert scores.kl_divergence == pytest.approx(float(divergence), rel=1e-3)
+    agreement = (reference.argmax(-1) == candidate.argmax(-1)).double().mean()
+    assert scores.top1_agreement == pytest.approx(float(agreement), abs=1e-9)
+
+
+@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss"])
+def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedModel, hold: bool, padded: bool) -> None:
+    """Hooks on transformers' own router and stacked experts say what each expert must have seen."""
+    rows = random_rows(padded)
+    checkpoint = matrices(open_checkpoint(path))
+    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    read, layer = dense(checkpoint), skeleton.anatomy.layers[0]
+    walk = Walk(skeleton, rows, [Stream(read, HiddenStates(path / "hidden", rows.length, skeleton.width, rows.count))])
+    gathered: dict[str, LinearStats] = {}
+    plans = [
+        GroupPlan(
+            layer.modules[group[0]],
+            checkpoint.spec.tensors[f"{group[0]}.weight"].shape[1],
+            frozenset({Hessian}),
+            lambda stats, name=group[0]: gathered.update({name: stats}),
+        )
+        for group in layer.groups
+    ]
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    judge.model.layers[0].mlp.experts.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[1])))
+    mask = torch.ones(ROWS, LENGTH, dtype=torch.bool) if rows.mask is None else rows.mask
+    with torch.no_grad():
+        judge(rows.ids, attention_mask=mask.long())
+        walk.start()
+        walk.layer(0, [skeleton.layer(0, read)], plans, hold=hold)
+    ((hidden, index),) = seen
+    firsts = [name for name in gathered if ".experts." in name and "down_proj" not in name]
+    assert len(firsts) == judge.config.num_local_experts
+    for number, name in enumerate(firsts):
+        x = hidden[(index == number).any(-1) & mask.flatten()].double()
+        assert gathered[name][Hessian].tokens == len(x)
+        torch.testing.assert_close(gathered[name][Hessian].matrix.double(), x.T @ x, rtol=1e-4, atol=1e-3)
