@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from compress.formats import open_checkpoint
-from compress.passes.forward.text import TextOptions, rows_of
+from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 
 
@@ -15,7 +15,7 @@ def main(model: str, text: str, samples: str, length: str) -> None:
     """Print the ids, row by row."""
     options = TextOptions(data=text, samples=int(samples), seq_len=int(length))
     tokenizer = load_tokenizer(open_checkpoint(Path(model)))
-    print(json.dumps(rows_of(options, tokenizer, held_out=False).ids.tolist()))
+    print(json.dumps(sequences_of(options, tokenizer, held_out=False).ids.tolist()))
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class Checkpoint(ABC):
 
 
 @dataclass(frozen=True)
-class FilePlan:
+class FileLayout:
     """One file that an export will write, exact to the byte."""
 
     name: str
@@ -105,7 +105,7 @@ class FilePlan:
 class Layout:
     """What an export will write: known from headers alone, before any weight is read."""
 
-    files: tuple[FilePlan, ...]
+    files: tuple[FileLayout, ...]
     notes: tuple[str, ...] = field(default=())
 
     @property

@@ -16,12 +16,12 @@ from compress.kernels.qtensor import NumberFormat, quantize
 from compress.kernels.solve.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
 from compress.passes.core.base import Rewritten, Tie
 from compress.passes.forward.statistics import Hessian, LinearStats, MeanAbs, Statistic
-from compress.passes.options.any_format import GridOptions
+from compress.passes.options.any_format import FormatOptions
 
 Gamma = Annotated[float, Field(ge=0, le=1)]
 
 
-class AWQ(GridOptions):
+class AWQ(FormatOptions):
     """Spare the input channels that carry large activations. Needs data; may go before gptq, too."""
 
     symmetric: PerTensor[bool] = Field(False, description="no zero point; AWQ files hold either")

@@ -1,4 +1,4 @@
-"""Calibration data: the rows of tokens whose activations the passes after it go by."""
+"""Calibration data: the sequences of tokens whose activations the passes after it go by."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pydantic import Field
 
 from compress.passes.core.base import ModelPass
 from compress.passes.core.run import Run
-from compress.passes.core.sample import sample_rows
-from compress.passes.forward.text import TextOptions, rows_of
+from compress.passes.core.sample import sample_sequences
+from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 
 
@@ -22,10 +22,10 @@ class Calibrate(TextOptions, ModelPass):
 
     def prepare(self, run: Run) -> None:
         if self.data != "self":
-            run.rows[run.stage] = rows_of(self, load_tokenizer(run.source), held_out=False)
+            run.sequences[run.stage] = sequences_of(self, load_tokenizer(run.source), held_out=False)
 
     def model(self, run: Run) -> None:
         if self.data == "self":
-            run.rows[run.stage] = sample_rows(run, load_tokenizer(run.source), self.samples, self.seq_len)
-        run.calibration = run.rows[run.stage]
+            run.sequences[run.stage] = sample_sequences(run, load_tokenizer(run.source), self.samples, self.seq_len)
+        run.calibration = run.sequences[run.stage]
         run.manifest["calibration"] = {"sha256": run.calibration.sha256(), "tokens": run.calibration.tokens}

@@ -11,9 +11,9 @@ from compress.kernels.numbers.activations import Grid
 from compress.passes.core.base import ModelPass
 from compress.passes.core.run import Run
 from compress.passes.forward.scores import Scores, score
-from compress.passes.forward.text import TextOptions, rows_of
+from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.forward.walk import Stream, Walk
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.weights import Weights, cached_as, dense
 
@@ -29,29 +29,29 @@ class Evaluate(TextOptions, ModelPass):
     )
 
     def prepare(self, run: Run) -> None:
-        run.rows[run.stage] = rows_of(self, load_tokenizer(run.source), held_out=True)
+        run.sequences[run.stage] = sequences_of(self, load_tokenizer(run.source), held_out=True)
 
     def model(self, run: Run) -> None:
-        rows = run.rows[run.stage]
+        sequences = run.sequences[run.stage]
         done = run.journal.of(stage=run.stage, kind="scores")
         if not done:
-            run.journal.append({"stage": run.stage, "kind": "scores", "scores": asdict(self._measure(run, rows))})
+            run.journal.append({"stage": run.stage, "kind": "scores", "scores": asdict(self._measure(run, sequences))})
         run.scores = Scores(**run.journal.of(stage=run.stage, kind="scores")[0]["scores"])
-        run.manifest["evaluation"] = {"sha256": rows.sha256(), "tokens": rows.tokens}
+        run.manifest["evaluation"] = {"sha256": sequences.sha256(), "tokens": sequences.tokens}
 
-    def _measure(self, run: Run, rows: Rows) -> Scores:
+    def _measure(self, run: Run, sequences: Sequences) -> Scores:
         done = run.journal.of(stage=run.stage, kind="boundary")
         run.reporter.start("evaluate", 2 * len(run.skeleton.anatomy.layers), "layer", done=len(done))
         with torch.no_grad():
-            reference = self._carry(run, rows, "reference", dense(run.source))
-            candidate = self._carry(run, rows, "candidate", cached_as(self.kv_cache, dense(run.model)))
+            reference = self._carry(run, sequences, "reference", dense(run.source))
+            candidate = self._carry(run, sequences, "candidate", cached_as(self.kv_cache, dense(run.model)))
             scores = score(candidate, reference)
         run.reporter.finish()
         return scores
 
-    def _carry(self, run: Run, rows: Rows, name: str, weights: Weights) -> Walk:
-        hidden = run.hidden_states(f"stage-{run.stage}-{name}", rows)
-        walk = Walk(run.skeleton, rows, [Stream(weights, hidden)])
+    def _carry(self, run: Run, sequences: Sequences, name: str, weights: Weights) -> Walk:
+        hidden = run.hidden_states(f"stage-{run.stage}-{name}", sequences)
+        walk = Walk(run.skeleton, sequences, [Stream(weights, hidden)])
         done = len(run.journal.of(stage=run.stage, kind="boundary", walk=name))
 
         def commit(boundary: int) -> None:

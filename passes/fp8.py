@@ -11,10 +11,10 @@ from compress.formats.options import PerTensor, plain, resolve
 from compress.kernels.numbers.activations import ActivationFormat
 from compress.kernels.numbers.float import FloatFormat, Region
 from compress.kernels.qtensor import NumberFormat
-from compress.passes.options.inputs import ActivationOptions
+from compress.passes.options.inputs import InputOptions
 
 
-class FP8(ActivationOptions):
+class FP8(InputOptions):
     """Quantize weights to FP8, and what comes in as well. For GPUs that multiply FP8 (Hopper, Ada and later)."""
 
     per: PerTensor[Region] = Field("channel", description="what shares a weight scale: `tensor`, `channel`, `block`")

@@ -12,10 +12,10 @@ from compress.kernels.numbers.activations import ActivationFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import NumberFormat, Params
 from compress.passes.forward.statistics import LinearStats
-from compress.passes.options.inputs import ActivationOptions
+from compress.passes.options.inputs import InputOptions
 
 
-class INT8(ActivationOptions):
+class INT8(InputOptions):
     """Quantize weights to int8 per channel, and what comes in to int8 as well. Half the bytes, integer products."""
 
     def number_format(self, name: str) -> NumberFormat | None:

@@ -1,4 +1,4 @@
-"""Scales for a key/value cache in FP8 or INT8, from what attention really keeps on the calibration rows.
+"""Scales for a key/value cache in FP8 or INT8, from what attention really keeps on the calibration sequences.
 
 Keys are taken after the rotary embedding, as they lie in the cache. An engine that reads the artifact
 (vLLM: `kv_cache_dtype`) halves its cache and rounds with these scales in place of a guess of 1.
@@ -59,14 +59,14 @@ class KVCache(ModelPass):
         run.model.round_as(self.plan(run.model.spec, run.skeleton.anatomy))
 
     def _calibrate(self, run: Run, done: int) -> None:
-        """One forward of the calibration rows; every layer's scales are committed with its boundary."""
-        rows = run.calibration
-        assert rows is not None  # the plan refuses a run without
+        """One forward of the calibration sequences; every layer's scales are committed with its boundary."""
+        sequences = run.calibration
+        assert sequences is not None  # the plan refuses a run without
         attentions = run.skeleton.anatomy.attentions()
         peaks = [Peaks() for _ in attentions]
-        hidden = run.hidden_states(f"stage-{run.stage}-cache", rows)
+        hidden = run.hidden_states(f"stage-{run.stage}-cache", sequences)
         stream = Stream(dense(run.model), hidden, lambda index, batch: peaks[index].watch(batch))
-        walk = Walk(run.skeleton, rows, [stream])
+        walk = Walk(run.skeleton, sequences, [stream])
 
         def commit(boundary: int) -> None:
             attention = attentions[boundary - 1]

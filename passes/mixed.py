@@ -24,7 +24,7 @@ from compress.passes.choice.sensitivity import Trials
 from compress.passes.core.base import LayerPass
 from compress.passes.core.run import Run
 from compress.passes.model.anatomy import Anatomy
-from compress.passes.options.integers import Bits, IntOptions
+from compress.passes.options.integers import Bits, IntegerOptions
 
 _BISECTIONS = 8
 _PROBES = 13  # four sorts of linears in three thirds of the layers, and none of them
@@ -43,10 +43,10 @@ class Mixed(Chooser):
         None, gt=0, le=16, description="bits per weight, scales included, on average at most"
     )
     max_kl: float | None = Field(
-        None, gt=0, description="take the fewest bits whose KL divergence on calibration rows is at most this"
+        None, gt=0, description="take the fewest bits whose KL divergence on calibration sequences is at most this"
     )
     bits: tuple[Bits, ...] = Field((2, 3, 4, 8), min_length=2, description="the candidates, ascending")
-    samples: int = Field(16, ge=1, le=1 << 20, description="calibration rows that KL is measured on")
+    samples: int = Field(16, ge=1, le=1 << 20, description="calibration sequences that KL is measured on")
 
     @field_validator("bits")
     @classmethod
@@ -85,18 +85,20 @@ class Mixed(Chooser):
         (choice,) = run.journal.of(stage=run.stage, kind="choice")
         run.bits = choice["bits"]
         run.manifest["mixed"] = {key: choice[key] for key in ("average_bits", "kl_divergence", "bits")}
-        said = f"{choice['average_bits']:.3f} bits per weight, KL {choice['kl_divergence']:.4g} on calibration rows"
+        said = (
+            f"{choice['average_bits']:.3f} bits per weight, KL {choice['kl_divergence']:.4g} on calibration sequences"
+        )
         run.reporter.note(f"mixed: {said}")
 
-    def _solver(self, steps: Sequence[LayerPass]) -> IntOptions:
+    def _solver(self, steps: Sequence[LayerPass]) -> IntegerOptions:
         """The pass that decides the codes: the last of `steps` that takes bits."""
-        found = [step for step in steps if isinstance(step, IntOptions)]
+        found = [step for step in steps if isinstance(step, IntegerOptions)]
         if not found:
             raise UsageError("mixed chooses bits for the pass right after it, and none there takes bits",
                              "put the pass behind it, as `- gptq: {group_size: 64}`")  # fmt: skip
         return found[-1]
 
-    def _units(self, solver: IntOptions, model: ModelSpec, anatomy: Anatomy) -> list[Unit]:
+    def _units(self, solver: IntegerOptions, model: ModelSpec, anatomy: Anatomy) -> list[Unit]:
         """The modules whose bits are to be chosen, and what they cost at each candidate."""
         unsaid = [name for name in anatomy.linears if solver.leaves_open(name)]
         steps = [solver.with_bits(dict.fromkeys(unsaid, bits)) for bits in self.bits]
@@ -158,7 +160,7 @@ class Mixed(Chooser):
         return [fitting[-1]] * len(units)
 
 
-def _unit(names: tuple[str, ...], steps: Sequence[IntOptions], model: ModelSpec) -> Unit:
+def _unit(names: tuple[str, ...], steps: Sequence[IntegerOptions], model: ModelSpec) -> Unit:
     shapes = {name: model.tensors[f"{name}.weight"].shape for name in names}
     formats = [{name: step.number_format(name) for name in names} for step in steps]
     if not all(isinstance(found, IntFormat) for chosen in formats for found in chosen.values()):

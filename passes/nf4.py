@@ -12,10 +12,10 @@ from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Rewritten
 from compress.passes.forward.statistics import LinearStats
 from compress.passes.options.rounding import SEARCH, RoundingOptions, Search
-from compress.passes.options.tables import CodebookOptions
+from compress.passes.options.tables import TableOptions
 
 
-class NF4(RoundingOptions, CodebookOptions):
+class NF4(RoundingOptions, TableOptions):
     """Round each weight to the nearest value of a table, as bitsandbytes does: its own codes, bit for bit.
 
     bitsandbytes' files hold nf4 and fp4; quantile and lloyd_max (textbook tables) only dense export takes.

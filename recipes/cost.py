@@ -17,7 +17,7 @@ _HEAP = 1.8
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations, bytes, and forwards of the rows through each layer."""
+    """Operations, bytes, and forwards of the sequences through each layer."""
 
     flops: float
     memory: int
@@ -27,29 +27,29 @@ class Cost:
 def sweep_cost(
     skeleton: Skeleton,
     model: ModelSpec,
-    rows: tuple[int, int],
+    sequences: tuple[int, int],
     streams: int,
     *,
     statistics: bool,
     max_ram: int,
 ) -> Cost:
-    """One walk of `rows` (count, length) through every layer, with a Hessian per group if `statistics`."""
-    tokens = rows[0] * rows[1]
+    """One walk of `sequences` (count, length) through every layer, with a Hessian for all siblings if `statistics`."""
+    tokens = sequences[0] * sequences[1]
     shapes = {name.removesuffix(".weight"): spec.shape for name, spec in model.tensors.items()}
-    layers = [[shapes[name] for group in layer.groups for name in group] for layer in skeleton.anatomy.layers]
-    groups = [[shapes[group[0]][1] for group in layer.groups] for layer in skeleton.anatomy.layers]
-    widest = max((width for layer in groups for width in layer), default=skeleton.width)
+    layers = [[shapes[name] for siblings in layer.siblings for name in siblings] for layer in skeleton.anatomy.layers]
+    inputs = [[shapes[siblings[0]][1] for siblings in layer.siblings] for layer in skeleton.anatomy.layers]
+    widest = max((width for layer in inputs for width in layer), default=skeleton.width)
     held = tokens * 4 * streams * (2 * skeleton.width + widest)
     hold = held <= max_ram // 2
     forwards = (1 if hold or not statistics else 2) if tokens else 0
     forward = 2 * tokens * _elements(shape for layer in layers for shape in layer)
-    hessian = sum(2 * tokens * width**2 for layer in groups for width in layer)
+    hessian = sum(2 * tokens * width**2 for layer in inputs for width in layer)
     solve = sum(2 * rows_ * width**2 for layer in layers for rows_, width in layer)
     largest = max((_elements(layer) for layer in layers), default=0) * 4
     ends = skeleton.vocabulary * skeleton.width * 4
     batch = min(tokens, BATCH_TOKENS) * 4 * 6 * widest
-    # A group's Hessian and its solve at a time; of all groups at once where their statistics are gathered apart.
-    together = max((sum(width**2 for width in layer) for layer in groups), default=0)
+    # One Hessian and its solve at a time; all of a layer's at once where statistics are gathered apart.
+    together = max((sum(width**2 for width in layer) for layer in inputs), default=0)
     matrices = widest**2 + (widest**2 if hold else together)
     working = (held if hold and statistics else batch) + matrices * 4 if tokens else 0
     return Cost(

@@ -29,7 +29,7 @@ from compress.recipes.stages import even, largest, open_source, stages
 
 
 class StagePlan(BaseModel):
-    """One stage: its passes, how often it forwards the calibration rows through each layer, what it takes."""
+    """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes."""
 
     passes: list[str]
     tensors: int
@@ -174,24 +174,26 @@ def _cost(
 ) -> Cost:
     if isinstance(stage, tuple):
         needs = frozenset().union(*(step.needs() for step in stage))
-        rows = _calibration_rows([step.name for step in stage if step.needs()], calibration)
+        sequences = _calibration_sequences([step.name for step in stage if step.needs()], calibration)
         streams = 2 if any(kind.teacher for kind in needs) else 1
-        return sweep_cost(skeleton, model, rows, streams, statistics=bool(needs), max_ram=max_ram)
+        return sweep_cost(skeleton, model, sequences, streams, statistics=bool(needs), max_ram=max_ram)
     if isinstance(stage, Evaluate):
         cost = sweep_cost(skeleton, model, (stage.samples, stage.seq_len), 1, statistics=False, max_ram=max_ram)
         return replace(cost, flops=2 * cost.flops)
-    rows = _calibration_rows([stage.name] if isinstance(stage, ModelPass) and stage.calibrated else [], calibration)
+    sequences = _calibration_sequences(
+        [stage.name] if isinstance(stage, ModelPass) and stage.calibrated else [], calibration
+    )
     if isinstance(stage, Chooser):
-        cost = sweep_cost(skeleton, model, rows, 1, statistics=True, max_ram=max_ram)
+        cost = sweep_cost(skeleton, model, sequences, 1, statistics=True, max_ram=max_ram)
         times, count = stage.checks()
-        judged = (min(count, rows[0]), rows[1])
+        judged = (min(count, sequences[0]), sequences[1])
         check = sweep_cost(skeleton, model, judged, 1, statistics=False, max_ram=max_ram)
         return replace(cost, flops=cost.flops + times * check.flops)
-    return sweep_cost(skeleton, model, rows, 1, statistics=False, max_ram=max_ram)
+    return sweep_cost(skeleton, model, sequences, 1, statistics=False, max_ram=max_ram)
 
 
-def _calibration_rows(names: Sequence[str], calibration: Calibrate | None) -> tuple[int, int]:
-    """Count and length of the rows that the passes `names` want; raises UsageError if there are none."""
+def _calibration_sequences(names: Sequence[str], calibration: Calibrate | None) -> tuple[int, int]:
+    """Count and length of the sequences that the passes `names` want; raises UsageError if there are none."""
     if not names:
         return 0, 0
     if calibration is None:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from compress.formats.base import Checkpoint, Dialect, FilePlan, Layout, ModelSpec, Progress, TensorSpec
+from compress.formats.base import Checkpoint, Dialect, FileLayout, Layout, ModelSpec, Progress, TensorSpec
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.storage import RegularFile
 from compress.formats.gguf.blocks.types import BLOCKS, BlockType, type_of
@@ -91,7 +91,7 @@ class GGUF(Dialect):
     def layout(self, model: ModelSpec) -> Layout:
         """See Dialect.layout. Needs `model.files`: the tokenizer is a part of the file."""
         plan = self._plan(model)
-        return Layout((FilePlan(FILE, file_size(plan.metadata, plan.tensors)),))
+        return Layout((FileLayout(FILE, file_size(plan.metadata, plan.tensors)),))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         """See Dialect.write. The one file is all that llama.cpp needs; no other is written."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from compress.kernels.qtensor import QTensor
 
 Axis = Literal["hidden", "inner", "vocab", "query", "key", "head", "fused", "query+key+value", "gate+up"]
-Rows = Literal["same", "rope", "fused"]
+Sequences = Literal["same", "rope", "fused"]
 # When there is a bias: never, always, or where config.json says so.
 Bias = Literal["never", "always", "attention_bias", "mlp_bias"]
 
@@ -68,7 +68,7 @@ class Slot:
     hf: str
     axes: tuple[Axis, ...]
     bias: Bias = "never"
-    rows: Rows = "same"
+    rows: Sequences = "same"
     also: str = ""
     untied: bool = False
     plus: float = 0.0
@@ -81,7 +81,7 @@ class Place:
     gguf: str
     hf: tuple[str, ...]
     shape: tuple[int, ...]
-    rows: Rows
+    rows: Sequences
     plus: float = 0.0
 
 
@@ -160,7 +160,7 @@ _TOP = (
 )
 
 
-def _block(qkv: Bias = "never", out: Bias = "never", mlp: Bias = "never", rows: Rows = "same") -> tuple[Slot, ...]:
+def _block(qkv: Bias = "never", out: Bias = "never", mlp: Bias = "never", rows: Sequences = "same") -> tuple[Slot, ...]:
     """The block that Llama and its descendants share."""
     return (
         Slot("attn_norm", "input_layernorm", ("hidden",)),

@@ -122,7 +122,7 @@ class FloatFormat(NumberFormat):
         return 8 + 32 * rows * columns / (shape[0] * shape[1])
 
     def _region(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Rows and columns that share a scale."""
+        """Sequences and columns that share a scale."""
         return {"tensor": (shape[0], shape[1]), "channel": (1, shape[1]), "block": (BLOCK, BLOCK)}[self.per]
 
     def _regions(self, matrix: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def gptq_solve(
     """Codes for `weight` [rows, columns] fp32 with a small tr(E·H·Eᵀ), H = `hessian` [columns, columns] fp32.
 
     Groups are static: `params` (fitted here by default) belong to the original columns and do not change;
-    with `act_order` columns are visited in the order of falling H_jj. Rows are solved independently: weights
+    with `act_order` columns are visited in the order of falling H_jj. Sequences are solved independently: weights
     that share H may be stacked. Columns with H_jj = 0, dead inputs, get the weight 0.
     Raises ValueError for NaN or Inf in either matrix.
     """

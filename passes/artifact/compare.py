@@ -18,7 +18,7 @@ from compress.passes.artifact.fingerprint import Fingerprint, answers_at, finger
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import score
 from compress.passes.forward.walk import Stream, Walk
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import Weights, dense
 
@@ -42,12 +42,12 @@ def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skel
     """
     _check_runtime(model, artifact)
     text, tokens = fixed_tokens(artifact, skeleton.vocabulary)
-    rows, path = Rows(torch.tensor([tokens])), artifact.path
+    sequences, path = Sequences(torch.tensor([tokens])), artifact.path
     worst: dict[str, float] = {}
     with torch.no_grad(), TemporaryDirectory(dir=work) as folder:
         seen = _unrounded(_compared(model, _witnessed(artifact, dialect), worst), model.spec)
-        memory = _carried(skeleton, rows, _unrounded(dense(model), model.spec), Path(folder) / "memory")
-        written = _carried(skeleton, rows, seen, Path(folder) / "artifact")
+        memory = _carried(skeleton, sequences, _unrounded(dense(model), model.spec), Path(folder) / "memory")
+        written = _carried(skeleton, sequences, seen, Path(folder) / "artifact")
         scores = score(written, memory)
         answers = fingerprint(written, text)
     assert scores.kl_divergence is not None and scores.top1_agreement is not None
@@ -75,7 +75,7 @@ def answers_again(
     read = _compared(artifact, _witnessed(artifact, dialect), {})
     read = read if rounded else _unrounded(read, artifact.spec)
     with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
-        walk = _carried(skeleton, recorded.rows, read, Path(folder))
+        walk = _carried(skeleton, recorded.sequences, read, Path(folder))
         return answers_at(walk, [place.after for place in recorded.next])
 
 
@@ -90,10 +90,10 @@ def _unrounded(weights: Weights, spec: ModelSpec) -> Weights:
     return replace(weights, activations={}, kv_cache=None)
 
 
-def _carried(skeleton: Skeleton, rows: Rows, read: Weights, folder: Path) -> Walk:
-    """One model's walk over `rows`, at its last boundary."""
-    hidden = HiddenStates(folder, rows.length, skeleton.width, rows.count)
-    walk = Walk(skeleton, rows, [Stream(read, hidden)])
+def _carried(skeleton: Skeleton, sequences: Sequences, read: Weights, folder: Path) -> Walk:
+    """One model's walk over `sequences`, at its last boundary."""
+    hidden = HiddenStates(folder, sequences.length, skeleton.width, sequences.count)
+    walk = Walk(skeleton, sequences, [Stream(read, hidden)])
     walk.carry(0, lambda boundary: None)
     return walk
 

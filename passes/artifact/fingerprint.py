@@ -13,7 +13,7 @@ from torch import Tensor
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.passes.forward.walk import Walk
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
 
 TEXT = (
@@ -37,7 +37,7 @@ class Next(BaseModel):
 
 
 class Fingerprint(BaseModel):
-    """Answers at some places of one row of tokens: those of `text`, or counted up where there is no tokenizer."""
+    """Answers at some places of one sequence of tokens: those of `text`, or counted up where there is no tokenizer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     text: str | None
@@ -51,8 +51,8 @@ class Fingerprint(BaseModel):
         return self
 
     @property
-    def rows(self) -> Rows:
-        return Rows(torch.tensor([self.tokens]))
+    def sequences(self) -> Sequences:
+        return Sequences(torch.tensor([self.tokens]))
 
     @property
     def prompts(self) -> list[list[int]]:
@@ -78,8 +78,8 @@ def tokens_of(artifact: Checkpoint, text: str) -> tuple[int, ...]:
 
 
 def fingerprint(walk: Walk, text: str | None) -> Fingerprint:
-    """What the model of `walk`, at its last boundary, answers at the quarters of its one row."""
-    (tokens,) = walk.rows.ids.tolist()
+    """What the model of `walk`, at its last boundary, answers at the quarters of its one sequence."""
+    (tokens,) = walk.sequences.ids.tolist()
     places = [len(tokens) * quarter // 4 for quarter in (1, 2, 3, 4)]
     answers = answers_at(walk, places)
     return Fingerprint(
@@ -95,7 +95,7 @@ def _likeliest(row: Tensor) -> tuple[tuple[int, float], ...]:
 
 
 def answers_at(walk: Walk, places: Sequence[int]) -> Tensor:
-    """Log-probabilities [places, vocabulary] fp32 of the token after the first `place` tokens of the one row."""
+    """Log-probabilities [places, vocabulary] fp32 of the token after the first `place` tokens of the one sequence."""
     (stream,) = walk.streams
     project, _ = walk.skeleton.back(stream.weights)
     hidden = stream.hidden.read(len(walk.skeleton.anatomy.layers), 0, 1)[:, [place - 1 for place in places]]

@@ -30,8 +30,8 @@ def tied_modules(anatomy: Anatomy, modules: Collection[str]) -> Iterator[tuple[s
     """
     for layer in anatomy.layers:
         tied: dict[str, list[str]] = {}
-        for group in layer.groups:
-            if names := [name for name in group if name in modules]:
+        for siblings in layer.siblings:
+            if names := [name for name in siblings if name in modules]:
                 tied.setdefault(_list_of(names[0], layer.name) or names[0], []).extend(names)
         yield from map(tuple, tied.values())
 

@@ -30,4 +30,4 @@ class Chooser(ModelPass):
 
     @abstractmethod
     def checks(self) -> tuple[int, int]:
-        """How often it runs the changed model at most, and on how many of the calibration rows."""
+        """How often it runs the changed model at most, and on how many of the calibration sequences."""

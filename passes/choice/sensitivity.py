@@ -17,9 +17,9 @@ from compress.passes.choice.bit_budget import Unit, kind_of
 from compress.passes.core.run import Run
 from compress.passes.forward.scores import score
 from compress.passes.forward.statistics import Hessian, LinearStats
-from compress.passes.forward.walk import GroupPlan, Stream, Walk
+from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.weights import dense
-from compress.passes.options.integers import IntOptions
+from compress.passes.options.integers import IntegerOptions
 from compress.passes.sweep.sweep import calibration_walk, can_hold
 
 
@@ -30,13 +30,13 @@ class Trials:
     together in any choice; they take a byte per weight and candidate on disk until `clear`.
     """
 
-    def __init__(self, run: Run, step: IntOptions, modules: frozenset[str], bits: Sequence[int]) -> None:
+    def __init__(self, run: Run, step: IntegerOptions, modules: frozenset[str], bits: Sequence[int]) -> None:
         self.run, self.step, self.modules, self.bits = run, step, modules, bits
         self._folder = run.work / f"stage-{run.stage}"
         self._folder.mkdir(parents=True, exist_ok=True)
 
     def measure(self) -> None:
-        """One forward of the calibration rows, or what is left of it: it also is what KL is measured against."""
+        """One forward of the calibration sequences, or what is left of it: it also is what KL is measured against."""
         kinds = self.step.needs() | {Hessian}
         walk = calibration_walk(self.run, self.run.stage, kinds)
         layers = self.run.skeleton.anatomy.layers
@@ -45,17 +45,17 @@ class Trials:
         trials: dict[str, QTensor] = {}
         energies: dict[str, list[float]] = {}
 
-        def groups(index: int, module: nn.Module) -> list[GroupPlan]:
-            plans = []
-            for group in layers[index].groups:
-                local = {name: layers[index].modules[name] for name in group}
-                linears = {name: module.get_submodule(local[name]) for name in group if name in self.modules}
+        def pauses(index: int, module: nn.Module) -> list[Pause]:
+            found = []
+            for siblings in layers[index].siblings:
+                local = {name: layers[index].modules[name] for name in siblings}
+                linears = {name: module.get_submodule(local[name]) for name in siblings if name in self.modules}
                 weights = {name: linear.get_parameter("weight") for name, linear in linears.items()}
                 if weights:
                     width = next(iter(weights.values())).shape[1]
                     rewrite = partial(self._try, weights, trials, energies)
-                    plans.append(GroupPlan(local[group[0]], width, kinds, rewrite))
-            return plans
+                    found.append(Pause(local[siblings[0]], width, kinds, rewrite))
+            return found
 
         def commit(boundary: int) -> None:
             save_tensors(self._folder / f"trials-{boundary:04d}.safetensors", trials)
@@ -64,7 +64,7 @@ class Trials:
             trials.clear()
             energies.clear()
 
-        walk.carry(len(done), commit, groups, hold=can_hold(self.run, walk))
+        walk.carry(len(done), commit, pauses, hold=can_hold(self.run, walk))
         self.run.reporter.finish()
 
     def errors(self, units: Sequence[Unit]) -> Tensor:
@@ -75,11 +75,11 @@ class Trials:
         energies = self._energies()
         return torch.stack([self._unit_errors([(name, energies[name]) for name in unit.modules]) for unit in units])
 
-    def divergence(self, number: int, chosen: Mapping[str, int], rows: int) -> float:
-        """KL in nats per token over the first `rows` calibration rows, untouched ‖ `chosen`: evaluation `number`."""
+    def divergence(self, number: int, chosen: Mapping[str, int], sequences: int) -> float:
+        """KL in nats per token over the first `sequences` for calibration, untouched ‖ `chosen`: check `number`."""
         done = self.run.journal.of(stage=self.run.stage, kind="divergence", number=number)
         if not done:
-            divergence = self._diverge(chosen, rows)
+            divergence = self._diverge(chosen, sequences)
             record = {"stage": self.run.stage, "kind": "divergence", "number": number, "divergence": divergence}
             self.run.journal.append(record)
         return float(self.run.journal.of(stage=self.run.stage, kind="divergence", number=number)[0]["divergence"])
@@ -102,7 +102,7 @@ class Trials:
         energies.update({name: [output_energy(weight, hessian)] for name, weight in originals.items()})
         for bits in self.bits:
             step = self.step.with_bits(dict.fromkeys(weights, bits))
-            for name, rewritten in step.group(originals, stats).items():
+            for name, rewritten in step.siblings(originals, stats).items():
                 trials[_trial(name, bits)] = rewritten.weight
                 energies[name].append(output_energy(originals[name] - rewritten.weight.dequantize(), hessian))
 
@@ -119,8 +119,8 @@ class Trials:
         return torch.where(sums[:, :1] > 0, sums[:, 1:] / sums[:, :1], 0.0).sum(0)
 
     def _diverge(self, chosen: Mapping[str, int], count: int) -> float:
-        run, rows = self.run, self.run.calibration
-        assert rows is not None  # the plan refuses a run without
+        run, sequences = self.run, self.run.calibration
+        assert sequences is not None  # the plan refuses a run without
         files = [NativeFile(path) for path in sorted(self._folder.glob("trials-*.safetensors"))]
         trials = {name: file for file in files for name in file.specs}
         model = dense(run.model)
@@ -133,8 +133,8 @@ class Trials:
             assert isinstance(trial, QTensor)
             return trial.dequantize()
 
-        judged = rows.batch(0, min(count, rows.count))
-        untouched = Stream(model, run.hidden_states(f"stage-{run.stage}-0", rows))
+        judged = sequences.batch(0, min(count, sequences.count))
+        untouched = Stream(model, run.hidden_states(f"stage-{run.stage}-0", sequences))
         tried = Stream(replace(model, read=read), run.hidden_states(f"stage-{run.stage}-tried", judged))
         candidate = Walk(run.skeleton, judged, [tried])
         run.reporter.start("check KL", len(run.skeleton.anatomy.layers), "layer")

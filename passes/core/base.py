@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 UNREACHED = "no calibration token reached it"
 
 Tie = Callable[[Tensor], Tensor]
-"""The nearest scale of a group's inputs ([in] → [in], fp32 > 0) that the op before can take (passes/sweep/fold.py)."""
+"""The nearest scale of siblings' inputs ([in] → [in], fp32 > 0) that the op before can take (passes/sweep/fold.py)."""
 
 
 class Pass(BaseModel, ABC):
@@ -48,7 +48,7 @@ class ModelPass(Pass):
     """A step on the whole model at once: it is a stage of its own."""
 
     calibrated: ClassVar[bool] = False
-    """Whether it runs the calibration rows through the model."""
+    """Whether it runs the calibration sequences through the model."""
 
     def prepare(self, run: Run) -> None:
         """What can fail for want of a file is done here, before any stage computes anything."""
@@ -88,7 +88,7 @@ class LayerPass(Pass):
         return False
 
     def input_scale(self, weights: Mapping[str, Tensor], stats: LinearStats, tie: Tie) -> Tensor | None:
-        """The scale s [in] fp32 > 0 of the inputs of these linears: `group` then gets W·diag(s) and x/s.
+        """The scale s [in] fp32 > 0 of the inputs of these linears: `siblings` then gets W·diag(s) and x/s.
 
         What comes out of `tie`, or 1 everywhere (None), is a scale that the op before can take. Only asked for
         where one was proved to take it.
@@ -104,7 +104,7 @@ class LayerPass(Pass):
         return self
 
     @abstractmethod
-    def group(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
+    def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
         """Rewrite the weights ([out, in] fp32, by module name) of linears that share one input."""
 
 
@@ -181,7 +181,7 @@ class LinearPass(LayerPass):
                 "to quantize the linear layers alone, name them: include: [...]",
             )
 
-    def group(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
+    def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Rewritten]:
         stacks: dict[LinearPass, list[str]] = {}
         for name in weights:
             stacks.setdefault(self.resolved(name), []).append(name)

@@ -1,4 +1,4 @@
-"""What a pass may use: the model so far, the rows of tokens, the work folder and its journal."""
+"""What a pass may use: the model so far, the sequences of tokens, the work folder and its journal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compress.passes.core.report import Reporter
 from compress.passes.core.working_model import WorkingModel
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import Scores
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 
 
@@ -41,8 +41,8 @@ class Run:
     stage: int = 0
     following: tuple[LayerPass, ...] = ()
     bits: Mapping[str, int] = field(default_factory=dict)
-    rows: dict[int, Rows] = field(default_factory=dict)
-    calibration: Rows | None = None
+    sequences: dict[int, Sequences] = field(default_factory=dict)
+    calibration: Sequences | None = None
     scores: Scores | None = None
 
     def __post_init__(self) -> None:
@@ -52,9 +52,9 @@ class Run:
     def device(self) -> torch.device:
         return self.skeleton.device
 
-    def hidden_states(self, name: str, rows: Rows) -> HiddenStates:
-        """A place for the hidden states of `rows`, named so that a resumed run finds it again."""
-        return HiddenStates(self.work / name, rows.length, self.skeleton.width, rows.count)
+    def hidden_states(self, name: str, sequences: Sequences) -> HiddenStates:
+        """A place for the hidden states of `sequences`, named so that a resumed run finds it again."""
+        return HiddenStates(self.work / name, sequences.length, self.skeleton.width, sequences.count)
 
     def can_hold(self, nbytes: int) -> bool:
         """Whether activations of `nbytes` fit beside the model. Depends on the budget, never on the moment."""

@@ -7,13 +7,13 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.passes.core.run import Run
 from compress.passes.model.loading import load_model
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 
 _BATCH = 16
 
 
-def sample_rows(run: Run, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int) -> Rows:
-    """`samples` rows of `seq_len` tokens that the untouched model makes up, each from a random first token.
+def sample_sequences(run: Run, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int) -> Sequences:
+    """`samples` sequences of `seq_len` tokens that the untouched model makes up, each from a random first token.
 
     Needs the whole model in memory, which nothing else does. Seeded by the run's seed.
     """
@@ -36,4 +36,4 @@ def sample_rows(run: Run, tokenizer: PreTrainedTokenizerBase, samples: int, seq_
         parts.append(ids.cpu())
         run.reporter.advance()
     run.reporter.finish()
-    return Rows(torch.cat(parts))
+    return Sequences(torch.cat(parts))

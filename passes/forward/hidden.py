@@ -16,31 +16,31 @@ from compress.formats.files.storage import DurableFile, RegularFile, atomic_writ
 
 
 class HiddenStates:
-    """The hidden states [rows, length, width] fp32 of one model on its way through the layers."""
+    """The hidden states [sequences, length, width] fp32 of one model on its way through the layers."""
 
-    def __init__(self, directory: Path, length: int, width: int, rows: int) -> None:
+    def __init__(self, directory: Path, length: int, width: int, sequences: int) -> None:
         self.directory = directory
         self._shape = (length, width)
-        self._row_bytes = length * width * 4
-        self._nbytes = rows * self._row_bytes
+        self._sequence_bytes = length * width * 4
+        self._nbytes = sequences * self._sequence_bytes
         directory.mkdir(parents=True, exist_ok=True)
 
     def read(self, boundary: int, start: int, stop: int) -> Tensor:
-        """Rows `start` to `stop`: [stop − start, length, width] fp32."""
+        """Sequences `start` to `stop`: [stop − start, length, width] fp32."""
         hidden = torch.empty(stop - start, *self._shape)
         with RegularFile(self._path(boundary)) as file:
-            file.read_at(start * self._row_bytes, hidden.numpy().data.cast("B"))
+            file.read_at(start * self._sequence_bytes, hidden.numpy().data.cast("B"))
         return hidden
 
     @contextmanager
     def write(self, boundary: int) -> Iterator[DurableFile]:
-        """A file that takes the rows in order (see `append`) and gets its name once it is complete."""
+        """A file that takes the sequences in order (see `append`) and gets its name once it is complete."""
         with atomic_write(self._path(boundary), self._nbytes) as file:
             yield file
 
     @staticmethod
     def append(file: DurableFile, hidden: Tensor) -> None:
-        """Write the next rows: [rows, length, width]."""
+        """Write the next sequences: [sequences, length, width]."""
         file.write(hidden.detach().float().contiguous().cpu().numpy().data.cast("B"))
 
     def keep_only(self, boundary: int) -> None:

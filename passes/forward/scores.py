@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from compress.passes.forward.walk import Walk
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 
 _CHUNK = 256
 
@@ -22,7 +22,7 @@ _CHUNK = 256
 class Scores:
     """KL divergence in nats per token, reference ‖ candidate; top-1 agreement as a part of 1.
 
-    The first token of every row is not scored. Without a reference the last three are None.
+    The first token of every sequence is not scored. Without a reference the last three are None.
     """
 
     tokens: int
@@ -54,14 +54,14 @@ class _Sums:
 
 
 def score(candidate: Walk, reference: Walk | None) -> Scores:
-    """Compare two walks over the same rows, both at their last boundary."""
+    """Compare two walks over the same sequences, both at their last boundary."""
     sums = _Sums()
     project = _projector(candidate)
     project_reference = _projector(reference) if reference else None
-    for row, start, stop in _chunks(candidate.rows):
-        targets = candidate.rows.ids[row, start + 1 : stop + 1].to(candidate.skeleton.device)
-        logits = project(row, start, stop)
-        other = project_reference(row, start, stop) if project_reference else None
+    for sequence, start, stop in _chunks(candidate.sequences):
+        targets = candidate.sequences.ids[sequence, start + 1 : stop + 1].to(candidate.skeleton.device)
+        logits = project(sequence, start, stop)
+        other = project_reference(sequence, start, stop) if project_reference else None
         sums.add(logits, other, targets)
     perplexity = math.exp(sums.loss / sums.tokens)
     if reference is None:
@@ -75,22 +75,22 @@ def score(candidate: Walk, reference: Walk | None) -> Scores:
     )
 
 
-def _chunks(rows: Rows) -> Iterator[tuple[int, int, int]]:
-    """(row, start, stop) of positions that predict a real token."""
-    lengths = [rows.length] * rows.count if rows.mask is None else rows.mask.sum(1).tolist()
-    for row, length in enumerate(lengths):
+def _chunks(sequences: Sequences) -> Iterator[tuple[int, int, int]]:
+    """(sequence, start, stop) of positions that predict a real token."""
+    lengths = [sequences.length] * sequences.count if sequences.mask is None else sequences.mask.sum(1).tolist()
+    for sequence, length in enumerate(lengths):
         for start in range(0, length - 1, _CHUNK):
-            yield row, start, min(start + _CHUNK, length - 1)
+            yield sequence, start, min(start + _CHUNK, length - 1)
 
 
 def _projector(walk: Walk) -> Callable[[int, int, int], Tensor]:
-    """(row, start, stop) → logits [stop − start, vocabulary]."""
+    """(sequence, start, stop) → logits [stop − start, vocabulary]."""
     (stream,) = walk.streams
     project, _ = walk.skeleton.back(stream.weights)
     boundary = len(walk.skeleton.anatomy.layers)
 
-    def logits(row: int, start: int, stop: int) -> Tensor:
-        hidden = stream.hidden.read(boundary, row, row + 1)[:, start:stop]
+    def logits(sequence: int, start: int, stop: int) -> Tensor:
+        hidden = stream.hidden.read(boundary, sequence, sequence + 1)[:, start:stop]
         return project(hidden.to(walk.skeleton.device))[0]
 
     return logits

@@ -1,6 +1,6 @@
-"""Statistics: what a pass asks for about the input of a group of linears.
+"""Statistics: what a pass asks for about the input of linears.
 
-A pass names the classes it needs; the sweep gathers each once per group and shares it. A new statistic is a
+A pass names the classes it needs; the sweep gathers each once for all siblings and shares it. A new statistic is a
 new class, nothing else. Padded positions never arrive here.
 """
 
@@ -16,12 +16,12 @@ from compress.kernels.measure.hessian import add_cross, add_hessian, fill_lower
 
 
 class Statistic(ABC):
-    """Something accumulated over the inputs x [tokens, in] of one group."""
+    """Something accumulated over the inputs x [tokens, in] of linears that share them."""
 
     teacher: ClassVar[bool] = False
     """Whether `add` also wants the same tokens' input in the untouched model."""
     residual: ClassVar[bool] = False
-    """Whether `add_gap` is wanted, where the group is one linear and its output joins the residual stream."""
+    """Whether `add_gap` is wanted, where there is one linear and its output joins the residual stream."""
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         self.tokens = 0
@@ -110,7 +110,7 @@ S = TypeVar("S", bound=Statistic)
 
 
 class LinearStats:
-    """The statistics of one group, by their class."""
+    """The statistics of siblings, by their class."""
 
     def __init__(self, kinds: frozenset[type[Statistic]], in_features: int, device: torch.device) -> None:
         self._statistics = {kind: kind(in_features, device) for kind in kinds}

@@ -1,4 +1,4 @@
-"""Text into rows of tokens: the options that calibration and evaluation share, and what they mean."""
+"""Text into sequences of tokens: the options that calibration and evaluation share, and what they mean."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
 
 from compress.formats.errors import InputError
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import render_chat
 
 _MAX_TEXT = 1 << 30
 
 
 class TextOptions(BaseModel):
-    """Where text comes from and how it is cut into rows."""
+    """Where text comes from and how it is cut into sequences."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,25 +29,25 @@ class TextOptions(BaseModel):
         description="a text file, a .jsonl file (`text`, or `messages` for the chat template), "
         "`builtin` (text that ships with Python), or the name of a dataset",
     )
-    samples: int = Field(128, ge=1, le=1 << 20, description="rows of tokens")
-    seq_len: int = Field(2048, ge=2, le=1 << 20, description="tokens per row")
-    pack: bool = Field(True, description="run texts together into full rows; false: one text per row, padded")
+    samples: int = Field(128, ge=1, le=1 << 20, description="sequences of tokens")
+    seq_len: int = Field(2048, ge=2, le=1 << 20, description="tokens per sequence")
+    pack: bool = Field(True, description="run texts together into full sequences; false: one text per sequence, padded")
     split: str = Field("train", description="of a dataset")
     column: str = Field("text", description="of a dataset or a .jsonl file")
 
 
-def rows_of(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool) -> Rows:
-    """The rows that `options` describe; `held_out` picks the part of `builtin` that calibration never sees.
+def sequences_of(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool) -> Sequences:
+    """The sequences that `options` describe; `held_out` picks the part of `builtin` that calibration never sees.
 
-    Packed rows are spread evenly over the text for calibration, and are its first windows when held out, as
+    Packed sequences are spread evenly over the text for calibration, and are its first windows when held out, as
     perplexity is measured. Each begins with the tokenizer's BOS where the model uses one.
     """
     documents = _documents(options, tokenizer, held_out)
     make = _packed if options.pack else _padded
-    rows = make(options, tokenizer, documents, spread=not held_out)
-    if rows.count == 0:
-        raise InputError(f"{options.data} has no text for a single row of {options.seq_len} tokens")
-    return rows
+    sequences = make(options, tokenizer, documents, spread=not held_out)
+    if sequences.count == 0:
+        raise InputError(f"{options.data} has no text for a single sequence of {options.seq_len} tokens")
+    return sequences
 
 
 def _documents(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool) -> Iterator[str]:
@@ -104,15 +104,17 @@ def _dataset(options: TextOptions, tokenizer: PreTrainedTokenizerBase) -> Iterat
 
     name, _, config = options.data.partition(":")
     try:
-        rows = datasets.load_dataset(name, config or None, split=options.split, streaming=True)
-        yield from (_text_of(row, f"{name} row", options.column, tokenizer) for row in rows)
+        records = datasets.load_dataset(name, config or None, split=options.split, streaming=True)
+        yield from (_text_of(record, f"{name} row", options.column, tokenizer) for record in records)
     except (OSError, ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         hint = "it is no file either; offline, give a text file or `builtin`"
         raise InputError(f"dataset {options.data}: {first}", hint) from error
 
 
-def _packed(options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool) -> Rows:
+def _packed(
+    options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool
+) -> Sequences:
     prefix = _bos(tokenizer)
     body = options.seq_len - len(prefix)
     limit = None if spread else options.samples * body
@@ -125,22 +127,24 @@ def _packed(options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents:
     count = min(options.samples, available)
     chosen = [number * available // count for number in range(count)] if spread else range(count)
     cut = [prefix + tokens[body * number : body * (number + 1)] for number in chosen]
-    return Rows(torch.tensor(cut, dtype=torch.int64).reshape(count, options.seq_len))
+    return Sequences(torch.tensor(cut, dtype=torch.int64).reshape(count, options.seq_len))
 
 
-def _padded(options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool) -> Rows:
+def _padded(
+    options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool
+) -> Sequences:
     prefix = _bos(tokenizer)
     ids = torch.zeros(options.samples, options.seq_len, dtype=torch.int64)
     mask = torch.zeros(options.samples, options.seq_len, dtype=torch.bool)
     count = 0
     for document in documents:
-        row = (prefix + _encode(tokenizer, document))[: options.seq_len]
-        if len(row) > len(prefix):
-            ids[count, : len(row)], mask[count, : len(row)] = torch.tensor(row), True
+        sequence = (prefix + _encode(tokenizer, document))[: options.seq_len]
+        if len(sequence) > len(prefix):
+            ids[count, : len(sequence)], mask[count, : len(sequence)] = torch.tensor(sequence), True
             count += 1
         if count == options.samples:
             break
-    return Rows(ids[:count], mask[:count])
+    return Sequences(ids[:count], mask[:count])
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:

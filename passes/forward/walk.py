@@ -1,6 +1,6 @@
 """Hidden states carried through the decoder layers, one layer in memory at a time.
 
-A walk may carry several models side by side over the same rows: the one that is being rewritten and its
+A walk may carry several models side by side over the same sequences: the one that is being rewritten and its
 untouched teacher, or a candidate and its reference. The first stream is the one that may be rewritten.
 """
 
@@ -19,7 +19,7 @@ from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.model.cache import Watch
 from compress.passes.model.flight import Flight, PausePoints
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import Weights
 
@@ -33,14 +33,14 @@ class Stream:
 
     weights: Weights
     hidden: HiddenStates
-    watch: Callable[[int, Rows], Watch | None] | None = None
+    watch: Callable[[int, Sequences], Watch | None] | None = None
 
 
 @dataclass(frozen=True)
-class GroupPlan:
-    """A group of linears to be rewritten: where it begins, what statistics it wants, what then happens.
+class Pause:
+    """Siblings, at which the forward pauses: where they begin, what statistics they want, what then happens.
 
-    `residual` is the module within the layer whose input the group's output is added to, if that is wanted.
+    `residual` is the module within the layer whose input their output is added to, if that is wanted.
     """
 
     first: str
@@ -51,39 +51,39 @@ class GroupPlan:
 
 
 class Walk:
-    """The same rows through the layers of one or more models."""
+    """The same sequences through the layers of one or more models."""
 
-    def __init__(self, skeleton: Skeleton, rows: Rows, streams: Sequence[Stream]) -> None:
-        self.skeleton, self.rows, self.streams = skeleton, rows, streams
-        step = max(1, BATCH_TOKENS // rows.length)
-        self._batches = [(start, min(start + step, rows.count)) for start in range(0, rows.count, step)]
+    def __init__(self, skeleton: Skeleton, sequences: Sequences, streams: Sequence[Stream]) -> None:
+        self.skeleton, self.sequences, self.streams = skeleton, sequences, streams
+        step = max(1, BATCH_TOKENS // sequences.length)
+        self._batches = [(start, min(start + step, sequences.count)) for start in range(0, sequences.count, step)]
 
     def start(self) -> None:
-        """Write boundary 0: the embeddings of the rows."""
+        """Write boundary 0: the embeddings of the sequences."""
         for stream in self.streams:
             embed = self.skeleton.front(stream.weights)
             with stream.hidden.write(0) as file:
                 for start, stop in self._batches:
-                    stream.hidden.append(file, embed(self.rows.batch(start, stop)))
+                    stream.hidden.append(file, embed(self.sequences.batch(start, stop)))
 
-    def layer(self, index: int, modules: Sequence[nn.Module], groups: Sequence[GroupPlan], hold: bool) -> None:
-        """All streams through layer `index`, rewriting `groups` of the first stream's module on the way.
+    def layer(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], hold: bool) -> None:
+        """All streams through layer `index`, rewriting `pauses` of the first stream's module on the way.
 
-        With `hold`, every batch pauses at each group, and one forward does it; else the statistics of all
-        groups are gathered in a forward of their own, batch by batch, and a second one carries the rewritten
+        With `hold`, every batch pauses at each, and one forward does it; else the statistics of all
+        pauses are gathered in a forward of their own, batch by batch, and a second one carries the rewritten
         layer's outputs on.
         """
         with ExitStack() as stack:
             for module in modules:
-                points = stack.enter_context(PausePoints(module.get_submodule(group.first) for group in groups))
-                for taker in {group.residual for group in groups if group.residual is not None}:
+                points = stack.enter_context(PausePoints(module.get_submodule(pause.first) for pause in pauses))
+                for taker in {pause.residual for pause in pauses if pause.residual is not None}:
                     points.note(taker, module.get_submodule(taker))
-            if hold or not groups:
+            if hold or not pauses:
                 flights = [self._fly(index, modules, batch) for batch in self._batches]
-                self._gather(flights, groups)
+                self._gather(flights, pauses)
             else:
-                self._gather_apart(index, modules, groups)
-        if not (hold or not groups):
+                self._gather_apart(index, modules, pauses)
+        if not (hold or not pauses):
             flights = [self._fly(index, modules, batch) for batch in self._batches]
         self._land(index + 1, flights)
 
@@ -91,65 +91,65 @@ class Walk:
         self,
         done: int,
         commit: Callable[[int], None],
-        groups: Callable[[int, nn.Module], Sequence[GroupPlan]] = lambda index, module: (),
+        pauses: Callable[[int, nn.Module], Sequence[Pause]] = lambda index, module: (),
         hold: bool = True,
     ) -> None:
         """All streams from boundary `done` to the last; `commit` is told each boundary.
 
-        `groups` are what statistics are gathered of, by a layer's index and the first stream's module.
+        `pauses` are what statistics are gathered of, by a layer's index and the first stream's module.
         """
         if done == 0:
             self.start()
         for index in range(done, len(self.skeleton.anatomy.layers)):
             modules = [self.skeleton.layer(index, stream.weights) for stream in self.streams]
-            self.layer(index, modules, groups(index, modules[0]), hold=hold)
+            self.layer(index, modules, pauses(index, modules[0]), hold=hold)
             del modules
             return_freed_memory()
             commit(index + 1)
             self.finish(index + 1)
 
-    def head(self, group: GroupPlan, module: nn.Module, project: Callable[[Tensor], Tensor]) -> None:
+    def head(self, pause: Pause, module: nn.Module, project: Callable[[Tensor], Tensor]) -> None:
         """Gather the statistics of the output projection `module` after the last layer, then rewrite it."""
-        stats = LinearStats(group.kinds, group.in_features, self.skeleton.device)
+        stats = LinearStats(pause.kinds, pause.in_features, self.skeleton.device)
         with PausePoints([module]):
             for batch in self._batches:
                 boundary = len(self.skeleton.anatomy.layers)
                 hidden = [self._read(stream, boundary, batch) for stream in self.streams]
                 self._add(stats, batch, [Flight(partial(project, x)) for x in hidden])
         stats.finish()
-        group.rewrite(stats)
+        pause.rewrite(stats)
 
     def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Flight]:
         def forward(stream: Stream, module: nn.Module) -> Tensor:
-            rows = self.rows.batch(*batch)
-            watch = stream.watch(index, rows) if stream.watch else self.skeleton.watch(index, stream.weights)
-            call = self.skeleton.call(index, rows, watch)
+            sequences = self.sequences.batch(*batch)
+            watch = stream.watch(index, sequences) if stream.watch else self.skeleton.watch(index, stream.weights)
+            call = self.skeleton.call(index, sequences, watch)
             return self.skeleton.run(module, self._read(stream, index, batch), call)
 
         return [Flight(partial(forward, stream, module)) for stream, module in zip(self.streams, modules)]
 
-    def _gather(self, flights: Sequence[Sequence[Flight]], groups: Sequence[GroupPlan]) -> None:
-        for group in groups:
-            stats = LinearStats(group.kinds, group.in_features, self.skeleton.device)
+    def _gather(self, flights: Sequence[Sequence[Flight]], pauses: Sequence[Pause]) -> None:
+        for pause in pauses:
+            stats = LinearStats(pause.kinds, pause.in_features, self.skeleton.device)
             for batch, flying in zip(self._batches, flights):
-                self._add(stats, batch, flying, group.residual)
+                self._add(stats, batch, flying, pause.residual)
             stats.finish()
-            group.rewrite(stats)
+            pause.rewrite(stats)
 
-    def _gather_apart(self, index: int, modules: Sequence[nn.Module], groups: Sequence[GroupPlan]) -> None:
-        gathered = [LinearStats(group.kinds, group.in_features, self.skeleton.device) for group in groups]
+    def _gather_apart(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause]) -> None:
+        gathered = [LinearStats(pause.kinds, pause.in_features, self.skeleton.device) for pause in pauses]
         for batch in self._batches:
             flying = self._fly(index, modules, batch)
-            for stats, group in zip(gathered, groups):
-                self._add(stats, batch, flying, group.residual)
-        for group, stats in zip(groups, gathered):
+            for stats, pause in zip(gathered, pauses):
+                self._add(stats, batch, flying, pause.residual)
+        for pause, stats in zip(pauses, gathered):
             stats.finish()
-            group.rewrite(stats)
+            pause.rewrite(stats)
 
     def _add(
         self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight], residual: str | None = None
     ) -> None:
-        """Fly on to the next group and feed its inputs to `stats`, without padding."""
+        """Fly on to the next siblings and feed its inputs to `stats`, without padding."""
         arrived = [self._arrival(flight, batch) for flight in flying]
         (x, tokens), teacher = arrived[0], arrived[1:]
         gap = None
@@ -159,14 +159,14 @@ class Walk:
         stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap)
 
     def _real(self, x: Tensor, batch: tuple[int, int]) -> Tensor:
-        """x [rows · length, width] without padding."""
-        mask = self.rows.batch(*batch).mask
+        """x [sequences · length, width] without padding."""
+        mask = self.sequences.batch(*batch).mask
         return x if mask is None else x[mask.flatten().to(x.device)]
 
     def _arrival(self, flight: Flight, batch: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """The input [tokens, in] of the next group, and which tokens of the batch these are (None: all)."""
+        """The input [tokens, in] of the next siblings, and which tokens of the batch these are (None: all)."""
         x = flight.next().flatten(0, -2)
-        mask, tokens = self.rows.batch(*batch).mask, flight.tokens
+        mask, tokens = self.sequences.batch(*batch).mask, flight.tokens
         if mask is not None:
             real = mask.flatten().to(x.device)
             real = real if tokens is None else real[tokens]
@@ -188,8 +188,8 @@ class Walk:
             stream.hidden.keep_only(boundary)
 
     def held_bytes(self, widest: int) -> int:
-        """Memory that holds every batch at a group, at most: residual, normed input, widest linear input."""
-        return self.rows.ids.numel() * 4 * len(self.streams) * (2 * self.skeleton.width + widest)
+        """Memory that holds every batch at siblings, at most: residual, normed input, widest linear input."""
+        return self.sequences.ids.numel() * 4 * len(self.streams) * (2 * self.skeleton.width + widest)
 
 
 def _aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:

@@ -1,6 +1,6 @@
 """Which modules a model is made of, found by tracing it on the meta device, never by its name.
 
-A *group* is the linear layers that receive the very same tensor (q/k/v; gate/up): they share their statistics.
+*Siblings* are the linear layers that receive the very same tensor (q/k/v; gate/up): they share their statistics.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class Attention:
 
 @dataclass(frozen=True)
 class LayerAnatomy:
-    """A decoder layer: its name (`model.layers.3`) and its linears, group by group, as the checkpoint names them.
+    """A decoder layer: its name (`model.layers.3`) and its linears, siblings together, as the checkpoint names them.
 
     `modules` has each linear's name within the layer (`self_attn.q_proj`). `routers` are the linears that choose
     or weigh experts; `stacks` the parameters that hold several matrices in a form not known here.
     """
 
     name: str
-    groups: tuple[tuple[str, ...], ...]
+    siblings: tuple[tuple[str, ...], ...]
     modules: Mapping[str, str]
     routers: frozenset[str] = frozenset()
     stacks: tuple[str, ...] = ()
@@ -68,8 +68,8 @@ class Anatomy:
     @property
     def linears(self) -> tuple[str, ...]:
         """Every linear module of the decoder layers but the routers, in the order of the forward."""
-        groups = ((layer, name) for layer in self.layers for group in layer.groups for name in group)
-        return tuple(name for layer, name in groups if name not in layer.routers)
+        linears = ((layer, name) for layer in self.layers for siblings in layer.siblings for name in siblings)
+        return tuple(name for layer, name in linears if name not in layer.routers)
 
     @property
     def routers(self) -> tuple[str, ...]:
@@ -86,10 +86,10 @@ def find_layers(model: nn.Module) -> str:
     return max(sizes, key=sizes.__getitem__)
 
 
-def trace_groups(layer: nn.Module, call: Call, hidden: Tensor) -> tuple[tuple[tuple[str, ...], ...], bool]:
+def trace_siblings(layer: nn.Module, call: Call, hidden: Tensor) -> tuple[tuple[tuple[str, ...], ...], bool]:
     """Run a weightless `layer` on meta tensors and note which linears receive the same tensor.
 
-    `hidden` is [batch, tokens, width]. Returns the groups, named within the layer and in the order of the
+    `hidden` is [batch, tokens, width]. Returns all siblings, named within the layer and in the order of the
     forward, and whether the layer returns a tuple.
     """
     arrivals: list[tuple[Tensor, list[str]]] = []

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from compress.kernels.numbers.activations import CacheFormat, grid_scale, round_to_grid
 from compress.passes.model.anatomy import Attention, Call
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import Weights
 
 Watch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -24,7 +24,7 @@ Watch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class WatchedCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
-    """A cache that keeps nothing: one forward over whole rows needs no memory of earlier ones."""
+    """A cache that keeps nothing: one forward over whole sequences needs no memory of earlier ones."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
@@ -96,9 +96,9 @@ class Peaks:
     def __init__(self) -> None:
         self.keys = self.values = torch.zeros(())
 
-    def watch(self, rows: Rows) -> Watch:
-        """Notes what is cached for `rows`, and changes nothing."""
-        mask = None if rows.mask is None else rows.mask[:, None, :, None]
+    def watch(self, sequences: Sequences) -> Watch:
+        """Notes what is cached for `sequences`, and changes nothing."""
+        mask = None if sequences.mask is None else sequences.mask[:, None, :, None]
 
         def note(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
             self.keys = torch.maximum(self.keys, _peak(keys, mask))

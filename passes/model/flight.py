@@ -1,6 +1,6 @@
-"""Forwards that pause: a layer's forward stops at each group of linears and goes on when told.
+"""Forwards that pause: a layer's forward stops at all siblings and goes on when told.
 
-With every batch of the calibration set in flight, a group's statistics are complete before any batch has
+With every batch of the calibration set in flight, the statistics of siblings are complete before any batch has
 passed it; its weights can be rewritten and the forward goes on with the new ones. So true-sequential
 quantization costs one forward per layer, where peers run one to gather and one to propagate.
 
@@ -21,7 +21,7 @@ Forward = Callable[[], Tensor]
 
 
 class PausePoints:
-    """Marks modules (the first linear of each group): a flight pauses there and yields the module's input."""
+    """Marks modules (the first linear of all siblings): a flight pauses there and yields the module's input."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self._hooks = [module.register_forward_pre_hook(self._pause) for module in modules]
@@ -60,10 +60,10 @@ class Flight(greenlet.greenlet):
         self.ground = greenlet.getcurrent()
         self.notes: dict[str, Tensor] = {}
         self.tokens: Tensor | None = None
-        """Which of the batch's tokens [rows · length] the paused input holds, int64; None: all of them, in order."""
+        """Which of the batch's tokens [sequences · length] the paused input holds, int64; None: all, in order."""
 
     def next(self) -> Tensor:
-        """The input [batch, tokens, in] of the next group; after the last group, the forward's result."""
+        """The input [batch, tokens, in] of the next siblings; after the last, the forward's result."""
         result: Tensor = self.switch()
         return result
 

@@ -1,4 +1,4 @@
-"""Rows of tokens: what calibration and evaluation run through a model."""
+"""Sequences of tokens: what calibration and evaluation run through a model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Rows:
-    """ids [rows, length] int64; mask [rows, length] bool where rows are padded (True = a real token)."""
+class Sequences:
+    """ids [sequences, length] int64; mask [sequences, length] bool where sequences are padded (True = a real token)."""
 
     ids: Tensor
     mask: Tensor | None = None
@@ -29,9 +29,9 @@ class Rows:
         """How many real tokens there are."""
         return self.ids.numel() if self.mask is None else int(self.mask.sum())
 
-    def batch(self, start: int, stop: int) -> Rows:
-        """Rows `start` to `stop`."""
-        return Rows(self.ids[start:stop], None if self.mask is None else self.mask[start:stop])
+    def batch(self, start: int, stop: int) -> Sequences:
+        """Sequences `start` to `stop`."""
+        return Sequences(self.ids[start:stop], None if self.mask is None else self.mask[start:stop])
 
     def sha256(self) -> str:
         """A digest of the ids and the mask: names the data of a run in its manifest."""

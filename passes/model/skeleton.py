@@ -18,17 +18,17 @@ from transformers import PreTrainedConfig
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError
-from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_groups
+from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_siblings
 from compress.passes.model.blank import empty_model
 from compress.passes.model.cache import Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
 from compress.passes.model.residual import find_residuals
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import Weights, round_inputs
 
-_PROBE = Rows(torch.zeros(1, 4, dtype=torch.int64))
-"""Rows to trace with: what they hold does not matter."""
+_PROBE = Sequences(torch.zeros(1, 4, dtype=torch.int64))
+"""Sequences to trace with: what they hold does not matter."""
 
 
 class StandIn(nn.Module):
@@ -107,9 +107,9 @@ class Skeleton:
         output: Tensor | tuple[Tensor] = layer(hidden, *call.args, **call.kwargs)
         return output[0] if isinstance(output, tuple) else output
 
-    def call(self, index: int, rows: Rows, watch: Watch | None = None) -> Call:
-        """How layer `index` is called for these rows; with `watch`, what it caches goes through that."""
-        call = self._calls_for(rows, cached=watch is not None)[index]
+    def call(self, index: int, sequences: Sequences, watch: Watch | None = None) -> Call:
+        """How layer `index` is called for these sequences; with `watch`, what it caches goes through that."""
+        call = self._calls_for(sequences, cached=watch is not None)[index]
         return call if watch is None else with_cache(call, WatchedCache(watch))
 
     def watch(self, index: int, weights: Weights) -> Watch | None:
@@ -125,13 +125,13 @@ class Skeleton:
             self._attentions = tuple(self._find_attention(index, call) for index, call in enumerate(calls))
         return self._attentions
 
-    def front(self, weights: Weights) -> Callable[[Rows], Tensor]:
-        """The model up to its first layer: rows → hidden [rows, length, width]."""
+    def front(self, weights: Weights) -> Callable[[Sequences], Tensor]:
+        """The model up to its first layer: sequences → hidden [sequences, length, width]."""
         model = self._filled(weights, without={self._head_parameter})
         first = _stand_ins(model)[0]
 
-        def embed(rows: Rows) -> Tensor:
-            ids, mask = self._inputs(rows)
+        def embed(sequences: Sequences) -> Tensor:
+            ids, mask = self._inputs(sequences)
             model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
             assert first.arrived is not None
             return first.arrived
@@ -164,25 +164,25 @@ class Skeleton:
         hidden = torch.zeros(1, 4, self.width)
         layers = []
         for index, call in enumerate(self._record_calls(_PROBE)):
-            groups, as_tuple = trace_groups(copy.deepcopy(self._layers[index]), call, hidden)
+            siblings, as_tuple = trace_siblings(copy.deepcopy(self._layers[index]), call, hidden)
             for model in (self._model, self._probe):
                 _stand_ins(model)[index].as_tuple = as_tuple
-            layers.append(self._layer_anatomy(index, groups))
+            layers.append(self._layer_anatomy(index, siblings))
         embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
         return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
 
-    def _layer_anatomy(self, index: int, groups: Iterable[Iterable[str]]) -> LayerAnatomy:
+    def _layer_anatomy(self, index: int, siblings: Iterable[Iterable[str]]) -> LayerAnatomy:
         """Linears by the names that the checkpoint gives them."""
         prefix, layer = self._layer_names[index], self._layers[index]
 
         def named_by(linear: str) -> str:
             return self.stored(f"{prefix}.{linear}.weight").removesuffix(".weight")
 
-        named = [{named_by(linear): linear for linear in group} for group in groups]
-        modules = {name: linear for group in named for name, linear in group.items()}
+        named = [{named_by(linear): linear for linear in names} for names in siblings]
+        modules = {name: linear for names in named for name, linear in names.items()}
         routers = frozenset(name for name, linear in modules.items() if beside_experts(layer, linear))
         stacks = tuple(f"{prefix}.{name}" for name in unknown_stacks(layer))
-        return LayerAnatomy(prefix, tuple(tuple(group) for group in named), modules, routers, stacks)
+        return LayerAnatomy(prefix, tuple(tuple(names) for names in named), modules, routers, stacks)
 
     def residuals(self, layer: LayerAnatomy) -> Mapping[str, str]:
         """See `find_residuals`; names within the layer."""
@@ -225,9 +225,9 @@ class Skeleton:
 
     # -- using --------------------------------------------------------------------------------------------
 
-    def _inputs(self, rows: Rows) -> tuple[Tensor, Tensor | None]:
-        mask = None if rows.mask is None else rows.mask.to(self.device, torch.int64)
-        return rows.ids.to(self.device), mask
+    def _inputs(self, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
+        mask = None if sequences.mask is None else sequences.mask.to(self.device, torch.int64)
+        return sequences.ids.to(self.device), mask
 
     def _hollow_model(self) -> Any:
         """What it takes to learn how layers are called: no embedding, no head, zeros elsewhere."""
@@ -236,20 +236,20 @@ class Skeleton:
         zeros = Weights(lambda name: torch.zeros(shapes[name], dtype=self.dtype))
         return self._filled(zeros, without={self._embedding_parameter, self._head_parameter})
 
-    def _calls_for(self, rows: Rows, cached: bool) -> list[Call]:
-        """How each layer is called; the same for all unpadded rows of one shape."""
-        if rows.mask is not None:
-            return self._record_calls(rows, cached)
-        key = (rows.count, rows.length, cached)
+    def _calls_for(self, sequences: Sequences, cached: bool) -> list[Call]:
+        """How each layer is called; the same for all unpadded sequences of one shape."""
+        if sequences.mask is not None:
+            return self._record_calls(sequences, cached)
+        key = (sequences.count, sequences.length, cached)
         if key not in self._calls:
-            self._calls = {key: self._record_calls(rows, cached)}
+            self._calls = {key: self._record_calls(sequences, cached)}
         return self._calls[key]
 
-    def _record_calls(self, rows: Rows, cached: bool = False) -> list[Call]:
-        embeds = torch.zeros(rows.count, rows.length, self.width, dtype=self.dtype, device=self.device)
+    def _record_calls(self, sequences: Sequences, cached: bool = False) -> list[Call]:
+        embeds = torch.zeros(sequences.count, sequences.length, self.width, dtype=self.dtype, device=self.device)
         with torch.no_grad():
             options = {"past_key_values": placeholder(), "use_cache": True} if cached else {"use_cache": False}
-            self._probe.base_model(inputs_embeds=embeds, attention_mask=self._inputs(rows)[1], **options)
+            self._probe.base_model(inputs_embeds=embeds, attention_mask=self._inputs(sequences)[1], **options)
         return [cast(Call, stand_in.call) for stand_in in _stand_ins(self._probe)]
 
     def _filled(self, weights: Weights, without: set[str]) -> Any:

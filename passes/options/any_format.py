@@ -11,8 +11,8 @@ from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.tables import Table
 from compress.kernels.qtensor import NumberFormat
-from compress.passes.options.integers import IntOptions
-from compress.passes.options.tables import CodebookOptions
+from compress.passes.options.integers import IntegerOptions
+from compress.passes.options.tables import TableOptions
 
 Named = Literal["fp8", "mxfp4", "nvfp4"]
 _NAMED: dict[Named, NumberFormat] = {
@@ -22,7 +22,7 @@ _NAMED: dict[Named, NumberFormat] = {
 }
 
 
-class GridOptions(IntOptions, CodebookOptions):
+class FormatOptions(IntegerOptions, TableOptions):
     """Integers, a table or floats.
 
     `bits` to `zero` speak of integers, `block_size` and `double_quant` of tables; floats have no options.

@@ -34,7 +34,7 @@ Sigma = Annotated[float, Field(gt=0)]
 Percent = Annotated[float, Field(gt=0, le=100)]
 
 
-class ActivationOptions(RoundingOptions):
+class InputOptions(RoundingOptions):
     """Weights rounded to nearest, and how engines are to round what comes in.
 
     A pass after it in the same stage may choose better weights: int8, then gptq with 8 bits per channel.

@@ -17,7 +17,7 @@ Bits = Annotated[int, Field(ge=2, le=8)]
 GroupSize = Annotated[int, Field(ge=-1)]
 
 
-class IntOptions(LinearPass):
+class IntegerOptions(LinearPass):
     """Uniform integers with one scale per row and group of columns."""
 
     bits: PerTensor[Bits] = Field(4, description="bits per weight, 2 to 8")

@@ -14,7 +14,7 @@ from compress.passes.core.base import LinearPass
 BlockSize = Annotated[int, Field(ge=1)]
 
 
-class CodebookOptions(LinearPass):
+class TableOptions(LinearPass):
     """Four bits through a table, with one scale per block of a row."""
 
     block_size: PerTensor[BlockSize] = Field(

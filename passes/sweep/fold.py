@@ -1,6 +1,6 @@
-"""Scales of a group's inputs, folded into the op before: what is committed, and what is left alone.
+"""Scales of the inputs of siblings, folded into the op before: what is committed, and what is left alone.
 
-In the sweep's one forward a group's inputs x have already gone through the old op. So the forward goes on with
+In the sweep's one forward their inputs x have already gone through the old op. So the forward goes on with
 Q(W·diag(s))·diag(1/s), while Q(W·diag(s)) and the op divided by s are committed.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from compress.kernels.qtensor import QTensor
 from compress.passes.model.anatomy import LayerAnatomy
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.sweep.fold_search import UNKNOWN, Found, find_folds, spread
 
@@ -26,12 +26,12 @@ _TOKENS = 16
 
 @dataclass(frozen=True)
 class Fold:
-    """An op that takes the scale of the linears `group`; `op` and the keys of `offsets` are the checkpoint's names.
+    """An op that takes the scale of the linears `siblings`; `op` and the keys of `offsets` are the checkpoint's names.
 
     `read` gives tensors as the run has left them so far.
     """
 
-    group: frozenset[str]
+    siblings: frozenset[str]
     op: str
     offsets: Mapping[str, float]
     found: Found
@@ -95,25 +95,25 @@ class Folds:
     def __init__(self, skeleton: Skeleton) -> None:
         self._skeleton = skeleton
         generator = torch.Generator().manual_seed(0)
-        self._rows = Rows(torch.zeros(1, _TOKENS, dtype=torch.int64))
+        self._rows = Sequences(torch.zeros(1, _TOKENS, dtype=torch.int64))
         self._hidden = torch.randn(1, _TOKENS, skeleton.width, generator=generator).to(skeleton.device)
 
     def of(self, index: int, module: nn.Module, read: Read) -> dict[str, Fold]:
-        """The folds of the filled layer `module`, by each linear of their groups."""
+        """The folds of the filled layer `module`, by each linear that shares in them."""
         layer = self._skeleton.anatomy.layers[index]
-        groups = [[layer.modules[name] for name in group] for group in layer.groups]
+        siblings = [[layer.modules[name] for name in names] for names in layer.siblings]
         forward = partial(self._skeleton.run, module, self._hidden, self._skeleton.call(index, self._rows))
-        found = find_folds(module, groups, forward)
+        found = find_folds(module, siblings, forward)
         folds: dict[str, Fold] = {}
-        for group in layer.groups:
-            if (one := found[layer.modules[group[0]]]) is not None:
-                folds.update(dict.fromkeys(group, self._fold(layer, group, one, read)))
+        for names in layer.siblings:
+            if (one := found[layer.modules[names[0]]]) is not None:
+                folds.update(dict.fromkeys(names, self._fold(layer, names, one, read)))
         return folds
 
-    def _fold(self, layer: LayerAnatomy, group: tuple[str, ...], found: Found, read: Read) -> Fold:
+    def _fold(self, layer: LayerAnatomy, names: tuple[str, ...], found: Found, read: Read) -> Fold:
         offsets = {
             self._skeleton.stored(f"{layer.name}.{found.op}.{parameter}"): offset
             for parameter, offset in found.offsets.items()
         }
         op = next(iter(offsets)).rpartition(".")[0]
-        return Fold(frozenset(group), op, offsets, found, read)
+        return Fold(frozenset(names), op, offsets, found, read)

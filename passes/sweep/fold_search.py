@@ -1,4 +1,4 @@
-"""Which op before a group of linears can take over a scale of their inputs: found and proved by running the layer.
+"""Which op before siblings can take over a scale of their inputs: found and proved by running the layer.
 
 x/s into W·diag(s) gives what x into W gives. If the op before makes x/s by itself, once its parameters are
 divided by s, the scale costs nothing (AWQ, arXiv 2306.00978, section 3.2; SmoothQuant, arXiv 2211.10438).
@@ -20,15 +20,15 @@ from torch import Tensor, nn
 UNKNOWN = -1
 _TOLERANCE = 1e-3
 _NEAREST = 8
-"""Ops that are tried for a group. An expert's own lie near; with all others', trials grow as experts squared."""
+"""Ops that are tried for siblings. An expert's own lie near; with all others', trials grow as experts squared."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """An op that can take a group's scale: its name in the layer, and how its outputs become the group's inputs.
+    """An op that can take the scale of siblings: its name in the layer, and how its outputs become their input.
 
     The op has `outputs` outputs, each with parameters of its own; `norm` says that these are single numbers.
-    Input c of the group comes from the op's output `source[c]` ([in] int64), or is UNKNOWN: it was always zero.
+    Input c of the siblings comes from the op's output `source[c]` ([in] int64), or is UNKNOWN: it was always zero.
     A parameter p of the op with the offset o (`offsets`, by p's name) becomes (p + o)/s − o.
     """
 
@@ -43,7 +43,7 @@ class Found:
 class _Seen:
     """What one forward showed.
 
-    `inputs`: each group's input, by its first linear; `before`: the ops that had ended when it began, in order.
+    `inputs`: what siblings receive, by the first of them; `before`: the ops that had ended when it began, in order.
     """
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
@@ -53,15 +53,15 @@ class _Seen:
 
 
 def find_folds(
-    layer: nn.Module, groups: Sequence[Sequence[str]], forward: Callable[[], Tensor]
+    layer: nn.Module, siblings: Sequence[Sequence[str]], forward: Callable[[], Tensor]
 ) -> dict[str, Found | None]:
-    """For each group, by its first linear, the op that can take its scale; None where nothing was proved.
+    """For all siblings, by the first of them, the op that can take its scale; None where nothing was proved.
 
     `forward` runs the filled `layer` on fixed random hidden states; its parameters are changed on the way and
-    restored. `groups` name all linears that share an input, within the layer.
+    restored. `siblings` name all linears that share an input, within the layer.
     """
-    search = _Search(layer, {group[0] for group in groups}, forward)
-    return {group[0]: search.find(group) for group in groups}
+    search = _Search(layer, {names[0] for names in siblings}, forward)
+    return {names[0]: search.find(names) for names in siblings}
 
 
 class _Search:
@@ -70,13 +70,13 @@ class _Search:
         self._base = self._run()
         self._random = torch.Generator().manual_seed(0)
 
-    def find(self, group: Sequence[str]) -> Found | None:
-        if group[0] not in self._base.inputs or not self._base.inputs[group[0]].numel():
+    def find(self, siblings: Sequence[str]) -> Found | None:
+        if siblings[0] not in self._base.inputs or not self._base.inputs[siblings[0]].numel():
             return None  # an expert that no token was routed to
-        width = self._base.inputs[group[0]].shape[-1]
-        for op in self._base.before[group[0]][: -_NEAREST - 1 : -1]:
+        width = self._base.inputs[siblings[0]].shape[-1]
+        for op in self._base.before[siblings[0]][: -_NEAREST - 1 : -1]:
             for offsets, rows in _ways(self._layer.get_submodule(op), width):
-                found = self._try(op, offsets, rows, group)
+                found = self._try(op, offsets, rows, siblings)
                 if found is not None:
                     return found
         return None
@@ -86,12 +86,12 @@ class _Search:
             seen.output = self._forward()
         return seen
 
-    def _try(self, op: str, offsets: Mapping[str, float], rows: range, group: Sequence[str]) -> Found | None:
+    def _try(self, op: str, offsets: Mapping[str, float], rows: range, siblings: Sequence[str]) -> Found | None:
         """Learn which output feeds which input with all outputs scaled differently, then prove it with others."""
-        x = self._base.inputs[group[0]]
+        x = self._base.inputs[siblings[0]]
         steps = 2.0 ** torch.linspace(-1, 1, len(rows))
         with self._divided(op, offsets, rows, steps):
-            scaled = self._run().inputs[group[0]]
+            scaled = self._run().inputs[siblings[0]]
         if scaled.shape != x.shape:  # it changes which tokens an expert gets
             return None
         nearest = _nearest(x, scaled, len(rows))
@@ -101,9 +101,9 @@ class _Search:
         scale = torch.where(known, powers[nearest], 1.0).to(x.device)
         with self._divided(op, offsets, rows, powers):
             moved = self._run()
-            if not _same(moved.inputs[group[0]] * scale, x):
+            if not _same(moved.inputs[siblings[0]] * scale, x):
                 return None
-            with self._multiplied(group, scale):
+            with self._multiplied(siblings, scale):
                 restored = self._run()
         # Without the compensation the layer's output must change: else the proof would prove nothing.
         if not self._gap(restored) < _TOLERANCE * self._gap(moved):
@@ -126,8 +126,8 @@ class _Search:
             yield
 
     @contextmanager
-    def _multiplied(self, group: Sequence[str], scale: Tensor) -> Iterator[None]:
-        weights = [self._layer.get_submodule(name).get_parameter("weight") for name in group]
+    def _multiplied(self, siblings: Sequence[str], scale: Tensor) -> Iterator[None]:
+        weights = [self._layer.get_submodule(name).get_parameter("weight") for name in siblings]
         with _restored(weights):
             for weight in weights:
                 weight.mul_(scale)

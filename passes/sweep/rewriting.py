@@ -1,4 +1,4 @@
-"""What the passes of a stage make of one group of linears, and what that leaves to be committed."""
+"""What the passes of a stage make of linears that share an input, and what that leaves to be committed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Commit:
     authors: dict[str, str] = field(default_factory=dict)
 
 
-class GroupRewrite:
+class Rewriting:
     """Linears that share an input, on their way through the passes: each goes on from what the one before left.
 
     `weights` [out, in] fp32, by module name, are not changed. Once a pass has scaled the inputs, weights and
@@ -46,7 +46,7 @@ class GroupRewrite:
             return
         notes = self._rescale(step, mine) if step.scales() else {}
         weights = {name: weight for name, weight in self._current.items() if name in mine}
-        for name, rewritten in step.group(weights, self._stats).items():
+        for name, rewritten in step.siblings(weights, self._stats).items():
             values = rewritten.weight.dequantize()
             report = tensor_report(self._original[name], values, rewritten, self._stats)
             self._commit.tensors[f"{name}.weight"] = rewritten.weight
@@ -71,11 +71,11 @@ class GroupRewrite:
         """Ask `step` for a scale and go on with W·diag(s) and x/s. Returns what the report says of it."""
         if self._fold is None:
             return {"fold": "left alone: no op before was proved to take a scale"}
-        if missing := sorted(self._fold.group - mine):
+        if missing := sorted(self._fold.siblings - mine):
             return {"fold": f"left alone: {missing[0]} shares the input and is not quantized by {step.name}"}
         if not self._stats.tokens:
             return {"fold": f"left alone: {UNREACHED}"}
-        weights = {name: self._current[name] for name in self._fold.group}
+        weights = {name: self._current[name] for name in self._fold.siblings}
         some = next(iter(weights.values()))
         before = some.new_ones(some.shape[1]) if self._scale is None else self._scale
         refusal = self._fold.refusal(before)

@@ -17,11 +17,11 @@ from compress.passes.core.base import UNREACHED, LayerPass
 from compress.passes.core.run import Run
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import LinearStats, Statistic
-from compress.passes.forward.walk import GroupPlan, Stream, Walk
+from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.anatomy import LayerAnatomy
 from compress.passes.model.weights import dense
 from compress.passes.sweep.fold import Fold, Folds, Read
-from compress.passes.sweep.rewriting import Commit, GroupRewrite
+from compress.passes.sweep.rewriting import Commit, Rewriting
 
 
 class Sweep:
@@ -85,42 +85,48 @@ class Sweep:
         layer = self.anatomy.layers[index]
         commit = Commit()
         if self.walk is None:
-            for group in layer.groups:
-                weights = {name: self._weight(name) for name in group if self._wanted(name)}
+            for siblings in layer.siblings:
+                weights = {name: self._weight(name) for name in siblings if self._wanted(name)}
                 self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), commit, None)
             return commit
         if index == 0:
             self.walk.start()
         modules = [self.run.skeleton.layer(index, stream.weights) for stream in self.walk.streams]
         folds = self.folds.of(index, modules[0], self._reader(commit)) if self.folds else {}
-        groups = [plan for group in layer.groups if (plan := self._plan_group(modules[0], layer, group, commit, folds))]
-        self.walk.layer(index, modules, groups, hold=self.hold)
+        pauses = [
+            pause
+            for siblings in layer.siblings
+            if (pause := self._pause_at(modules[0], layer, siblings, commit, folds))
+        ]
+        self.walk.layer(index, modules, pauses, hold=self.hold)
         return commit
 
-    def _plan_group(
+    def _pause_at(
         self,
         module: nn.Module,
         layer: LayerAnatomy,
-        group: Sequence[str],
+        siblings: Sequence[str],
         commit: Commit,
         folds: Mapping[str, Fold],
-    ) -> GroupPlan | None:
-        wanted = {name: module.get_submodule(layer.modules[name]) for name in group if self._wanted(name)}
+    ) -> Pause | None:
+        wanted = {name: module.get_submodule(layer.modules[name]) for name in siblings if self._wanted(name)}
         if not wanted:
             return None
         weights = {name: linear.get_parameter("weight") for name, linear in wanted.items()}
-        return GroupPlan(
-            first=layer.modules[group[0]],
+        return Pause(
+            first=layer.modules[siblings[0]],
             in_features=next(iter(weights.values())).shape[1],
             kinds=self._kinds(wanted),
-            rewrite=lambda stats: self._rewrite(weights, stats, commit, weights, folds.get(group[0])),
-            residual=self._residual(layer, group),
+            rewrite=lambda stats: self._rewrite(weights, stats, commit, weights, folds.get(siblings[0])),
+            residual=self._residual(layer, siblings),
         )
 
-    def _residual(self, layer: LayerAnatomy, group: Sequence[str]) -> str | None:
-        """Where to see what the group's output is added to, if a statistic asks for it."""
-        asked = any(kind.residual for kind in self._kinds(group))
-        return self.run.skeleton.residuals(layer).get(layer.modules[group[0]]) if asked and len(group) == 1 else None
+    def _residual(self, layer: LayerAnatomy, siblings: Sequence[str]) -> str | None:
+        """Where to see what their output is added to, if a statistic asks for it."""
+        asked = any(kind.residual for kind in self._kinds(siblings))
+        return (
+            self.run.skeleton.residuals(layer).get(layer.modules[siblings[0]]) if asked and len(siblings) == 1 else None
+        )
 
     def _reader(self, commit: Commit) -> Read:
         """Tensors as the run has left them so far, this unit's included."""
@@ -133,7 +139,7 @@ class Sweep:
             return commit
         project, head = self.run.skeleton.back(self.walk.streams[0].weights)
         rewrite = partial(self._rewrite, weights, commit=commit, place=None)
-        self.walk.head(GroupPlan("", weights[name].shape[1], self._kinds([name]), rewrite), head, project)
+        self.walk.head(Pause("", weights[name].shape[1], self._kinds([name]), rewrite), head, project)
         return commit
 
     def _wanted(self, name: str) -> bool:
@@ -155,10 +161,10 @@ class Sweep:
         fold: Fold | None = None,
     ) -> None:
         """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
-        group = GroupRewrite(weights, stats, commit, fold)
+        rewriting = Rewriting(weights, stats, commit, fold)
         for step, targets in self.targets.items():
-            group.take(step, targets)
-        group.finish(place)
+            rewriting.take(step, targets)
+        rewriting.finish(place)
 
     def _authors(self, tensor: str) -> str:
         """The passes that rewrote a tensor, joined by +: those that target it, else the whole stage."""
@@ -188,19 +194,20 @@ class Sweep:
 
 
 def calibration_walk(run: Run, stage: int, kinds: Iterable[type[Statistic]]) -> Walk:
-    """The calibration rows through the model; through the untouched one beside it, if a statistic wants that."""
-    rows = run.calibration
-    assert rows is not None  # the plan refuses a run without
+    """The calibration sequences through the model; through the untouched one beside it, if a statistic wants that."""
+    sequences = run.calibration
+    assert sequences is not None  # the plan refuses a run without
     teacher = any(kind.teacher for kind in kinds)
     models: list[Checkpoint] = [run.model, run.source] if teacher else [run.model]
     streams = [
-        Stream(dense(model), run.hidden_states(f"stage-{stage}-{number}", rows)) for number, model in enumerate(models)
+        Stream(dense(model), run.hidden_states(f"stage-{stage}-{number}", sequences))
+        for number, model in enumerate(models)
     ]
-    return Walk(run.skeleton, rows, streams)
+    return Walk(run.skeleton, sequences, streams)
 
 
 def can_hold(run: Run, walk: Walk) -> bool:
-    """Whether all rows may pause at a group of linears, so that one forward does it."""
+    """Whether all sequences may pause at siblings, so that one forward does it."""
     shapes = run.model.spec.tensors
     widest = max(shapes[f"{name}.weight"].shape[1] for name in run.skeleton.anatomy.linears)
     return run.can_hold(walk.held_bytes(widest))

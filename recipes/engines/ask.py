@@ -25,7 +25,7 @@ _RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # what vLLM puts before ev
 
 @dataclass(frozen=True)
 class Answer:
-    """What an engine said: the versions of its packages, and log-probabilities [rows, vocabulary] fp32.
+    """What an engine said: the versions of its packages, and log-probabilities [sequences, vocabulary] fp32.
 
     NaN where it kept quiet about a token.
     """
@@ -39,14 +39,14 @@ def engines() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SCRIPTS.glob("[a-z]*.py")))
 
 
-def ask(engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], timeout: float) -> Answer:
-    """Let `engine`, installed for the interpreter `python`, load `path` and tell of the token after each row.
+def ask(engine: str, python: Path, path: Path, sequences: Sequence[Sequence[int]], timeout: float) -> Answer:
+    """Let `engine`, installed for the interpreter `python`, load `path` and tell of the token after each sequence.
 
     `timeout` is in seconds. Raises CompressError with the engine's own last words if it does not answer.
     """
     # -P: the script's directory, whose files are named like the packages that they import, stays off the path.
     command = [str(python), "-P", str(_SCRIPTS / f"{engine}.py")]
-    request = json.dumps({"path": str(path.absolute()), "rows": [list(row) for row in rows]})
+    request = json.dumps({"path": str(path.absolute()), "sequences": [list(sequence) for sequence in sequences]})
     try:
         done = _run(command, request, timeout)
     except subprocess.TimeoutExpired as error:

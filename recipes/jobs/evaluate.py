@@ -18,11 +18,11 @@ from compress.passes.core.report import Reporter
 from compress.passes.evaluate import Evaluate
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import score
-from compress.passes.forward.text import rows_of
+from compress.passes.forward.text import sequences_of
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.blank import matrices
 from compress.passes.model.config import load_config
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.weights import Weights, cached_as, dense
@@ -59,14 +59,16 @@ def evaluate(
     names = [*([reference] if reference else []), *paths]
     checkpoints = [matrices(open_checkpoint(resolve(name, progress=reporter.note))) for name in names]
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
-    rows = rows_of(options, load_tokenizer(checkpoints[0]), held_out=True)
+    sequences = sequences_of(options, load_tokenizer(checkpoints[0]), held_out=True)
     results = []
     with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
         walks = []
         for number, (name, checkpoint) in enumerate(zip(names, checkpoints)):
             weights = cached_as(None if reference and number == 0 else kv_cache, dense(checkpoint))
-            walk = _walk(name, checkpoint, weights, rows, Path(folder) / str(number), torch.device(device), reporter)
-            if walk.skeleton.vocabulary < int(rows.ids.max()) + 1:
+            walk = _walk(
+                name, checkpoint, weights, sequences, Path(folder) / str(number), torch.device(device), reporter
+            )
+            if walk.skeleton.vocabulary < int(sequences.ids.max()) + 1:
                 raise InputError(f"{name} has another vocabulary than {names[0]}", "compare models of one family")
             walks.append(walk)
         first = walks[0] if reference else None
@@ -89,14 +91,14 @@ def _walk(
     name: str,
     checkpoint: Checkpoint,
     weights: Weights,
-    rows: Rows,
+    sequences: Sequences,
     folder: Path,
     device: torch.device,
     reporter: Reporter,
 ) -> Walk:
     skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, device)
-    hidden = HiddenStates(folder, rows.length, skeleton.width, rows.count)
-    walk = Walk(skeleton, rows, [Stream(weights, hidden)])
+    hidden = HiddenStates(folder, sequences.length, skeleton.width, sequences.count)
+    walk = Walk(skeleton, sequences, [Stream(weights, hidden)])
     reporter.start(f"evaluate {name}", len(skeleton.anatomy.layers), "layer")
     walk.carry(0, lambda boundary: reporter.advance())
     reporter.finish()

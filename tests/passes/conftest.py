@@ -18,12 +18,12 @@ from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.config import load_config
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
 from compress.passes.sweep.sweep import sweep
 
-ROWS = Rows(torch.randint(0, 320, (6, 24), generator=torch.Generator().manual_seed(5)))
+ROWS = Sequences(torch.randint(0, 320, (6, 24), generator=torch.Generator().manual_seed(5)))
 
 
 def begin(source: Path, work: Path) -> Run:
@@ -70,5 +70,5 @@ def scores_fixture() -> Callable[..., Scores]:
 
 
 @pytest.fixture
-def rows() -> Rows:
+def rows() -> Sequences:
     return ROWS

@@ -22,10 +22,10 @@ from compress.passes.forward.statistics import LinearStats
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.gptq import GPTQ
 from compress.passes.model.config import load_config
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
-from compress.passes.options.any_format import GridOptions
+from compress.passes.options.any_format import FormatOptions
 from compress.passes.sweep.sweep import sweep
 
 ROWS, LENGTH = 16, 32
@@ -46,7 +46,7 @@ def swept(tmp_path: Path, make_model: Callable[..., Path]) -> Swept:
         work.mkdir()
         run = Run(checkpoint, skeleton, work, work, Journal(work / "journal.jsonl"), Reporter(), max_ram, 0, {})
         torch.manual_seed(0)
-        run.calibration = Rows(torch.randint(1, 320, (ROWS, LENGTH)))
+        run.calibration = Sequences(torch.randint(1, 320, (ROWS, LENGTH)))
         sweep(run, 0, passes)
         return run
 
@@ -101,7 +101,7 @@ def test_errs_less_than_rounding_on_every_tensor(swept: Swept, family: str, opti
             assert report["relative_error"] < plain[name]["relative_error"], name
 
 
-class Nearest(GridOptions):
+class Nearest(FormatOptions):
     def needs(self) -> Any:
         return AWQ().needs()
 

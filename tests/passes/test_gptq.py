@@ -13,10 +13,10 @@ from compress.formats import open_checkpoint
 from compress.passes.core.base import LinearPass
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Hessian, LinearStats
-from compress.passes.forward.walk import GroupPlan, Stream, Walk
+from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.gptq import GPTQ
 from compress.passes.model.config import load_config
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
 from compress.passes.nf4 import NF4
@@ -31,24 +31,24 @@ def layer(
     checkpoint = open_checkpoint(make_model(tmp_path / family, family))
     skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
     torch.manual_seed(0)
-    rows = Rows(torch.randint(1, 320, (16, 32)))
+    rows = Sequences(torch.randint(1, 320, (16, 32)))
     read = dense(checkpoint)
     walk = Walk(skeleton, rows, [Stream(read, HiddenStates(tmp_path / "hidden", 32, skeleton.width, 16))])
     gathered: list[LinearStats] = []
     anatomy = skeleton.anatomy.layers[0]
     plans = [
-        GroupPlan(
+        Pause(
             anatomy.modules[group[0]],
             checkpoint.spec.tensors[f"{group[0]}.weight"].shape[1],
             frozenset({Hessian}),
             gathered.append,
         )
-        for group in anatomy.groups
+        for group in anatomy.siblings
     ]
     with torch.no_grad():
         walk.start()
         walk.layer(0, [skeleton.layer(0, read)], plans, hold=True)
-    weights = [{name: read(f"{name}.weight") for name in group} for group in anatomy.groups]
+    weights = [{name: read(f"{name}.weight") for name in group} for group in anatomy.siblings]
     return list(zip(weights, gathered))
 
 
@@ -80,7 +80,7 @@ def assert_ordered(
     """On every tensor of the layer, `better` has the smaller squared error of the output, in the same format."""
     for weights, stats in layer:
         hessian = stats[Hessian].matrix.double()
-        solved, rounded = (step.group(weights, stats) for step in (better, worse))
+        solved, rounded = (step.siblings(weights, stats) for step in (better, worse))
         for name, weight in weights.items():
             errors = []
             for result in (solved[name].weight, rounded[name].weight):

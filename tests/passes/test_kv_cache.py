@@ -12,7 +12,7 @@ from compress.kernels.numbers.activations import CacheFormat
 from compress.passes.kv_cache import KVCache
 from compress.passes.model.cache import Peaks
 from compress.passes.model.quantized_cache import Codec, QuantizedCache, cache_for
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import cached_as, dense
 
 TOP = {"int8": 127, "fp8": 448}
@@ -166,7 +166,7 @@ def test_padding_does_not_count():
     peaks = Peaks()
     mask = torch.tensor([[True, True, False]])
     states = torch.tensor([1.0, -2.0, 9.0]).view(1, 1, 3, 1)
-    peaks.watch(Rows(torch.zeros(1, 3, dtype=torch.int64), mask))(states, -states)
+    peaks.watch(Sequences(torch.zeros(1, 3, dtype=torch.int64), mask))(states, -states)
     assert peaks.keys.tolist() == [2] and peaks.values.tolist() == [2]
 
 

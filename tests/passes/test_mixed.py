@@ -158,7 +158,7 @@ def test_a_gate_out_of_reach_is_refused(tmp_path, tiny_llama, begin):
 def test_a_resumed_stage_measures_nothing_again(tmp_path, tiny_llama, begin, monkeypatch):
     first = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4))
     lines = len(first.journal.records)
-    monkeypatch.setattr(RTN, "group", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(RTN, "siblings", lambda *_: pytest.fail("measured again"))
     again = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4))
     assert again.bits == first.bits and len(again.journal.records) == lines
 

@@ -21,7 +21,7 @@ def weight() -> torch.Tensor:
 
 
 def error(**options: Any) -> float:
-    rewritten = NF4(**options).group({"layer": weight()}, NO_STATS)["layer"].weight
+    rewritten = NF4(**options).siblings({"layer": weight()}, NO_STATS)["layer"].weight
     return float((rewritten.dequantize() - weight()).square().sum())
 
 
@@ -55,7 +55,7 @@ def test_a_search_lowers_the_error_and_smaller_blocks_do(table: str, double_quan
 def test_stacked_linears_get_what_each_gets_alone() -> None:
     weights = {"q": weight(), "k": weight()[:8] * 3}
     for options in ({}, {"double_quant": True}, {"search": "weights"}):
-        together = NF4(**options).group(weights, NO_STATS)
+        together = NF4(**options).siblings(weights, NO_STATS)
         for name, alone in weights.items():
-            expected = NF4(**options).group({name: alone}, NO_STATS)[name].weight.dequantize()
+            expected = NF4(**options).siblings({name: alone}, NO_STATS)[name].weight.dequantize()
             assert torch.equal(together[name].weight.dequantize(), expected)

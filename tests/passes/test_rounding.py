@@ -29,7 +29,7 @@ def rounded(step: LinearPass) -> torch.Tensor:
     stats = LinearStats(step.needs(), 128, torch.device("cpu"))
     stats.add(inputs(), None)
     stats.finish()
-    return step.group({"layer": weight()}, stats)["layer"].weight.dequantize()
+    return step.siblings({"layer": weight()}, stats)["layer"].weight.dequantize()
 
 
 @pytest.mark.parametrize(

@@ -238,7 +238,7 @@ def test_without_a_search_the_largest_int8_weight_is_in_reach():
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     assert {float(value) > 0 for value in weight.gather(1, weight.abs().argmax(1, keepdim=True))} == {True, False}
     stats = LinearStats(frozenset(), 64, torch.device("cpu"))
-    found = INT8(search="off").group({"x": weight}, stats)["x"].weight
+    found = INT8(search="off").siblings({"x": weight}, stats)["x"].weight
     scale = found.params["scale"].float()
     assert bool((scale > 0).all())
     half_a_step = 0.5 + 127.5 * 2**-10  # the scale is rounded to float16, twice

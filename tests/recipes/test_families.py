@@ -25,7 +25,7 @@ from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.blank import matrices
 from compress.passes.model.config import load_config
 from compress.passes.model.loading import load_model
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
 from compress.recipes.recipe import build
@@ -58,14 +58,14 @@ def in_transformers(path: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def random_rows() -> Rows:
+def random_rows() -> Sequences:
     """Padded rows, longer than the sliding windows."""
     ids = torch.randint(1, 320, (3, 24), generator=torch.Generator().manual_seed(1))
-    return Rows(ids, torch.arange(24) < torch.tensor([24, 5, 17])[:, None])
+    return Sequences(ids, torch.arange(24) < torch.tensor([24, 5, 17])[:, None])
 
 
 @torch.no_grad()
-def streamed_logits(model: Checkpoint, rows: Rows, folder: Path) -> Tensor:
+def streamed_logits(model: Checkpoint, rows: Sequences, folder: Path) -> Tensor:
     """[real tokens, vocabulary], a layer at a time."""
     skeleton = Skeleton(load_config(model), model.spec, CPU)
     walk = Walk(skeleton, rows, [Stream(dense(model), HiddenStates(folder, 24, skeleton.width, 3))])
@@ -75,7 +75,7 @@ def streamed_logits(model: Checkpoint, rows: Rows, folder: Path) -> Tensor:
 
 
 @torch.no_grad()
-def whole_logits(model: PreTrainedModel, rows: Rows) -> Tensor:
+def whole_logits(model: PreTrainedModel, rows: Sequences) -> Tensor:
     assert rows.mask is not None
     return model(rows.ids, attention_mask=rows.mask.long()).logits[rows.mask]
 

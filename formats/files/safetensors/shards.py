@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from compress.formats.base import FilePlan, TensorSpec
+from compress.formats.base import FileLayout, TensorSpec
 from compress.formats.errors import InputError
 from compress.formats.files.safetensors.file import Fill, SafetensorsFile, file_bytes, write_file
 from compress.formats.files.safetensors.header import stored_bytes
@@ -105,11 +105,11 @@ def _natural(name: str) -> str:
     return re.sub("[0-9]+", lambda digits: digits[0].zfill(8), name)
 
 
-def planned_files(shards: Shards) -> tuple[FilePlan, ...]:
+def planned_files(shards: Shards) -> tuple[FileLayout, ...]:
     """The exact sizes of the files that `write_shards` writes."""
-    files = [FilePlan(name, file_bytes(specs, _METADATA)) for name, specs in shards.items()]
+    files = [FileLayout(name, file_bytes(specs, _METADATA)) for name, specs in shards.items()]
     if len(files) > 1:
-        files.append(FilePlan(INDEX, len(_index(shards))))
+        files.append(FileLayout(INDEX, len(_index(shards))))
     return tuple(files)
 
 

@@ -15,12 +15,12 @@ _PACKAGES = ("auto_gptq", "transformers", "torch")
 
 
 @torch.no_grad()
-def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
-    """Log-probabilities of the token after each row."""
+def answer(path: str, sequences: list[list[int]]) -> dict[str, Any]:
+    """Log-probabilities of the token after each sequence."""
     # Its fast kernels need a GPU.
     plain = {"use_triton": False, "disable_exllama": True, "disable_exllamav2": True}
     model = AutoGPTQForCausalLM.from_quantized(path, device="cpu", torch_dtype=torch.float32, **plain).eval()
-    logits = [model(input_ids=torch.tensor([row])).logits[0, -1] for row in rows]
+    logits = [model(input_ids=torch.tensor([sequence])).logits[0, -1] for sequence in sequences]
     found = packages_distributions()
     return {
         "versions": {name: version(found[name][0]) for name in _PACKAGES if name in found},
@@ -34,7 +34,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     with output:
-        json.dump(answer(request["path"], request["rows"]), output)
+        json.dump(answer(request["path"], request["sequences"]), output)
 
 
 if __name__ == "__main__":

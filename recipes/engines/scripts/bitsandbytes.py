@@ -23,8 +23,8 @@ _PACKAGES = ("bitsandbytes", "transformers", "torch")
 
 
 @torch.no_grad()
-def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
-    """Log-probabilities of the token after each row."""
+def answer(path: str, sequences: list[list[int]]) -> dict[str, Any]:
+    """Log-probabilities of the token after each sequence."""
     config = AutoConfig.from_pretrained(path)
     method = config.quantization_config["quant_method"]
     if method != "bitsandbytes":
@@ -33,7 +33,7 @@ def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
     stored = {key: value for file in Path(path).glob("*.safetensors") for key, value in load_file(file).items()}
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     load(model, decoded(stored))
-    logits = [model(torch.tensor([row])).logits[0, -1] for row in rows]
+    logits = [model(torch.tensor([sequence])).logits[0, -1] for sequence in sequences]
     found = packages_distributions()
     return {
         "versions": {name: version(found[name][0]) for name in _PACKAGES if name in found},
@@ -70,7 +70,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     with output:
-        json.dump(answer(request["path"], request["rows"]), output)
+        json.dump(answer(request["path"], request["sequences"]), output)
 
 
 if __name__ == "__main__":

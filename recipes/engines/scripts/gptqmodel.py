@@ -18,8 +18,8 @@ _CORES = 4
 
 
 @torch.no_grad()
-def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
-    """Log-probabilities of the token after each row."""
+def answer(path: str, sequences: list[list[int]]) -> dict[str, Any]:
+    """Log-probabilities of the token after each sequence."""
     cores = os.cpu_count() or 1
     # GPTQModel 7.7 plans its threads for four cores or more, and fails with fewer.
     os.cpu_count = lambda: max(_CORES, cores)
@@ -27,7 +27,7 @@ def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
 
     plain_torch = BACKEND.AWQ_TORCH if _method(path) == "awq" else BACKEND.GPTQ_TORCH
     model = GPTQModel.load(path, device="cpu", backend=plain_torch).model.eval()
-    logits = [model(torch.tensor([row])).logits[0, -1] for row in rows]
+    logits = [model(torch.tensor([sequence])).logits[0, -1] for sequence in sequences]
     found = packages_distributions()
     return {
         "versions": {name: version(found[name][0]) for name in _PACKAGES if name in found},
@@ -50,7 +50,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     with output:
-        json.dump(answer(request["path"], request["rows"]), output)
+        json.dump(answer(request["path"], request["sequences"]), output)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from typing import Any
 import xllamacpp
 
 
-def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
-    """Log-probabilities of the token after each row."""
-    server = serve(path, max(map(len, rows)) + 8)
+def answer(path: str, sequences: list[list[int]]) -> dict[str, Any]:
+    """Log-probabilities of the token after each sequence."""
+    server = serve(path, max(map(len, sequences)) + 8)
     return {
         "versions": {"xllamacpp": version("xllamacpp")},
-        "log_probs": [log_probabilities(server.listening_address, row) for row in rows],
+        "log_probs": [log_probabilities(server.listening_address, sequence) for sequence in sequences],
     }
 
 
@@ -35,14 +35,14 @@ def serve(path: str, context: int) -> Any:
     return xllamacpp.Server(params)
 
 
-def log_probabilities(address: str, row: list[int]) -> list[float | None]:
+def log_probabilities(address: str, sequence: list[int]) -> list[float | None]:
     """By token id. The server keeps quiet about the tokens of half a character that it would sample."""
     # So let it sample a letter: the probabilities that it tells of are those before the bias.
     letter = _post(address, "/tokenize", content="A", add_special=False)["tokens"][0]
     done = _post(
         address,
         "/completion",
-        prompt=row,
+        prompt=sequence,
         n_predict=1,
         n_probs=1 << 20,
         temperature=0,
@@ -68,7 +68,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     with output:
-        json.dump(answer(request["path"], request["rows"]), output)
+        json.dump(answer(request["path"], request["sequences"]), output)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ _PACKAGES = ("transformers", "torch", "gptqmodel", "compressed_tensors", "bitsan
 
 
 @torch.no_grad()
-def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
-    """Log-probabilities of the token after each row."""
+def answer(path: str, sequences: list[list[int]]) -> dict[str, Any]:
+    """Log-probabilities of the token after each sequence."""
     model = AutoModelForCausalLM.from_pretrained(path, device_map="cpu", **options(Path(path))).eval()
-    logits = [model(torch.tensor([row])).logits[0, -1] for row in rows]
+    logits = [model(torch.tensor([sequence])).logits[0, -1] for sequence in sequences]
     found = packages_distributions()
     return {
         "versions": {name: version(found[name][0]) for name in _PACKAGES if name in found},
@@ -48,7 +48,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     with output:
-        json.dump(answer(request["path"], request["rows"]), output)
+        json.dump(answer(request["path"], request["sequences"]), output)
 
 
 if __name__ == "__main__":

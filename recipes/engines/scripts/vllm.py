@@ -8,7 +8,7 @@ import sys
 from importlib.metadata import packages_distributions, version
 from typing import Any
 
-# In this process, so that its errors are ours; a small cache, for a few rows need no more.
+# In this process, so that its errors are ours; a small cache, for a few sequences need no more.
 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -16,21 +16,21 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 _PACKAGES = ("vllm", "torch")
 
 
-def answer(path: str, rows: list[list[int]]) -> dict[str, Any]:
-    """Log-probabilities of the token after each row."""
+def answer(path: str, sequences: list[list[int]]) -> dict[str, Any]:
+    """Log-probabilities of the token after each sequence."""
     from vllm import LLM, SamplingParams
 
     engine = LLM(
         model=path,
         enforce_eager=True,
-        max_model_len=max(map(len, rows)) + 1,
+        max_model_len=max(map(len, sequences)) + 1,
         max_num_seqs=1,
         max_logprobs=-1,
         logprobs_mode="raw_logprobs",
         skip_tokenizer_init=True,
     )
     sampling = SamplingParams(max_tokens=1, temperature=0, logprobs=-1, detokenize=False)
-    done = engine.generate([{"prompt_token_ids": row} for row in rows], sampling, use_tqdm=False)
+    done = engine.generate([{"prompt_token_ids": sequence} for sequence in sequences], sampling, use_tqdm=False)
     found = packages_distributions()
     return {
         "versions": {name: version(found[name][0]) for name in _PACKAGES if name in found},
@@ -49,7 +49,7 @@ def main() -> None:
     os.dup2(2, 1)
     request = json.load(sys.stdin)
     with output:
-        json.dump(answer(request["path"], request["rows"]), output)
+        json.dump(answer(request["path"], request["sequences"]), output)
 
 
 if __name__ == "__main__":

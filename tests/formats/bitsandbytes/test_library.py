@@ -40,7 +40,7 @@ def ignore(_: str) -> None:
 
 
 def weights(columns: int = 512) -> torch.Tensor:
-    """Rows of every size: zeros, ties, the smallest normal floats, values that float16 holds."""
+    """Sequences of every size: zeros, ties, the smallest normal floats, values that float16 holds."""
     weight = torch.randn(40, columns, generator=torch.Generator().manual_seed(0)) * 0.05
     weight[3, : columns // 2] = 0
     weight[5] *= 1e-30

@@ -18,7 +18,7 @@ ALL = [*FORMATS, RowInt8Format()]
 
 
 def weights(rows=8, columns=256, seed=0):
-    """Rows of several sizes, one of them on a coarse grid (ties), a block of zeros, a row of tiny ones."""
+    """Sequences of several sizes, one of them on a coarse grid (ties), a block of zeros, a row of tiny ones."""
     weight = torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed)) * 0.05
     weight[3, :64] = 0
     weight[4] *= 1e-30

@@ -14,10 +14,10 @@ from compress.formats import open_checkpoint
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import score
 from compress.passes.forward.statistics import Hessian, LinearStats
-from compress.passes.forward.walk import GroupPlan, Stream, Walk
+from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.blank import matrices
 from compress.passes.model.config import load_config
-from compress.passes.model.sequences import Rows
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
 
@@ -35,18 +35,18 @@ def judge(path: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def make_walk(path: Path, rows: Rows, folder: str = "hidden") -> Walk:
+def make_walk(path: Path, rows: Sequences, folder: str = "hidden") -> Walk:
     checkpoint = open_checkpoint(path)
     skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
     hidden = HiddenStates(path / folder, rows.length, skeleton.width, rows.count)
     return Walk(skeleton, rows, [Stream(dense(checkpoint), hidden)])
 
 
-def random_rows(padded: bool) -> Rows:
+def random_rows(padded: bool) -> Sequences:
     torch.manual_seed(1)
     ids = torch.randint(1, 320, (ROWS, LENGTH))
     lengths = torch.tensor([24, 3, 17, 24, 9])
-    return Rows(ids, torch.arange(LENGTH) < lengths[:, None] if padded else None)
+    return Sequences(ids, torch.arange(LENGTH) < lengths[:, None] if padded else None)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -72,7 +72,7 @@ def test_groups_share_their_input(path: Path, judge: PreTrainedModel) -> None:
         judge.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
     judge(torch.randint(1, 320, (1, 7)))
     for layer in anatomy.layers:
-        pointers = [{seen[name].data_ptr() for name in group} for group in layer.groups]
+        pointers = [{seen[name].data_ptr() for name in group} for group in layer.siblings]
         assert all(len(pointer) == 1 for pointer in pointers)
 
 
@@ -87,17 +87,17 @@ def test_statistics_equal_a_hook_on_the_whole_model(
     gathered: list[LinearStats] = []
     inputs: dict[str, torch.Tensor] = {}
     plans = []
-    for group in layer.groups:
+    for group in layer.siblings:
         name = group[0]
         judge.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
         width = judge.get_submodule(name).in_features
-        plans.append(GroupPlan(layer.modules[name], width, frozenset({Hessian}), gathered.append))
+        plans.append(Pause(layer.modules[name], width, frozenset({Hessian}), gathered.append))
     mask = torch.ones(ROWS, LENGTH, dtype=torch.bool) if rows.mask is None else rows.mask
     with torch.no_grad():
         judge(rows.ids, attention_mask=mask.long())
         walk.start()
         walk.layer(0, [walk.skeleton.layer(0, walk.streams[0].weights)], plans, hold=hold)
-    for group, stats in zip(layer.groups, gathered):
+    for group, stats in zip(layer.siblings, gathered):
         x = inputs[group[0]][mask].double()
         assert stats[Hessian].tokens == int(mask.sum())
         torch.testing.assert_close(stats[Hessian].matrix.double(), x.T @ x, rtol=1e-4, atol=1e-3)
@@ -140,13 +140,13 @@ def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedM
     walk = Walk(skeleton, rows, [Stream(read, HiddenStates(path / "hidden", rows.length, skeleton.width, rows.count))])
     gathered: dict[str, LinearStats] = {}
     plans = [
-        GroupPlan(
+        Pause(
             layer.modules[group[0]],
             checkpoint.spec.tensors[f"{group[0]}.weight"].shape[1],
             frozenset({Hessian}),
             lambda stats, name=group[0]: gathered.update({name: stats}),
         )
-        for group in layer.groups
+        for group in layer.siblings
     ]
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
     judge.model.layers[0].mlp.experts.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[1])))

@@ -96,7 +96,7 @@ class InMemory:
             )
 
     def fold_of(self, leaf: str) -> Fold | None:
-        names = [name for group in self.layer.groups for name in group if name.rpartition(".")[2] == leaf]
+        names = [name for group in self.layer.siblings for name in group if name.rpartition(".")[2] == leaf]
         return self.folds.get(names[0])
 
     def logits(self, changed: dict[str, Tensor] | None = None) -> Tensor:
@@ -132,7 +132,7 @@ def test_the_whole_model_says_the_same_after_every_fold(case: tuple[InMemory, di
     for fold in {fold.op: fold for fold in model.folds.values()}.values():
         scale = model.random_scale(fold)
         folded = {name: value for name, value in fold.folded(scale).items() if isinstance(value, Tensor)}
-        weights = {f"{name}.weight": model.model.get_submodule(name).weight * scale for name in fold.group}
+        weights = {f"{name}.weight": model.model.get_submodule(name).weight * scale for name in fold.siblings}
         assert float((model.logits({**folded, **weights}) - logits).norm() / logits.norm()) < 1e-5
         for half in (folded, weights):
             assert float((model.logits(half) - logits).norm() / logits.norm()) > 1e-4

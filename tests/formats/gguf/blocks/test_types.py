@@ -47,7 +47,7 @@ def random_codes(number_format: IntFormat, rows: int, columns: int) -> QTensor:
 
 
 def hard_weights() -> dict[str, Tensor]:
-    """Rows of 64 that have caught encoders out."""
+    """Sequences of 64 that have caught encoders out."""
     generator = torch.Generator().manual_seed(1)
     normal = torch.randn(40, 64, generator=generator)
     ties = torch.randint(-4, 5, (40, 64), generator=generator).float() / 8
