@@ -24,7 +24,7 @@ Q_PROJ = "model.layers.0.self_attn.q_proj"
 
 @pytest.fixture
 def golden(request):
-    return load_file(request.path.parent / "golden" / "bitsandbytes.safetensors")
+    return load_file(request.path.parents[1] / "golden" / "bitsandbytes.safetensors")
 
 
 @pytest.mark.parametrize("table", ["nf4", "fp4"])
