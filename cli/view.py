@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from compress.recipes.jobs.memory import Cache, Memory
     from compress.recipes.jobs.verify import Verification
     from compress.recipes.plan import Plan
-    from compress.recipes.run import ArtifactReport, Metrics, RunReport
+    from compress.recipes.report import ArtifactReport, Metrics, RunReport
 
 _WIDE = 200
 """Columns where nobody looks at a terminal: a file or a pipe must not be wrapped."""

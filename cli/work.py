@@ -88,7 +88,7 @@ def plan(
         recipe = with_targets(recipe, target or ())
         ram = parse_bytes(max_ram) if max_ram else None
         with _working(quiet) as reporter:
-            planned = plan_recipe(recipe, max_ram=ram, progress=reporter.note)
+            planned = plan_recipe(recipe, max_ram=ram, reporter=reporter)
         emit(planned.model_dump(mode="json"), json, lambda: view.plan(planned))
         return
     if overrides or max_ram or target:

@@ -14,7 +14,8 @@ from torch import Tensor
 from compress.formats.options import PerTensor, plain
 from compress.kernels.qtensor import NumberFormat, quantize
 from compress.kernels.solve.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
-from compress.passes.core.base import Rewritten, Tie
+from compress.passes.core.base import Tie
+from compress.passes.core.change import Change
 from compress.passes.forward.statistics import Hessian, LinearStats, MeanAbs, Statistic
 from compress.passes.options.any_format import FormatOptions
 
@@ -53,13 +54,13 @@ class AWQ(FormatOptions):
         ]
         return tried[errors.index(min(errors))]
 
-    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
         if Hessian not in stats:  # an embedding: its inputs are one-hot, and every row stands for itself
-            return Rewritten(quantize(weight, number_format, number_format.fit(weight)), {"fallback": "rtn"})
+            return Change(quantize(weight, number_format, number_format.fit(weight)), notes={"fallback": "rtn"})
         if not plain(self.clip):
-            return Rewritten(quantize(weight, number_format, number_format.fit(weight)), target=weight)
+            return Change(quantize(weight, number_format, number_format.fit(weight)), target=weight)
         params = clipped_params(weight, stats[Hessian].matrix, number_format)
-        return Rewritten(quantize(weight, number_format, params), target=clip(weight, number_format, params))
+        return Change(quantize(weight, number_format, params), target=clip(weight, number_format, params))
 
     def _grid(self, name: str) -> NumberFormat:
         number_format = self.number_format(name)

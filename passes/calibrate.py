@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from pydantic import Field
+from torch import Tensor
+
+from compress.formats.base import Checkpoint
+from compress.formats.files.native import NativeFile, save_tensors
+from compress.formats.files.storage import sha256_file
 from compress.passes.core.base import ModelPass
+from compress.passes.core.journal import Committed
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_sequences
+from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import Extent
 from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
+
+_FILE = "sampled.safetensors"
+
+
+class Sampled(Committed):
+    """Text of the model's own: the tokens lie in the stage's folder."""
+
+    sha256: str
 
 
 class Calibrate(TextOptions, ModelPass):
     """Choose the text that the passes after this one calibrate on."""
+
+    calibrates: ClassVar[bool] = True
 
     data: str = Field(
         "builtin",
@@ -20,12 +42,27 @@ class Calibrate(TextOptions, ModelPass):
         "`builtin` (text that ships with Python), `self` (text sampled from the model), or a dataset's name",
     )
 
-    def prepare(self, run: Run) -> None:
-        if self.data != "self":
-            run.sequences[run.stage] = sequences_of(self, load_tokenizer(run.source), held_out=False)
+    def read(self, source: Checkpoint) -> Sequences | None:
+        return None if self.data == "self" else sequences_of(self, load_tokenizer(source), held_out=False)
 
-    def model(self, run: Run) -> None:
-        if self.data == "self":
-            run.sequences[run.stage] = sample_sequences(run, load_tokenizer(run.source), self.samples, self.seq_len)
-        run.calibration = run.sequences[run.stage]
-        run.manifest["calibration"] = {"sha256": run.calibration.sha256(), "tokens": run.calibration.tokens}
+    def extent(self) -> Extent | None:
+        return self.samples, self.seq_len
+
+    def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
+        return super().depends(sequences) if sequences is None else {"tokens": sequences.sha256()}
+
+    def model(self, run: Run, stage: Stage) -> Outcome:
+        sequences = stage.sequences or self._sampled(run, stage)
+        figures = {"sha256": sequences.sha256(), "tokens": sequences.tokens}
+        return Outcome(calibration=sequences, manifest={"calibration": figures})
+
+    def _sampled(self, run: Run, stage: Stage) -> Sequences:
+        """Text of the model's own; sampled once."""
+        path = stage.file(_FILE)
+        if not run.journal.of(Sampled, stage.key):
+            made = sample_sequences(run, load_tokenizer(run.source), self.samples, self.seq_len)
+            save_tensors(path, {"ids": made.ids})
+            run.journal.append(Sampled(stage=stage.key, sha256=sha256_file(path)))
+        ids = NativeFile(path).read("ids")
+        assert isinstance(ids, Tensor)
+        return Sequences(ids)

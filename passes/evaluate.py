@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.kernels.numbers.activations import Grid
 from compress.passes.core.base import ModelPass
+from compress.passes.core.journal import Committed
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import Cost, Extent, walk_cost
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.forward.walk import Stream, Walk
+from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.weights import Weights, cached_as, dense
 
 
+class Boundary(Committed):
+    """The walk of that name (`reference`, `candidate`) has reached a boundary between layers."""
+
+    walk: str
+    boundary: int
+
+
+class Measured(Committed):
+    """The scores are known."""
+
+    scores: Scores
+
+
 class Evaluate(TextOptions, ModelPass):
     """Measure the model as it stands against the untouched one, on text that calibration has not seen."""
+
+    alters: ClassVar[bool] = False
 
     samples: int = Field(10, ge=1, le=1 << 20, description="windows of text, from its beginning")
     seq_len: int = Field(1024, ge=2, le=1 << 20, description="tokens per window")
@@ -28,34 +52,46 @@ class Evaluate(TextOptions, ModelPass):
         None, description="measure with a key/value cache of `int8` or `fp8`, scales per token and head"
     )
 
-    def prepare(self, run: Run) -> None:
-        run.sequences[run.stage] = sequences_of(self, load_tokenizer(run.source), held_out=True)
+    def read(self, source: Checkpoint) -> Sequences | None:
+        return sequences_of(self, load_tokenizer(source), held_out=True)
 
-    def model(self, run: Run) -> None:
-        sequences = run.sequences[run.stage]
-        done = run.journal.of(stage=run.stage, kind="scores")
-        if not done:
-            run.journal.append({"stage": run.stage, "kind": "scores", "scores": asdict(self._measure(run, sequences))})
-        run.scores = Scores(**run.journal.of(stage=run.stage, kind="scores")[0]["scores"])
-        run.manifest["evaluation"] = {"sha256": sequences.sha256(), "tokens": sequences.tokens}
+    def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
+        assert sequences is not None  # `read` gave them
+        return {"tokens": sequences.sha256(), "kv_cache": self.kv_cache}
 
-    def _measure(self, run: Run, sequences: Sequences) -> Scores:
-        done = run.journal.of(stage=run.stage, kind="boundary")
-        run.reporter.start("evaluate", 2 * len(run.skeleton.anatomy.layers), "layer", done=len(done))
+    def cost(self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
+        once = walk_cost(model, anatomy, sequences, budget)
+        return replace(once, flops=2 * once.flops)
+
+    def model(self, run: Run, stage: Stage) -> Outcome:
+        sequences = stage.sequences
+        assert sequences is not None  # `read` gave them
+        if not run.journal.of(Measured, stage.key):
+            run.journal.append(Measured(stage=stage.key, scores=self._measure(run, stage, sequences)))
+        (measured,) = run.journal.of(Measured, stage.key)
+        figures = {"sha256": sequences.sha256(), "tokens": sequences.tokens}
+        return Outcome(scores=measured.scores, manifest={"evaluation": figures})
+
+    def _measure(self, run: Run, stage: Stage, sequences: Sequences) -> Scores:
+        done = run.journal.of(Boundary, stage.key)
+        untouched = run.skeleton.of(run.source)
+        layers = len(untouched.anatomy.layers) + len(run.skeleton.anatomy.layers)
+        run.reporter.start("evaluate", layers, "layer", done=len(done))
         with torch.no_grad():
-            reference = self._carry(run, sequences, "reference", dense(run.source))
-            candidate = self._carry(run, sequences, "candidate", cached_as(self.kv_cache, dense(run.model)))
-            scores = score(candidate, reference)
+            reference = self._carry(run, stage, sequences, "reference", untouched, dense(run.source))
+            candidate = cached_as(self.kv_cache, dense(run.model))
+            scores = score(self._carry(run, stage, sequences, "candidate", run.skeleton, candidate), reference)
         run.reporter.finish()
         return scores
 
-    def _carry(self, run: Run, sequences: Sequences, name: str, weights: Weights) -> Walk:
-        hidden = run.hidden_states(f"stage-{run.stage}-{name}", sequences)
-        walk = Walk(run.skeleton, sequences, [Stream(weights, hidden)])
-        done = len(run.journal.of(stage=run.stage, kind="boundary", walk=name))
+    def _carry(
+        self, run: Run, stage: Stage, sequences: Sequences, name: str, skeleton: Skeleton, weights: Weights
+    ) -> Walk:
+        walk = Walk(skeleton, sequences, [Stream(weights, stage.hidden_states(name, sequences, skeleton.width))])
+        done = sum(record.walk == name for record in run.journal.of(Boundary, stage.key))
 
         def commit(boundary: int) -> None:
-            run.journal.append({"stage": run.stage, "kind": "boundary", "walk": name, "boundary": boundary})
+            run.journal.append(Boundary(stage=stage.key, walk=name, boundary=boundary))
             run.reporter.advance(name)
 
         walk.carry(done, commit)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
 from compress.formats import dialects
-from compress.formats.base import Dialect, Layout, ModelSpec
+from compress.formats.base import Dialect, ModelSpec
 from compress.formats.errors import suggest
 from compress.formats.views.fit import Decoded, fit_spec
 from compress.formats.views.matrices import restored_spec
-from compress.passes.artifact.write import refuse_existing, write_artifact
-from compress.passes.core.base import ModelPass
+from compress.passes.artifact.write import Written, refuse_foreign, write_artifact, written_at
+from compress.passes.core.base import ModelPass, Product
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
 
 
 class Export(ModelPass):
     """Write an artifact. Options beside those below are the dialect's own: see `compress dialects`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+    alters: ClassVar[bool] = False
 
     dialect: str = Field(description="the container convention: `compress dialects` lists them")
     path: str | None = Field(
@@ -46,19 +50,18 @@ class Export(ModelPass):
             raise ValueError(f"there is no dialect '{self.dialect}'{suggest(self.dialect, known)}")
         return known[self.dialect].model_validate(self.__pydantic_extra__ or {})
 
-    def layout(self, model: ModelSpec) -> Layout:
-        """The exact files. Raises RefusedError for what the container cannot hold."""
+    def products(self, model: ModelSpec) -> Sequence[Product]:
         dialect = self.container()
-        return dialect.layout(restored_spec(fit_spec(model, dialect, self.requantize)))
+        written = restored_spec(fit_spec(model, dialect, self.requantize))
+        return [Product(self.dialect, self.folder, written, dialect.options(written), dialect.layout(written))]
 
-    def prepare(self, run: Run) -> None:
-        if not run.journal.of(stage=run.stage, kind="artifact"):
-            refuse_existing(run.output / self.folder)
+    def prepare(self, run: Run, stage: Stage) -> None:
+        refuse_foreign(run, run.output / self.folder)
 
-    def model(self, run: Run) -> None:
-        target = run.output / self.folder
-        if not run.journal.of(stage=run.stage, kind="artifact"):
+    def model(self, run: Run, stage: Stage) -> Outcome:
+        if written_at(run, stage) is None:
             dialect = self.container()
             fitted = Decoded(run.model, fit_spec(run.model.spec, dialect, self.requantize))
-            record = write_artifact(fitted, dialect, target, run)
-            run.journal.append({"stage": run.stage, "kind": "artifact", **record})
+            artifact = write_artifact(fitted, dialect, run.output / self.folder, run)
+            run.journal.append(Written(stage=stage.key, source=run.source_digest, artifact=artifact))
+        return Outcome()

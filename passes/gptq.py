@@ -16,7 +16,7 @@ from compress.kernels.qtensor import NumberFormat
 from compress.kernels.solve.correct import corrected_target
 from compress.kernels.solve.gptq import gptq_solve
 from compress.kernels.solve.tune import tune
-from compress.passes.core.base import Rewritten
+from compress.passes.core.change import Change
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
 from compress.passes.options.any_format import FormatOptions
 
@@ -35,7 +35,7 @@ class GPTQ(FormatOptions):
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})
 
-    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
         hessian = stats[Hessian].matrix
         target = self._target(weight, stats)
         params = None if self.search else number_format.fit(target)
@@ -45,7 +45,7 @@ class GPTQ(FormatOptions):
         if self.tune and not report.fallback:
             live = hessian.diagonal() > 0
             quantized = tune(target.where(live, 0.0), hessian, quantized, damp=report.damp)
-        return Rewritten(quantized, {"damp": report.damp, "fallback": "rtn" if report.fallback else ""})
+        return Change(quantized, notes={"damp": report.damp, "fallback": "rtn" if report.fallback else ""})
 
     def _target(self, weight: Tensor, stats: LinearStats) -> Tensor:
         """What to come close to on the inputs that the quantized model gives."""

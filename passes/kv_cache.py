@@ -6,6 +6,7 @@ Keys are taken after the rotary embedding, as they lie in the cache. An engine t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -18,11 +19,21 @@ from compress.formats.errors import CompressError, RefusedError
 from compress.formats.files.native import save_tensors
 from compress.kernels.numbers.activations import CacheFormat, Grid, grid_scale
 from compress.passes.core.base import ModelPass
+from compress.passes.core.journal import Committed
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.anatomy import Anatomy, Attention
 from compress.passes.model.cache import Peaks
 from compress.passes.model.weights import dense
+
+
+class Scaled(Committed):
+    """A boundary between layers was reached, and the layer before it has scales, by tensor name."""
+
+    boundary: int
+    scales: Mapping[str, list[float]]
 
 
 class KVCache(ModelPass):
@@ -44,34 +55,34 @@ class KVCache(ModelPass):
         }
         return replace(model, tensors={**model.tensors, **scales}, kv_cache=CacheFormat(self.dtype, self.per))
 
-    def model(self, run: Run) -> None:
+    def model(self, run: Run, stage: Stage) -> Outcome:
         layers = run.skeleton.anatomy.layers
-        done = run.journal.of(stage=run.stage, kind="boundary")
+        done = run.journal.of(Scaled, stage.key)
         run.reporter.start(self.name, len(layers), "layer", done=len(done))
         with torch.no_grad():
-            self._calibrate(run, len(done))
+            self._calibrate(run, stage, len(done))
         run.reporter.finish()
-        path = run.work / f"stage-{run.stage}" / "scales.safetensors"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        records = run.journal.of(stage=run.stage, kind="boundary")
-        save_tensors(path, {name: torch.tensor(scale) for r in records for name, scale in r["scales"].items()})
+        path, records = stage.file("scales.safetensors"), run.journal.of(Scaled, stage.key)
+        planned = self.plan(run.model.spec, run.skeleton.anatomy)
+        save_tensors(path, {name: torch.tensor(scale) for r in records for name, scale in r.scales.items()})
         run.model.overlay(path)
-        run.model.round_as(self.plan(run.model.spec, run.skeleton.anatomy))
+        run.model.become(planned)
+        return Outcome()
 
-    def _calibrate(self, run: Run, done: int) -> None:
+    def _calibrate(self, run: Run, stage: Stage, done: int) -> None:
         """One forward of the calibration sequences; every layer's scales are committed with its boundary."""
-        sequences = run.calibration
+        sequences = run.left.calibration
         assert sequences is not None  # the plan refuses a run without
         attentions = run.skeleton.anatomy.attentions()
         peaks = [Peaks() for _ in attentions]
-        hidden = run.hidden_states(f"stage-{run.stage}-cache", sequences)
+        hidden = stage.hidden_states("cache", sequences, run.skeleton.width)
         stream = Stream(dense(run.model), hidden, lambda index, batch: peaks[index].watch(batch))
         walk = Walk(run.skeleton, sequences, [stream])
 
         def commit(boundary: int) -> None:
             attention = attentions[boundary - 1]
             scales = self._scales(attention, peaks[boundary - 1]) if attention else {}
-            run.journal.append({"stage": run.stage, "kind": "boundary", "boundary": boundary, "scales": scales})
+            run.journal.append(Scaled(stage=stage.key, boundary=boundary, scales=scales))
             run.reporter.advance(run.skeleton.anatomy.layers[boundary - 1].name)
 
         walk.carry(done, commit)

@@ -8,8 +8,9 @@ chosen is judged by the KL divergence of the whole model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -22,12 +23,24 @@ from compress.passes.choice.bit_budget import Allocations, Unit, average, kind_o
 from compress.passes.choice.chooser import Choice, Chooser
 from compress.passes.choice.sensitivity import Trials
 from compress.passes.core.base import LayerPass
+from compress.passes.core.journal import Committed
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import Cost, Extent, walk_cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.integers import Bits, IntegerOptions
 
 _BISECTIONS = 8
 _PROBES = 13  # four sorts of linears in three thirds of the layers, and none of them
+
+
+class Chosen(Committed):
+    """The choice: bits by module, their average with scales, and what it costs on the calibration sequences."""
+
+    bits: Mapping[str, int]
+    average_bits: float
+    kl_divergence: float
 
 
 class Mixed(Chooser):
@@ -61,8 +74,10 @@ class Mixed(Chooser):
             raise ValueError("say average_bits (as 3.5), or max_kl (as 0.05), or both")
         return self
 
-    def checks(self) -> tuple[int, int]:
-        return _PROBES + (2 if self.max_kl is None else 1 + _BISECTIONS), self.samples
+    @property
+    def _checks(self) -> int:
+        """How often KL is measured, at most."""
+        return _PROBES + (2 if self.max_kl is None else 1 + _BISECTIONS)
 
     def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
         units = self._units(self._solver(steps), model, anatomy)
@@ -72,23 +87,25 @@ class Mixed(Chooser):
         units = self._units(self._solver(steps), model, anatomy)
         return [spread(units, [at] * len(units), self.bits) for at in range(len(self.bits))]
 
-    def model(self, run: Run) -> None:
-        solver = self._solver(run.following)
+    def cost(self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
+        trials = walk_cost(model, anatomy, sequences, budget, statistics=True)
+        check = walk_cost(model, anatomy, (min(self.samples, sequences[0]), sequences[1]), budget)
+        return replace(trials, flops=trials.flops + self._checks * check.flops)
+
+    def model(self, run: Run, stage: Stage) -> Outcome:
+        solver = self._solver(stage.following)
         units = self._units(solver, run.model.spec, run.skeleton.anatomy)
         modules = frozenset(name for unit in units for name in unit.modules)
-        trials = Trials(run, solver, modules, self.bits)
-        if not run.journal.of(stage=run.stage, kind="choice"):
+        trials = Trials(run, stage, solver, modules, self.bits)
+        if not run.journal.of(Chosen, stage.key):
             with torch.no_grad():
                 trials.measure()
-                run.journal.append({"stage": run.stage, "kind": "choice", **self._choose(units, trials)})
+                run.journal.append(self._choose(units, trials))
         trials.clear()
-        (choice,) = run.journal.of(stage=run.stage, kind="choice")
-        run.bits = choice["bits"]
-        run.manifest["mixed"] = {key: choice[key] for key in ("average_bits", "kl_divergence", "bits")}
-        said = (
-            f"{choice['average_bits']:.3f} bits per weight, KL {choice['kl_divergence']:.4g} on calibration sequences"
-        )
+        (choice,) = run.journal.of(Chosen, stage.key)
+        said = f"{choice.average_bits:.3f} bits per weight, KL {choice.kl_divergence:.4g} on calibration sequences"
         run.reporter.note(f"mixed: {said}")
+        return Outcome(bits=choice.bits, manifest={"mixed": choice.model_dump(exclude={"stage"})})
 
     def _solver(self, steps: Sequence[LayerPass]) -> IntegerOptions:
         """The pass that decides the codes: the last of `steps` that takes bits."""
@@ -122,7 +139,7 @@ class Mixed(Chooser):
             )
         return most
 
-    def _choose(self, units: Sequence[Unit], trials: Trials) -> dict[str, Any]:
+    def _choose(self, units: Sequence[Unit], trials: Trials) -> Chosen:
         judged: list[float] = []
 
         def judge(chosen: Sequence[int]) -> float:
@@ -135,7 +152,7 @@ class Mixed(Chooser):
         else:
             chosen, divergence = _fewest(allocations, judge, self.max_kl)
         bits = spread(units, chosen, self.bits)
-        return {"bits": bits, "average_bits": average(units, chosen), "kl_divergence": divergence}
+        return Chosen(stage=trials.stage.key, bits=bits, average_bits=average(units, chosen), kl_divergence=divergence)
 
     def _priced(self, units: Sequence[Unit], errors: Tensor, judge: Callable[[Sequence[int]], float]) -> Tensor:
         """Errors [units, candidates] in KL: times what those of each sort of unit cost when it alone has fewer bits.

@@ -9,7 +9,7 @@ from compress.formats.options import PerTensor, plain, resolve
 from compress.kernels.numbers.codebook import CodebookFormat, quantize_plainly
 from compress.kernels.numbers.tables import Table
 from compress.kernels.qtensor import NumberFormat
-from compress.passes.core.base import Rewritten
+from compress.passes.core.change import Change
 from compress.passes.forward.statistics import LinearStats
 from compress.passes.options.rounding import SEARCH, RoundingOptions, Search
 from compress.passes.options.tables import TableOptions
@@ -28,8 +28,8 @@ class NF4(RoundingOptions, TableOptions):
         table: Table | None = resolve(self.table, name)
         return None if table is None else self.codebook_format(table, name)
 
-    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
         if plain(self.search) != "off":
             return super().linear(weight, stats, number_format)
         assert isinstance(number_format, CodebookFormat)
-        return Rewritten(quantize_plainly(weight, number_format))
+        return Change(quantize_plainly(weight, number_format))

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from pydantic import BaseModel
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import RefusedError, UsageError
-from compress.formats.views.fit import fit_spec
-from compress.formats.views.matrices import restored_spec
-from compress.passes.calibrate import Calibrate
 from compress.passes.choice.chooser import Chooser
-from compress.passes.core.base import LayerPass, ModelPass, Pass
-from compress.passes.evaluate import Evaluate
-from compress.passes.export import Export
+from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
+from compress.passes.core.report import Reporter
+from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
-from compress.recipes.cost import Cost, sweep_cost
+from compress.passes.sweep.sweep import sweep_cost
 from compress.recipes.engines.checks import Subject
 from compress.recipes.engines.verdicts import Verdict, refuse_unloadable, verdicts
 from compress.recipes.recipe import Recipe
-from compress.recipes.stages import even, largest, open_source, stages
+from compress.recipes.stages import Steps, Texts, even, largest, layerwise, open_source, read_texts, stages
 
 
 class StagePlan(BaseModel):
@@ -72,23 +68,24 @@ class Plan(BaseModel):
     verdict: str
 
 
-def plan(recipe: Recipe, *, max_ram: int | None = None, progress: Callable[[str], None] = lambda _: None) -> Plan:
+def plan(recipe: Recipe, *, max_ram: int | None = None, reporter: Reporter | None = None) -> Plan:
     """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files."""
-    source = open_source(recipe, progress)
+    reporter = reporter or Reporter()
+    source = open_source(recipe, reporter.note)
     skeleton = Skeleton(load_config(source), source.spec, torch.device("cpu"))
-    return plan_opened(recipe, source, skeleton, max_ram or physical_ram())
+    return plan_opened(recipe, source, skeleton, max_ram or physical_ram(), read_texts(recipe.passes, source, reporter))
 
 
-def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram: int) -> Plan:
-    """`plan` for a model whose headers are open already."""
+def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram: int, texts: Texts) -> Plan:
+    """`plan` for a model whose headers are open already, and text that was read."""
     plans = [
-        _plan(recipe, passes, source, skeleton, max_ram)
+        _plan(recipe, passes, source, skeleton, max_ram, texts)
         for passes in largest(recipe.passes, source.spec, skeleton.anatomy)
     ]
     if not any(isinstance(step, Chooser) for step in recipe.passes):
         return plans[0]
     for passes in even(recipe.passes, source.spec, skeleton.anatomy):
-        _plan(recipe, passes, source, skeleton, max_ram)
+        _plan(recipe, passes, source, skeleton, max_ram, texts)
     return plans[0].model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
 
 
@@ -99,49 +96,93 @@ def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
     return [artifact.model_copy(update={"notes": [*artifact.notes, note]}) for artifact in most]
 
 
-def _plan(recipe: Recipe, passes: Sequence[Pass], source: Checkpoint, skeleton: Skeleton, max_ram: int) -> Plan:
+def _plan(
+    recipe: Recipe, passes: Sequence[Pass], source: Checkpoint, skeleton: Skeleton, max_ram: int, texts: Texts
+) -> Plan:
     """The plan of one way that the run may go."""
-    model, planned, artifacts = source.spec, [], []
-    calibration: Calibrate | None = None
-    rewritten: set[str] = set()
-    prepared: set[str] = set()
-    rate = _flops_per_second()
-    for stage in stages(passes):
-        steps: Sequence[Pass] = stage if isinstance(stage, tuple) else (stage,)
-        before = model
-        prepared.clear()
-        for step in steps:
-            model = _apply(step, model, skeleton, rewritten, prepared)
-        if isinstance(stage, Calibrate):
-            calibration = stage
-        if isinstance(stage, Export):
-            artifacts.append(_artifact(stage, model, recipe.targets))
-        cost = _cost(stage, skeleton, before, calibration, max_ram)
-        changed = sum(model.tensors[name] != spec for name, spec in before.tensors.items())
-        planned.append(
-            StagePlan(
-                passes=[step.name for step in steps],
-                tensors=changed,
-                forwards=cost.forwards,
-                seconds=cost.flops / rate,
-                memory_bytes=cost.memory,
-            )
-        )
+    way = _Way(skeleton, source, max_ram)
+    for number, steps in enumerate(stages(passes)):
+        text = texts.get(number)
+        way.take(steps, (text.count, text.length) if text else None)
+    artifacts = [_artifact(product, model, recipe.targets) for product, model in way.products]
     _refuse_duplicates(artifacts)
     refuse_unloadable(recipe.targets, [verdict for artifact in artifacts for verdict in artifact.targets])
-    memory = max((stage.memory_bytes for stage in planned), default=0)
+    memory = max((stage.memory_bytes for stage in way.planned), default=0)
     return Plan(
         model=recipe.model,
         architecture=str(source.spec.config.get("model_type")),
         parameters=sum(spec.size for spec in source.spec.tensors.values()),
         source_bytes=source.nbytes(),
-        stages=planned,
+        stages=way.planned,
         artifacts=artifacts,
         memory_bytes=memory,
-        seconds=sum(stage.seconds for stage in planned),
+        seconds=sum(stage.seconds for stage in way.planned),
         max_ram=max_ram,
         verdict=_verdict(memory, max_ram),
     )
+
+
+class _Way:
+    """The model's headers on their way through the stages, each with the skeleton that its shapes ask for."""
+
+    def __init__(self, skeleton: Skeleton, source: Checkpoint, budget: int) -> None:
+        self.skeleton, self.budget = skeleton, budget
+        self.path, self.model = source.path, source.spec
+        self.planned: list[StagePlan] = []
+        self.products: list[tuple[Product, ModelSpec]] = []
+        self.calibration: Extent | None = None
+        self._rate = _flops_per_second()
+
+    def take(self, steps: Steps, text: Extent | None) -> None:
+        """Plan one stage; `text` is what it has read."""
+        before = self.model
+        self.skeleton = self.skeleton.of_spec(before, self.path)
+        cost = self._cost(steps, text)
+        prepared: set[str] = set()
+        for step in steps:
+            self.products += [(product, self.model) for product in step.products(self.model)]
+            self.model = self._apply(step, prepared)
+            if isinstance(step, ModelPass) and step.calibrates:
+                self.calibration = text or step.extent()
+        changed = sum(self.model.tensors.get(name) != spec for name, spec in before.tensors.items())
+        self.planned.append(
+            StagePlan(
+                passes=[step.name for step in steps],
+                tensors=changed,
+                forwards=cost.forwards,
+                seconds=cost.flops / self._rate,
+                memory_bytes=cost.memory,
+            )
+        )
+
+    def _apply(self, step: Pass, prepared: set[str]) -> ModelSpec:
+        """What `step` makes of the model. `prepared`: what an earlier pass of the same stage hands on unrounded."""
+        if isinstance(step, LayerPass):
+            targets = {f"{name}.weight" for name in step.targets(self.skeleton.anatomy)}
+            quantized = (name for name in sorted(targets - prepared) if self.model.tensors[name].format is not None)
+            if again := next(quantized, None):
+                raise RefusedError(
+                    f"{step.name}: {again} was quantized by an earlier pass", "skip it in one of the two passes"
+                )
+            prepared -= targets
+            prepared |= targets if step.prepares() else set()
+        return step.plan(self.model, self.skeleton.anatomy)
+
+    def _cost(self, steps: Steps, text: Extent | None) -> Cost:
+        anatomy, first = self.skeleton.anatomy, steps[0]
+        if isinstance(first, ModelPass):
+            extent = self._calibration([first.name]) if first.calibrated else text
+            return first.cost(self.model, anatomy, extent or (0, 0), self.budget)
+        passes = layerwise(steps)
+        needy = [step.name for step in passes if step.needs()]
+        return sweep_cost(passes, self.model, anatomy, self._calibration(needy) if needy else (0, 0), self.budget)
+
+    def _calibration(self, names: Sequence[str]) -> Extent:
+        """The sequences that the passes `names` want; raises UsageError if there are none."""
+        if self.calibration is None:
+            hint = "put `- calibrate: {data: builtin}` before it"
+            raise UsageError(f"{', '.join(names)} needs calibration data", hint)
+        return self.calibration
 
 
 def physical_ram() -> int:
@@ -149,71 +190,16 @@ def physical_ram() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _apply(step: Pass, model: ModelSpec, skeleton: Skeleton, rewritten: set[str], prepared: set[str]) -> ModelSpec:
-    """What `step` makes of `model`. `prepared`: what an earlier pass of the same stage hands on unrounded."""
-    after = step.plan(model, skeleton.anatomy)
-    if isinstance(step, LayerPass):
-        targets = {f"{name}.weight" for name in step.targets(skeleton.anatomy)}
-        if again := sorted(targets & rewritten - prepared):
-            raise RefusedError(
-                f"{step.name}: {again[0]} was quantized by an earlier pass",
-                "skip it in one of the two passes",
-            )
-        rewritten |= targets
-        prepared -= targets
-        prepared |= targets if step.prepares() else set()
-    return after
-
-
-def _cost(
-    stage: Pass | tuple[LayerPass, ...],
-    skeleton: Skeleton,
-    model: ModelSpec,
-    calibration: Calibrate | None,
-    max_ram: int,
-) -> Cost:
-    if isinstance(stage, tuple):
-        needs = frozenset().union(*(step.needs() for step in stage))
-        sequences = _calibration_sequences([step.name for step in stage if step.needs()], calibration)
-        streams = 2 if any(kind.teacher for kind in needs) else 1
-        return sweep_cost(skeleton, model, sequences, streams, statistics=bool(needs), max_ram=max_ram)
-    if isinstance(stage, Evaluate):
-        cost = sweep_cost(skeleton, model, (stage.samples, stage.seq_len), 1, statistics=False, max_ram=max_ram)
-        return replace(cost, flops=2 * cost.flops)
-    sequences = _calibration_sequences(
-        [stage.name] if isinstance(stage, ModelPass) and stage.calibrated else [], calibration
-    )
-    if isinstance(stage, Chooser):
-        cost = sweep_cost(skeleton, model, sequences, 1, statistics=True, max_ram=max_ram)
-        times, count = stage.checks()
-        judged = (min(count, sequences[0]), sequences[1])
-        check = sweep_cost(skeleton, model, judged, 1, statistics=False, max_ram=max_ram)
-        return replace(cost, flops=cost.flops + times * check.flops)
-    return sweep_cost(skeleton, model, sequences, 1, statistics=False, max_ram=max_ram)
-
-
-def _calibration_sequences(names: Sequence[str], calibration: Calibrate | None) -> tuple[int, int]:
-    """Count and length of the sequences that the passes `names` want; raises UsageError if there are none."""
-    if not names:
-        return 0, 0
-    if calibration is None:
-        hint = "put `- calibrate: {data: builtin}` before it"
-        raise UsageError(f"{', '.join(names)} needs calibration data", hint)
-    return calibration.samples, calibration.seq_len
-
-
-def _artifact(step: Export, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
-    layout, dialect = step.layout(model), step.container()
-    written = restored_spec(fit_spec(model, dialect, step.requantize))
-    subject = Subject(step.dialect, written, dialect.options(written))
+def _artifact(product: Product, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
+    subject, layout = Subject(product.dialect, product.model, product.options), product.layout
     return ArtifactPlan(
-        dialect=step.dialect,
-        path=step.folder,
+        dialect=product.dialect,
+        path=product.folder,
         files=[FileSize(name=file.name, bytes=file.nbytes) for file in layout.files],
         bytes=layout.nbytes,
         bits_per_weight=layout.nbytes * 8 / sum(spec.size for spec in model.tensors.values()),
         notes=list(layout.notes),
-        targets=verdicts(step.folder, subject, targets),
+        targets=verdicts(product.folder, subject, targets),
     )
 
 

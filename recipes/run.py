@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
-import resource
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -12,71 +12,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 
-from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
-from compress.formats.errors import RefusedError, UsageError
-from compress.formats.files.storage import Lock, parse_json, read_bytes, sha256_file, write_json
+from compress.formats.errors import UsageError
+from compress.formats.files.storage import sha256_file, write_json
+from compress.passes.artifact.write import Artifact, written_at
 from compress.passes.core.base import ModelPass
-from compress.passes.core.journal import Journal
+from compress.passes.core.journal import Done
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.report import Reporter
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.sweep.sweep import sweep
-from compress.recipes.engines.verdicts import loading_lines, warnings
+from compress.recipes.engines.verdicts import warnings
 from compress.recipes.plan import physical_ram, plan_opened
-from compress.recipes.recipe import Gates, Recipe
-from compress.recipes.stages import Stage, open_source, stages
+from compress.recipes.recipe import Recipe
+from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, with_paths
+from compress.recipes.stages import keyed, layerwise, open_source, read_texts
+from compress.recipes.workshop import WORK, begin, workshop
 
-WORK = ".compress"
-
-
-class ArtifactReport(BaseModel):
-    """One artifact: where it is, how large, and the one line that loads it in each engine that can.
-
-    `quantized_share` is the part of all weights that is quantized, 0 … 1.
-    """
-
-    dialect: str
-    path: str
-    bytes: int
-    bits_per_weight: float
-    quantized_share: float
-    verification: dict[str, float]
-    loads: dict[str, str]
-
-
-class Metrics(BaseModel):
-    """What `evaluate` measured; None without it."""
-
-    perplexity: float | None = None
-    reference_perplexity: float | None = None
-    kl_divergence: float | None = None
-    top1_agreement: float | None = None
-
-
-class PassReport(BaseModel):
-    """One pass, or the passes that shared a sweep."""
-
-    name: str
-    seconds: float
-
-
-class RunReport(BaseModel):
-    """What `compress run --json` prints. `missed` names the gates that were missed."""
-
-    model: str
-    parameters: int
-    source_bytes: int
-    artifacts: list[ArtifactReport]
-    metrics: Metrics
-    passes: list[PassReport]
-    missed: list[str]
-    seconds: float
-    peak_ram_bytes: int
-    peak_vram_bytes: int
+_COMPUTING = ("compress-llm", "torch", "transformers", "tokenizers")
+_WRITING = ("safetensors", "gguf")
 
 
 def run(
@@ -91,28 +49,39 @@ def run(
 ) -> RunReport:
     """Run `recipe` into the directory `output`. The same call resumes a run that was cut off.
 
-    Raises RefusedError if the plan does not fit, another process works there, or the directory holds a
-    different run's work and `fresh` is not set.
+    What an earlier run in `output` has computed is used as far as it applies, whatever else was changed since.
+    Raises RefusedError if the plan does not fit or another process works there.
     """
     reporter = reporter or Reporter()
     source = open_source(recipe, reporter.note)
     skeleton = Skeleton(load_config(source), source.spec, torch.device(device))
     budget = _budget(torch.device(device), max_ram, max_vram)
-    for artifact in plan_opened(recipe, source, skeleton, budget).artifacts:
+    texts = read_texts(recipe.passes, source, reporter)
+    for artifact in plan_opened(recipe, source, skeleton, budget, texts).artifacts:
         for warning in warnings(artifact.dialect, artifact.targets):
             reporter.note(warning)
-    work = output / WORK
-    _make_directory(work)
-    with Lock(output / f"{WORK}.lock"):
-        if fresh:
-            _clear(output, work, recipe)
-        journal = Journal(work / "journal.jsonl")
-        manifest = _manifest(recipe, source, device, budget)
-        resumed = _check_resumable(journal, manifest, output)
-        if resumed:
-            reporter.note(f"resuming in {output}: {len(journal.of(kind='unit'))} layers are done")
-        state = Run(source, skeleton, output, work, journal, reporter, budget, recipe.seed, manifest)
-        return _execute(recipe, state)
+    files = _hashes(source.path, reporter)
+    base = {
+        "seed": recipe.seed,
+        **{f"source {name}": digest for name, digest in files.items()},
+        **{f"version of {name}": version(name) for name in _COMPUTING},
+    }
+    with workshop(output, fresh) as journal:
+        work = output / WORK
+        state = Run(
+            source=source,
+            skeleton=skeleton,
+            output=output,
+            work=work,
+            journal=journal,
+            reporter=reporter,
+            max_ram=budget,
+            seed=recipe.seed,
+            machine={"device": device, "threads": torch.get_num_threads(), "max_ram": budget},
+            manifest=_manifest(recipe, source, files),
+            source_digest=_digest(files),
+        )
+        return _execute(recipe, state, keyed(recipe.passes, base, texts, work))
 
 
 def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> int:
@@ -124,139 +93,70 @@ def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> 
     return max_ram or physical_ram()
 
 
-def _execute(recipe: Recipe, state: Run) -> RunReport:
-    finished = state.journal.of(kind="report")
-    if finished and all((state.output / a["path"]).is_dir() for a in finished[0]["report"]["artifacts"]):
-        return _with_paths(RunReport.model_validate(finished[0]["report"]), state.output)
+def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
+    key = _digest([*(stage.key for stage in stages), recipe.gates.model_dump()])
+    reported = state.journal.of(Reported)[-1:]
+    if reported and reported[0].stage == key and len(reported[0].report.artifacts) == len(_artifacts(state, stages)):
+        return with_paths(reported[0].report, state.output)
     started = time.perf_counter()
-    planned = stages(recipe.passes)
-    for state.stage, stage in enumerate(planned):
-        if isinstance(stage, ModelPass):
-            stage.prepare(state)
-    passes = [_timed(planned, index, state) for index in range(len(planned))]
-    report = _report(recipe, state, passes, time.perf_counter() - started)
-    _mark(report, state.output)
-    write_json(
-        state.output / "compress.json",
-        {**state.manifest, "report": report.model_dump(exclude={"peak_ram_bytes"})},
-    )
-    state.journal.append({"kind": "report", "report": report.model_dump()})
-    for folder in state.work.glob("stage-*"):
-        shutil.rmtree(folder)
-    return _with_paths(report, state.output)
+    for stage in stages:
+        for step in stage.passes:
+            if isinstance(step, ModelPass):
+                step.prepare(state, stage)
+    passes = [_timed(stage, state) for stage in stages]
+    report = make_report(recipe, state, _artifacts(state, stages), passes, time.perf_counter() - started)
+    mark(report, state.output)
+    summary = report.model_dump(exclude={"peak_ram_bytes"})
+    write_json(state.output / "compress.json", {**state.manifest, **state.left.manifest, "report": summary})
+    state.journal.append(Reported(stage=key, report=report))
+    return with_paths(report, state.output)
 
 
-def _timed(planned: Sequence[Stage], index: int, state: Run) -> PassReport:
+def _timed(stage: Stage, state: Run) -> PassReport:
+    """Do one stage, or take over what it did before."""
     started = time.perf_counter()
-    stage, following = planned[index], planned[index + 1 : index + 2]
-    state.stage = index
-    state.following = next((steps for steps in following if isinstance(steps, tuple)), ())
-    if isinstance(stage, ModelPass):
-        stage.model(state)
-        name = stage.name
-    else:
-        sweep(state, index, stage)
-        name = " + ".join(step.name for step in stage)
-    return PassReport(name=name, seconds=time.perf_counter() - started)
+    complete = begin(state.journal, stage, state.machine, state.reporter)
+    state.skeleton = state.skeleton.of(state.model)
+    state.left = state.left.then(_do(stage, state))
+    if not complete:
+        state.journal.append(Done(stage=stage.key, seconds=time.perf_counter() - started))
+    stage.drop_hidden_states()
+    return PassReport(name=stage.title, seconds=state.journal.of(Done, stage.key)[-1].seconds)
 
 
-def _report(recipe: Recipe, state: Run, passes: list[PassReport], seconds: float) -> RunReport:
-    artifacts = [
-        ArtifactReport(
-            **{key: record[key] for key in ArtifactReport.model_fields if key != "loads"},
-            loads=loading_lines(open_checkpoint(state.output / record["path"])),
-        )
-        for record in state.journal.of(kind="artifact")
-    ]
-    scores = state.scores
-    metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
-    return RunReport(
-        model=recipe.model,
-        parameters=sum(spec.size for spec in state.source.spec.tensors.values()),
-        source_bytes=state.source.nbytes(),
-        artifacts=artifacts,
-        metrics=metrics,
-        passes=passes,
-        missed=_missed(recipe.gates, metrics),
-        seconds=seconds,
-        peak_ram_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
-    )
+def _do(stage: Stage, state: Run) -> Outcome:
+    if steps := layerwise(stage.passes):
+        return sweep(state, stage, steps)
+    (step,) = stage.passes
+    assert isinstance(step, ModelPass)
+    return step.model(state, stage)
 
 
-def _mark(report: RunReport, output: Path) -> None:
-    """Artifacts that miss a gate are kept, and say so."""
-    for artifact in report.artifacts if report.missed else ():
-        path = output / artifact.path / "compress.json"
-        manifest = parse_json(read_bytes(path, 1 << 30), path)
-        write_json(path, {**manifest, "missed_gates": report.missed})
+def _artifacts(state: Run, stages: Sequence[Stage]) -> list[Artifact]:
+    """What the run's stages have written, in their order."""
+    return [written for stage in stages if (written := written_at(state, stage)) is not None]
 
 
-def _with_paths(report: RunReport, output: Path) -> RunReport:
-    """The report with paths that a shell can use where it stands."""
-    artifacts = []
-    for artifact in report.artifacts:
-        path = str(output / artifact.path)
-        loads = {engine: line.replace("{path}", path) for engine, line in artifact.loads.items()}
-        artifacts.append(artifact.model_copy(update={"path": path, "loads": loads}))
-    return report.model_copy(update={"artifacts": artifacts})
-
-
-def _missed(gates: Gates, metrics: Metrics) -> list[str]:
-    missed = []
-    for gate, limit, value in (
-        ("max_kl", gates.max_kl, metrics.kl_divergence),
-        ("max_perplexity", gates.max_perplexity, metrics.perplexity),
-    ):
-        if limit is not None and (value is None or value > limit):
-            missed.append(f"{gate}: {'not measured' if value is None else f'{value:.4g}'} is above {limit:.4g}")
-    return missed
-
-
-def _manifest(recipe: Recipe, source: Checkpoint, device: str, max_ram: int) -> dict[str, Any]:
-    """What makes the bytes what they are: recipe, inputs, versions. A run resumes only if all of it is the same."""
-    packages = ("compress-llm", "torch", "transformers", "tokenizers", "safetensors", "gguf")
+def _manifest(recipe: Recipe, source: Checkpoint, files: Mapping[str, str]) -> dict[str, Any]:
+    """What every artifact says of how it came about: recipe, inputs, versions, machine."""
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "source": {"dialect": source.dialect, "files": _hashes(source.path)},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
-        "machine": {"device": device, "threads": torch.get_num_threads(), "max_ram": max_ram},
+        "source": {"dialect": source.dialect, "files": dict(files)},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in (*_COMPUTING, *_WRITING)}},
     }
 
 
-def _hashes(path: Path) -> dict[str, str]:
-    if path.is_file():
-        return {path.name: sha256_file(path)}
-    return {file.name: sha256_file(file) for file in sorted(path.iterdir()) if file.is_file()}
+def _hashes(path: Path, reporter: Reporter) -> dict[str, str]:
+    """SHA-256 of the source's files, by name."""
+    files = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if file.is_file()]
+    reporter.start("hash the source", len(files), "file")
+    digests = {}
+    for file in files:
+        digests[file.name] = sha256_file(file)
+        reporter.advance(file.name)
+    reporter.finish()
+    return digests
 
 
-def _check_resumable(journal: Journal, manifest: Mapping[str, Any], output: Path) -> bool:
-    """Whether this goes on with an earlier run; a new one writes its manifest first."""
-    if not journal.records:
-        journal.append({"kind": "manifest", "manifest": manifest})
-        return False
-    earlier = journal.records[0].get("manifest", {})
-    changed = [field for field, value in manifest.items() if earlier.get(field) != value]
-    if changed:
-        raise RefusedError(
-            f"{output} holds the work of a run with another {' and '.join(changed)}",
-            "choose another output directory, or start over with --fresh",
-        )
-    return True
-
-
-def _make_directory(work: Path) -> None:
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RefusedError(
-            f"cannot make {work}: {error.strerror}", "choose an output directory that you may write to"
-        ) from error
-
-
-def _clear(output: Path, work: Path, recipe: Recipe) -> None:
-    """Forget an earlier run: its work, and the artifacts that it recorded as its own."""
-    for record in Journal(work / "journal.jsonl").of(kind="artifact"):
-        shutil.rmtree(output / record["path"], ignore_errors=True)
-    shutil.rmtree(work)
-    work.mkdir()
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

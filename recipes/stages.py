@@ -1,9 +1,11 @@
-"""What a recipe runs on, and which of its passes run together."""
+"""What a recipe runs on, which of its passes run together, and what the bytes of each stage depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint, ModelSpec
@@ -11,22 +13,33 @@ from compress.formats.files.source import resolve
 from compress.formats.views.fit import Decoded, decoded_spec
 from compress.passes.choice.chooser import Choice, Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass
+from compress.passes.core.report import Reporter
+from compress.passes.core.stage import Stage
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.blank import matrices
+from compress.passes.model.sequences import Sequences
 from compress.recipes.recipe import Recipe
 
-Stage = ModelPass | tuple[LayerPass, ...]
+Steps = tuple[Pass, ...]
+"""The passes of one stage: a whole-model pass, or neighbouring layer-wise ones."""
+Texts = Mapping[int, Sequences]
+"""What passes have read, by the number of their stage."""
 
 
-def stages(passes: Sequence[Pass]) -> list[Stage]:
+def stages(passes: Sequence[Pass]) -> list[Steps]:
     """The passes in order: neighbouring layer-wise ones share one sweep, every other one stands alone."""
-    grouped: list[Stage] = []
-    for layerwise, steps in groupby(passes, key=lambda step: isinstance(step, LayerPass)):
-        if layerwise:
-            grouped.append(tuple(step for step in steps if isinstance(step, LayerPass)))
+    grouped: list[Steps] = []
+    for step in passes:
+        if grouped and isinstance(step, LayerPass) and layerwise(grouped[-1]):
+            grouped[-1] += (step,)
         else:
-            grouped.extend(step for step in steps if isinstance(step, ModelPass))
+            grouped.append((step,))
     return grouped
+
+
+def layerwise(steps: Steps) -> tuple[LayerPass, ...]:
+    """The passes of a stage that is a sweep; none of one that is not."""
+    return tuple(step for step in steps if isinstance(step, LayerPass))
 
 
 def largest(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> list[tuple[Pass, ...]]:
@@ -44,12 +57,12 @@ def _ways(
 ) -> list[tuple[Pass, ...]]:
     ways: list[tuple[Pass, ...]] = [()]
     before: Pass | None = None
-    for stage in (*stages(passes), ()):
-        following = stage if isinstance(stage, tuple) else ()
+    for steps in (*stages(passes), ()):
+        following = layerwise(steps)
         chosen = choices(before, following) if isinstance(before, Chooser) else [{}]
-        steps = [stage] if isinstance(stage, ModelPass) else []
-        ways = [(*way, *steps, *(step.with_bits(bits) for step in following)) for way in ways for bits in chosen]
-        before = stage if isinstance(stage, ModelPass) else None
+        others = () if following else steps
+        ways = [(*way, *others, *(step.with_bits(bits) for step in following)) for way in ways for bits in chosen]
+        before = others[0] if others else None
     return ways
 
 
@@ -59,3 +72,62 @@ def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
     if any(isinstance(step, LayerPass) for step in recipe.passes):
         return Decoded(source, decoded_spec(source.spec))
     return source
+
+
+def read_texts(passes: Sequence[Pass], source: Checkpoint, reporter: Reporter) -> Texts:
+    """What whole-model passes read before anything is computed. Raises InputError for a file that has no text."""
+    readers = {number: steps[0] for number, steps in enumerate(stages(passes)) if not layerwise(steps)}
+    reporter.start("read text", len(readers), "step")
+    texts: dict[int, Sequences] = {}
+    for number, step in readers.items():
+        if isinstance(step, ModelPass) and (text := step.read(source)) is not None:
+            texts[number] = text
+        reporter.advance(step.name)
+    reporter.finish()
+    return texts
+
+
+def keyed(passes: Sequence[Pass], base: Mapping[str, Any], texts: Texts, work: Path) -> list[Stage]:
+    """The stages, each with what its bytes depend on: `base`, and what the stages before it changed.
+
+    Text for calibration counts only where it is used; what only looks at the model (evaluations, exports) changes
+    nothing for the stages after it.
+    """
+    grouped = stages(passes)
+    spell = _Names()
+    chain, calibration = dict(base), dict[str, Any]()
+    staged = []
+    for number, steps in enumerate(grouped):
+        text, following = texts.get(number), layerwise(grouped[number + 1]) if number + 1 < len(grouped) else ()
+        own = {
+            f"{label}.{option}": value
+            for step in steps
+            for label in [spell(step)]
+            for option, value in step.depends(text).items()
+        }
+        if isinstance(steps[0], Chooser):
+            own |= {f"for {step.name}.{o}": value for step in following for o, value in step.depends(None).items()}
+        depends = {**chain, **(calibration if _calibrated(steps) else {}), **own}
+        staged.append(Stage(steps, depends, work, following, text))
+        if isinstance(steps[0], ModelPass) and steps[0].calibrates:
+            calibration = own if text is not None else depends
+        elif any(step.alters for step in steps):
+            chain = depends
+    return staged
+
+
+def _calibrated(steps: Steps) -> bool:
+    """Whether a stage runs the calibration sequences through the model."""
+    first = steps[0]
+    return first.calibrated if isinstance(first, ModelPass) else any(step.needs() for step in layerwise(steps))
+
+
+class _Names:
+    """Names for passes: `gptq`, and for a second one `gptq 2`."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[str] = Counter()
+
+    def __call__(self, step: Pass) -> str:
+        self._seen[step.name] += 1
+        return step.name if self._seen[step.name] == 1 else f"{step.name} {self._seen[step.name]}"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from compress.formats.base import Checkpoint, Dialect, ModelSpec
 from compress.formats.errors import CompressError, RefusedError, StorageError
@@ -23,17 +25,43 @@ from compress.passes.artifact.compare import verify
 from compress.passes.artifact.fingerprint import Fingerprint
 from compress.passes.artifact.inventory import Entry, take_inventory
 from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
+from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
 from compress.passes.model.blank import matrices
 
+_BEFORE = ".before"
 
-def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) -> dict[str, Any]:
-    """Write, reopen, compare, then rename into place. Returns the artifact's line of the report.
 
-    Raises RefusedError if `target` exists, StorageError if the disk fails, CompressError if what was written
-    is not what was meant; in every case nothing new stands under the final name.
+class Artifact(BaseModel):
+    """An artifact as reports and its own manifest speak of it. `path` is its folder's name.
+
+    `quantized_share` is the part of all weights that is quantized, 0 … 1; `verification` what comparing gave.
     """
-    refuse_existing(target)
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    dialect: str
+    path: str
+    bytes: int
+    bits_per_weight: float
+    quantized_share: float
+    verification: Mapping[str, float]
+
+
+class Written(Committed):
+    """An artifact stands under its final name. `source` is the digest of the model that it was made of."""
+
+    source: str
+    artifact: Artifact
+
+
+def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) -> Artifact:
+    """Write, reopen, compare, then rename into place; an earlier artifact of this run's model makes way.
+
+    Raises RefusedError if something else stands there, StorageError if the disk fails, CompressError if what was
+    written is not what was meant; in every case nothing new stands under the final name.
+    """
+    refuse_foreign(run, target)
     stored = Restored(model)
     layout = dialect.layout(stored.spec)
     require_space(target.parent, layout.nbytes)
@@ -51,18 +79,17 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
             raise CompressError(f"{target}: {written:,} bytes written, {layout.nbytes:,} planned", "please report this")
         artifact = matrices(dialect.open(partial))
         verified = verify(model, type(dialect), artifact, run.skeleton, run.work)
-        record = {
-            "dialect": dialect.name,
-            "path": target.name,
-            "bytes": written,
-            "bits_per_weight": written * 8 / sum(spec.size for spec in model.spec.tensors.values()),
-            "quantized_share": _quantized_share(model.spec),
-            "verification": verified.figures,
-        }
-        inventory = take_inventory(artifact, model, run.source, _authors(run), _tied(run))
+        record = Artifact(
+            dialect=dialect.name,
+            path=target.name,
+            bytes=written,
+            bits_per_weight=written * 8 / sum(spec.size for spec in model.spec.tensors.values()),
+            quantized_share=_quantized_share(model.spec),
+            verification=verified.figures,
+        )
+        inventory = take_inventory(artifact, model, run.source, run.left.authors, _tied(run))
         _describe(partial, record, run, artifact, inventory, verified.fingerprint)
-        os.rename(partial, target)
-        sync_directory(target.parent)
+        _put(partial, target, run)
     except OSError as error:
         raise StorageError(
             f"cannot write {target}: {error.strerror}", "free space and run again: it resumes"
@@ -78,15 +105,36 @@ def _quantized_share(model: ModelSpec) -> float:
     return quantized / sum(spec.size for spec in model.tensors.values())
 
 
-def refuse_existing(target: Path) -> None:
-    """Raise RefusedError if something stands where an artifact should go."""
-    if target.exists() or target.is_symlink():
+def written_at(run: Run, stage: Stage) -> Artifact | None:
+    """The artifact that `stage` wrote, if it still stands: nothing was written over it since."""
+    last = {record.artifact.path: record for record in run.journal.of(Written)}
+    mine = [record.artifact for record in last.values() if record.stage == stage.key]
+    return next((artifact for artifact in mine if (run.output / artifact.path / MANIFEST).is_file()), None)
+
+
+def refuse_foreign(run: Run, target: Path) -> None:
+    """Raise RefusedError if something stands where an artifact should go that was not made here of the same model."""
+    if not (target.exists() or target.is_symlink()):
+        return
+    here = [record for record in run.journal.of(Written) if record.artifact.path == target.name]
+    if not here:
         raise RefusedError(f"{target} exists already", "choose another output directory with -o, or move it away")
+    if here[-1].source != run.source_digest:
+        raise RefusedError(
+            f"{target} is an artifact of another model", "choose another output directory with -o, or move it away"
+        )
 
 
-def _authors(run: Run) -> dict[str, str]:
-    """The passes that rewrote each tensor, joined by +."""
-    return {name: author for unit in run.journal.of(kind="unit") for name, author in unit["authors"].items()}
+def _put(partial: Path, target: Path, run: Run) -> None:
+    """Give a whole artifact its name; what an earlier recipe wrote there is gone only after."""
+    before = target.with_name(f"{target.name}{_BEFORE}")
+    if target.exists():
+        run.reporter.note(f"{target.name}: takes the place of what an earlier recipe wrote there")
+        shutil.rmtree(before, ignore_errors=True)
+        os.rename(target, before)
+    os.rename(partial, target)
+    sync_directory(target.parent)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _tied(run: Run) -> str | None:
@@ -97,16 +145,20 @@ def _tied(run: Run) -> str | None:
 
 def _describe(
     directory: Path,
-    record: dict[str, Any],
+    record: Artifact,
     run: Run,
     artifact: Checkpoint,
     inventory: dict[str, Entry],
     fingerprint: Fingerprint,
 ) -> None:
     """The model card and the manifest. Neither holds a time or a path: the same run gives the same bytes."""
-    tensors = {name: report for unit in run.journal.of(kind="unit") for name, report in unit["tensors"].items()}
-    scores = asdict(run.scores) if run.scores else None
-    manifest = {**run.manifest, "artifact": record, "scores": scores, "tensors": tensors}
+    manifest = {
+        **run.manifest,
+        **run.left.manifest,
+        "artifact": record.model_dump(mode="json"),
+        "scores": asdict(run.left.scores) if run.left.scores else None,
+        "tensors": run.left.reports,
+    }
     write_bytes(directory / "README.md", model_card(manifest).encode())
     proof = Record(
         files=hashes(directory),

@@ -14,7 +14,7 @@ Choice = Mapping[str, int]
 
 
 class Chooser(ModelPass):
-    """Leaves in `run.bits` what `run.following`, the passes of the next stage, are to take."""
+    """Leaves the bits (`Outcome.bits`) that `Stage.following`, the passes of the next stage, are to take."""
 
     @abstractmethod
     def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
@@ -27,7 +27,3 @@ class Chooser(ModelPass):
     @abstractmethod
     def even(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
         """Every candidate for all modules: what cannot be done with one of them is refused beforehand."""
-
-    @abstractmethod
-    def checks(self) -> tuple[int, int]:
-        """How often it runs the changed model at most, and on how many of the calibration sequences."""

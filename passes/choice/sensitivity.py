@@ -14,13 +14,28 @@ from compress.formats.files.native import NativeFile, save_tensors
 from compress.kernels.measure.error import output_energy
 from compress.kernels.qtensor import QTensor
 from compress.passes.choice.bit_budget import Unit, kind_of
+from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
 from compress.passes.forward.scores import score
 from compress.passes.forward.statistics import Hessian, LinearStats
 from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.weights import dense
 from compress.passes.options.integers import IntegerOptions
-from compress.passes.sweep.sweep import calibration_walk, can_hold
+from compress.passes.sweep.sweep import calibration_walk, may_hold
+
+
+class Tried(Committed):
+    """A layer was tried: by module, the energy of its output, then that of the error at every candidate."""
+
+    energies: Mapping[str, list[float]]
+
+
+class Checked(Committed):
+    """The KL divergence of one choice of bits; checks are numbered in their order."""
+
+    number: int
+    divergence: float
 
 
 class Trials:
@@ -30,17 +45,17 @@ class Trials:
     together in any choice; they take a byte per weight and candidate on disk until `clear`.
     """
 
-    def __init__(self, run: Run, step: IntegerOptions, modules: frozenset[str], bits: Sequence[int]) -> None:
-        self.run, self.step, self.modules, self.bits = run, step, modules, bits
-        self._folder = run.work / f"stage-{run.stage}"
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, run: Run, stage: Stage, step: IntegerOptions, modules: frozenset[str], bits: Sequence[int]
+    ) -> None:
+        self.run, self.stage, self.step, self.modules, self.bits = run, stage, step, modules, bits
 
     def measure(self) -> None:
         """One forward of the calibration sequences, or what is left of it: it also is what KL is measured against."""
         kinds = self.step.needs() | {Hessian}
-        walk = calibration_walk(self.run, self.run.stage, kinds)
+        walk = calibration_walk(self.run, self.stage, kinds)
         layers = self.run.skeleton.anatomy.layers
-        done = self.run.journal.of(stage=self.run.stage, kind="trials")
+        done = self.run.journal.of(Tried, self.stage.key)
         self.run.reporter.start("measure sensitivities", len(layers), "layer", done=len(done))
         trials: dict[str, QTensor] = {}
         energies: dict[str, list[float]] = {}
@@ -58,13 +73,13 @@ class Trials:
             return found
 
         def commit(boundary: int) -> None:
-            save_tensors(self._folder / f"trials-{boundary:04d}.safetensors", trials)
-            self.run.journal.append({"stage": self.run.stage, "kind": "trials", "energies": energies})
+            save_tensors(self.stage.file(f"trials-{boundary:04d}.safetensors"), trials)
+            self.run.journal.append(Tried(stage=self.stage.key, energies=energies))
             self.run.reporter.advance(layers[boundary - 1].name)
             trials.clear()
             energies.clear()
 
-        walk.carry(len(done), commit, pauses, hold=can_hold(self.run, walk))
+        walk.carry(len(done), commit, pauses, hold=may_hold(self.run, walk))
         self.run.reporter.finish()
 
     def errors(self, units: Sequence[Unit]) -> Tensor:
@@ -77,17 +92,15 @@ class Trials:
 
     def divergence(self, number: int, chosen: Mapping[str, int], sequences: int) -> float:
         """KL in nats per token over the first `sequences` for calibration, untouched ‖ `chosen`: check `number`."""
-        done = self.run.journal.of(stage=self.run.stage, kind="divergence", number=number)
-        if not done:
-            divergence = self._diverge(chosen, sequences)
-            record = {"stage": self.run.stage, "kind": "divergence", "number": number, "divergence": divergence}
-            self.run.journal.append(record)
-        return float(self.run.journal.of(stage=self.run.stage, kind="divergence", number=number)[0]["divergence"])
+        known = {record.number: record.divergence for record in self.run.journal.of(Checked, self.stage.key)}
+        if number not in known:
+            known[number] = self._diverge(chosen, sequences)
+            self.run.journal.append(Checked(stage=self.stage.key, number=number, divergence=known[number]))
+        return known[number]
 
     def clear(self) -> None:
         """Delete the trials and the hidden states."""
-        for path in (self._folder, *self.run.work.glob(f"{self._folder.name}-*")):
-            shutil.rmtree(path)
+        shutil.rmtree(self.stage.folder, ignore_errors=True)
 
     def _try(
         self,
@@ -102,13 +115,14 @@ class Trials:
         energies.update({name: [output_energy(weight, hessian)] for name, weight in originals.items()})
         for bits in self.bits:
             step = self.step.with_bits(dict.fromkeys(weights, bits))
-            for name, rewritten in step.siblings(originals, stats).items():
-                trials[_trial(name, bits)] = rewritten.weight
-                energies[name].append(output_energy(originals[name] - rewritten.weight.dequantize(), hessian))
+            for name, change in step.siblings(originals, stats).items():
+                assert isinstance(change.weight, QTensor)
+                trials[_trial(name, bits)] = change.weight
+                energies[name].append(output_energy(originals[name] - change.values, hessian))
 
     def _energies(self) -> dict[str, list[float]]:
-        records = self.run.journal.of(stage=self.run.stage, kind="trials")
-        return {name: energies for record in records for name, energies in record["energies"].items()}
+        records = self.run.journal.of(Tried, self.stage.key)
+        return {name: energies for record in records for name, energies in record.energies.items()}
 
     def _unit_errors(self, energies: Sequence[tuple[str, Sequence[float]]]) -> Tensor:
         """[candidates] of [output, error, error, …] by module."""
@@ -119,9 +133,9 @@ class Trials:
         return torch.where(sums[:, :1] > 0, sums[:, 1:] / sums[:, :1], 0.0).sum(0)
 
     def _diverge(self, chosen: Mapping[str, int], count: int) -> float:
-        run, sequences = self.run, self.run.calibration
+        run, stage, sequences = self.run, self.stage, self.run.left.calibration
         assert sequences is not None  # the plan refuses a run without
-        files = [NativeFile(path) for path in sorted(self._folder.glob("trials-*.safetensors"))]
+        files = [NativeFile(path) for path in sorted(stage.folder.glob("trials-*.safetensors"))]
         trials = {name: file for file in files for name in file.specs}
         model = dense(run.model)
 
@@ -134,8 +148,8 @@ class Trials:
             return trial.dequantize()
 
         judged = sequences.batch(0, min(count, sequences.count))
-        untouched = Stream(model, run.hidden_states(f"stage-{run.stage}-0", sequences))
-        tried = Stream(replace(model, read=read), run.hidden_states(f"stage-{run.stage}-tried", judged))
+        untouched = Stream(model, stage.hidden_states("0", sequences, run.skeleton.width))
+        tried = Stream(replace(model, read=read), stage.hidden_states("tried", judged, run.skeleton.width))
         candidate = Walk(run.skeleton, judged, [tried])
         run.reporter.start("check KL", len(run.skeleton.anatomy.layers), "layer")
         candidate.carry(0, lambda boundary: run.reporter.advance())

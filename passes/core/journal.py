@@ -1,8 +1,8 @@
 """The record of committed work: append-only, checked line by line, so that a killed run loses one step at most.
 
-Each line is `{"record": {…}, "sha256": "…"}`; the digest covers the record's JSON. A step's files are on disk
-under their final names before its line is appended. Reading stops at the first damaged line: what follows is
-redone, never trusted.
+Each line is `{"record": {"kind": …, …}, "sha256": "…"}`; the digest covers the record's JSON. A step's files are
+on disk under their final names before its line is appended. Reading stops at the first damaged line: what follows
+is redone, never trusted. What a kind of record holds is said by a class: that of the stage that commits it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,36 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from compress.formats.errors import StorageError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-Record = dict[str, Any]
+from compress.formats.errors import InputError, StorageError
+
+
+class Committed(BaseModel):
+    """One record. `stage` is the key of the stage that it belongs to (core/stage.py); its kind is its class's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+
+
+class Begun(Committed):
+    """A stage was begun: what is is called, and what its bytes depend on."""
+
+    title: str
+    depends: Mapping[str, Any]
+
+
+class Done(Committed):
+    """A stage is complete. `seconds`: what its last part took, from where it was begun or resumed."""
+
+    seconds: float
+
+
+C = TypeVar("C", bound=Committed)
 
 
 class Journal:
@@ -23,7 +47,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.records: list[Record] = []
+        self.records: list[dict[str, Any]] = []
         good = 0
         if path.exists():
             for line in path.read_bytes().splitlines(keepends=True):
@@ -35,9 +59,10 @@ class Journal:
             if good < path.stat().st_size:
                 os.truncate(path, good)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Committed) -> None:
         """Commit: on return the record is on disk. Raises StorageError if the disk fails."""
-        line = json.dumps({"record": record, "sha256": _digest(record)}, sort_keys=True) + "\n"
+        body = {"kind": type(record).__name__, **record.model_dump(mode="json")}
+        line = json.dumps({"record": body, "sha256": _digest(body)}, sort_keys=True) + "\n"
         try:
             with open(self._path, "ab") as file:
                 file.write(line.encode())
@@ -48,20 +73,28 @@ class Journal:
         # As a resumed run will read it: what is made of records must not depend on who wrote them.
         self.records.append(json.loads(line)["record"])
 
-    def of(self, **keys: object) -> list[Record]:
-        """The records that have all these values."""
-        return [r for r in self.records if all(r.get(key) == value for key, value in keys.items())]
+    def of(self, kind: type[C], stage: str | None = None) -> list[C]:
+        """The records of a kind, of one stage or of all. Raises InputError for one that this version did not write."""
+        found = (record for record in self.records if record["kind"] == kind.__name__)
+        bodies = [{key: value for key, value in record.items() if key != "kind"} for record in found]
+        try:
+            return [kind.model_validate(body) for body in bodies if stage is None or body.get("stage") == stage]
+        except ValidationError as error:
+            raise InputError(
+                f"{self._path} holds a record {kind.__name__} that this version did not write",
+                "finish with the version that began it, or start over with --fresh",
+            ) from error
 
 
-def _digest(record: Record) -> str:
+def _digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _parse(line: bytes) -> Record | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
         record = entry["record"]
-        intact = isinstance(record, dict) and entry["sha256"] == _digest(record)
+        intact = isinstance(record, dict) and "kind" in record and entry["sha256"] == _digest(record)
     except (ValueError, KeyError, TypeError):
         return None
     return record if intact and line.endswith(b"\n") else None

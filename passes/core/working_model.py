@@ -9,7 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.files.hf_files import CONFIG
 from compress.formats.files.native import NativeFile
+from compress.formats.files.storage import encode_json, parse_json
 from compress.kernels.qtensor import QTensor
 
 
@@ -35,9 +37,13 @@ class WorkingModel(Checkpoint):
         }
         self.spec = replace(self.spec, tensors={**known, **tensors})
 
-    def round_as(self, planned: ModelSpec) -> None:
-        """Round at run time what `planned` rounds: its static scales have come with `overlay`."""
-        self.spec = replace(self.spec, activations=planned.activations, kv_cache=planned.kv_cache)
+    def become(self, planned: ModelSpec) -> None:
+        """Take over what a stage planned beside tensors, which have come with `overlay`.
+
+        That is the configuration, what is rounded at run time, and which tensors there are no more.
+        """
+        tensors = {name: spec for name, spec in self.spec.tensors.items() if name in planned.tensors}
+        self.spec = replace(planned, tensors=tensors, files=self.spec.files)
 
     @property
     def rewritten(self) -> frozenset[str]:
@@ -47,7 +53,12 @@ class WorkingModel(Checkpoint):
         return self._rewritten.get(name, self._source).read(name)
 
     def files(self) -> Mapping[str, bytes]:
-        return self._source.files()
+        """The source's own; its config.json with the settings that stages changed."""
+        files, before = dict(self._source.files()), self._source.spec.config
+        if CONFIG in files and dict(self.spec.config) != dict(before):
+            changed = {key: value for key, value in self.spec.config.items() if before.get(key) != value}
+            files[CONFIG] = encode_json({**parse_json(files[CONFIG], CONFIG), **changed})
+        return files
 
     def nbytes(self) -> int:
         return self._source.nbytes()

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from compress.passes.forward.cost import BATCH_TOKENS, held_bytes
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import LinearStats, Statistic
@@ -22,9 +23,6 @@ from compress.passes.model.flight import Flight, PausePoints
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import Weights
-
-BATCH_TOKENS = 4096
-"""Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ class Walk:
 
     def held_bytes(self, widest: int) -> int:
         """Memory that holds every batch at siblings, at most: residual, normed input, widest linear input."""
-        return self.sequences.ids.numel() * 4 * len(self.streams) * (2 * self.skeleton.width + widest)
+        return held_bytes(self.sequences.ids.numel(), len(self.streams), self.skeleton.width, widest)
 
 
 def _aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:

@@ -7,6 +7,7 @@ CVE-2026-4372), and sizes that take minutes and gigabytes to build; none of thes
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -29,9 +30,14 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
 
     Raises InputError for an unknown architecture or for values that no model has.
     """
-    data = clean_config(checkpoint.spec.config)
+    return config_of(checkpoint.spec.config, checkpoint.path)
+
+
+def config_of(config: Mapping[str, Any], path: Path) -> PreTrainedConfig:
+    """`load_config` for the settings of a model that lies at `path`."""
+    data = clean_config(config)
     kind = data.pop("model_type", None)
-    where = f"{checkpoint.path}: config.json"
+    where = f"{path}: config.json"
     for key, value in _numbers(data):
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LIMITS[key]:
             raise InputError(f"{where}: {key} is {value!r}; it must be a whole number up to {_LIMITS[key]:,}")

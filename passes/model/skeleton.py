@@ -10,17 +10,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from compress.formats.base import ModelSpec
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_siblings
 from compress.passes.model.blank import empty_model
 from compress.passes.model.cache import Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
+from compress.passes.model.config import config_of
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
 from compress.passes.model.residual import find_residuals
@@ -63,6 +65,7 @@ class Skeleton:
     def __init__(self, config: PreTrainedConfig, spec: ModelSpec, device: torch.device) -> None:
         self.device = device
         self.dtype = torch.float32
+        self._settings = dict(spec.config)
         model = empty_model(config, spec.tensors, self.dtype)
         self._names = tensor_names(model, spec.tensors)
         self._model = model.eval().requires_grad_(False)
@@ -80,6 +83,20 @@ class Skeleton:
         self._probe = self._hollow_model()
         self.anatomy = self._trace()
         self._check(spec)
+        self._shapes = {name: spec.tensors[name].shape for name in set(self._names.values()) & spec.tensors.keys()}
+
+    def of(self, model: Checkpoint) -> Skeleton:
+        """The skeleton of `model`: this one, unless its configuration or a shape differs."""
+        return self.of_spec(model.spec, model.path)
+
+    def of_spec(self, spec: ModelSpec, path: Path) -> Skeleton:
+        """`of` for the headers of a model that lies at `path`."""
+        if dict(spec.config) == self._settings and self._fits(spec):
+            return self
+        return Skeleton(config_of(spec.config, path), spec, self.device)
+
+    def _fits(self, spec: ModelSpec) -> bool:
+        return all(name in spec.tensors and spec.tensors[name].shape == shape for name, shape in self._shapes.items())
 
     @property
     def width(self) -> int:

@@ -16,7 +16,8 @@ from compress.formats.errors import RefusedError
 from compress.formats.options import PerTensor, plain
 from compress.kernels.numbers.activations import ActivationFormat, grid_scale
 from compress.kernels.qtensor import NumberFormat
-from compress.passes.core.base import Rewritten, Tie
+from compress.passes.core.base import Tie
+from compress.passes.core.change import Change
 from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.model.anatomy import Anatomy
@@ -97,7 +98,7 @@ class InputOptions(RoundingOptions):
         step = self.resolved(name)
         return None if step.activations == "none" else step.input_format()
 
-    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
         rounded = super().linear(weight, stats, number_format)
         return replace(rounded, tensors=self._scales(stats), target=weight)
 

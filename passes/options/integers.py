@@ -11,7 +11,7 @@ from compress.formats.options import PerTensor, resolve, with_chosen
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.search.integers import Zero
-from compress.passes.core.base import LinearPass
+from compress.passes.core.linear import LinearPass
 
 Bits = Annotated[int, Field(ge=2, le=8)]
 GroupSize = Annotated[int, Field(ge=-1)]

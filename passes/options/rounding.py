@@ -10,7 +10,8 @@ from torch import Tensor
 
 from compress.formats.options import PerTensor, plain
 from compress.kernels.qtensor import NumberFormat, Params, quantize
-from compress.passes.core.base import LinearPass, Rewritten
+from compress.passes.core.change import Change
+from compress.passes.core.linear import LinearPass
 from compress.passes.forward.input_ranges import Moments
 from compress.passes.forward.statistics import LinearStats, Statistic
 
@@ -29,8 +30,8 @@ class RoundingOptions(LinearPass):
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Moments}) if may_be(self.search, "inputs") else frozenset()
 
-    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        return Rewritten(quantize(weight, number_format, self.params(weight, stats, number_format)))
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
+        return Change(quantize(weight, number_format, self.params(weight, stats, number_format)))
 
     def params(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Params:
         """The number format's parameters for weight [out, in] fp32."""

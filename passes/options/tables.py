@@ -9,7 +9,7 @@ from pydantic import Field
 from compress.formats.options import PerTensor, resolve
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.tables import Table
-from compress.passes.core.base import LinearPass
+from compress.passes.core.linear import LinearPass
 
 BlockSize = Annotated[int, Field(ge=1)]
 

@@ -8,63 +8,70 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
-from compress.passes.core.base import UNREACHED, LayerPass
+from compress.passes.core.base import LayerPass
 from compress.passes.forward.statistics import LinearStats
 from compress.passes.sweep.fold import Fold
-from compress.passes.sweep.tensor_report import tensor_report
+from compress.passes.sweep.tensor_report import UNREACHED, TensorReport, tensor_report
 
 
 @dataclass
-class Commit:
-    """What one unit of the sweep (an end of the model, or a layer) leaves behind."""
+class Leavings:
+    """What one unit of the sweep (an end of the model, or a layer) leaves: tensors, reports, who rewrote what."""
 
     tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
-    reports: dict[str, dict[str, float | str]] = field(default_factory=dict)
+    reports: dict[str, TensorReport] = field(default_factory=dict)
     authors: dict[str, str] = field(default_factory=dict)
+
+    def credit(self, tensor: str, author: str) -> None:
+        """Note that the pass `author` rewrote `tensor`, maybe after others."""
+        self.authors[tensor] = f"{self.authors[tensor]} + {author}" if tensor in self.authors else author
 
 
 class Rewriting:
     """Linears that share an input, on their way through the passes: each goes on from what the one before left.
 
     `weights` [out, in] fp32, by module name, are not changed. Once a pass has scaled the inputs, weights and
-    statistics are those of the scaled inputs. Results go to `commit`.
+    statistics are those of the scaled inputs. Results go to `left`.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], stats: LinearStats, commit: Commit, fold: Fold | None = None
+        self, weights: Mapping[str, Tensor], stats: LinearStats, left: Leavings, fold: Fold | None = None
     ) -> None:
         self._current = {name: weight.detach() for name, weight in weights.items()}
         self._original = dict(self._current)
-        self._stats, self._commit, self._fold = stats, commit, fold
+        self._values: dict[str, Tensor] = {}
+        self._stats, self._left, self._fold = stats, left, fold
         self._scale: Tensor | None = None
-        self._scaled_by = ""
+        self._scaled_by: list[str] = []
 
     def take(self, step: LayerPass, targets: frozenset[str]) -> None:
         """Let `step` rewrite its targets among the weights."""
         mine = self._current.keys() & targets
         if not mine:
             return
-        notes = self._rescale(step, mine) if step.scales() else {}
+        said = self._rescale(step, mine) if step.scales() else {}
         weights = {name: weight for name, weight in self._current.items() if name in mine}
-        for name, rewritten in step.siblings(weights, self._stats).items():
-            values = rewritten.weight.dequantize()
-            report = tensor_report(self._original[name], values, rewritten, self._stats)
-            self._commit.tensors[f"{name}.weight"] = rewritten.weight
-            self._commit.authors[f"{name}.weight"] = step.name
-            self._commit.tensors.update({f"{name}.{leaf}": tensor for leaf, tensor in rewritten.tensors.items()})
-            self._commit.reports.setdefault(name, {}).update({**report, **notes})
-            self._current[name] = values if rewritten.target is None else rewritten.target
+        for name, change in step.siblings(weights, self._stats).items():
+            values = self._values[name] = change.values
+            before = self._left.reports.get(name)
+            notes = {**(before.notes if before else {}), **said}
+            self._left.reports[name] = tensor_report(self._original[name], values, change, self._stats, notes)
+            self._left.tensors[f"{name}.weight"] = change.weight
+            self._left.credit(f"{name}.weight", step.name)
+            for leaf, tensor in change.tensors.items():
+                self._left.tensors[f"{name}.{leaf}"] = tensor
+                self._left.credit(f"{name}.{leaf}", step.name)
+            self._current[name] = values if change.target is None else change.target
 
     def finish(self, place: Mapping[str, Tensor] | None) -> None:
-        """Put into `place` what the forward goes on with, and commit the op that took the scale, if any."""
+        """Put into `place` what the forward goes on with, and leave the op that took the scale, if any."""
         if self._scale is not None and self._fold is not None:
             folded = self._fold.folded(self._scale)
-            self._commit.tensors.update(folded)
-            self._commit.authors.update(dict.fromkeys(folded, self._scaled_by))
+            self._left.tensors.update(folded)
+            for tensor in folded:
+                self._left.credit(tensor, " + ".join(self._scaled_by))
         for name, weight in place.items() if place else ():
-            rewritten = self._commit.tensors[f"{name}.weight"]
-            assert isinstance(rewritten, QTensor)
-            values = rewritten.dequantize()
+            values = self._values[name]
             weight.copy_(values if self._scale is None else values / self._scale)
 
     def _rescale(self, step: LayerPass, mine: set[str]) -> dict[str, float | str]:
@@ -87,5 +94,6 @@ class Rewriting:
         self._current = {name: weight * scale for name, weight in self._current.items()}
         self._original = {name: weight * scale for name, weight in self._original.items()}
         self._stats.divide(scale)
-        self._scale, self._scaled_by = before * scale, step.name
+        self._scale = before * scale
+        self._scaled_by.append(step.name)
         return {"fold": self._fold.op}

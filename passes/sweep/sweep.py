@@ -13,64 +13,84 @@ from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import UsageError
 from compress.formats.files.native import save_tensors
 from compress.formats.files.storage import sha256_file
-from compress.passes.core.base import UNREACHED, LayerPass
+from compress.passes.core.base import LayerPass
+from compress.passes.core.journal import Committed
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import Cost, Extent, can_hold, walk_cost
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Stream, Walk
-from compress.passes.model.anatomy import LayerAnatomy
+from compress.passes.model.anatomy import Anatomy, LayerAnatomy
 from compress.passes.model.weights import dense
 from compress.passes.sweep.fold import Fold, Folds, Read
-from compress.passes.sweep.rewriting import Commit, Rewriting
+from compress.passes.sweep.rewriting import Leavings, Rewriting
+from compress.passes.sweep.tensor_report import UNREACHED, TensorReport
+
+
+class Unit(Committed):
+    """One unit of a sweep: an end of the model, or a layer.
+
+    `file` lies in the stage's folder; `tensors` are reports by module, `authors` the passes that rewrote each
+    tensor, joined by +. `machine` is what computed it.
+    """
+
+    unit: str
+    file: str
+    sha256: str
+    tensors: Mapping[str, TensorReport]
+    authors: Mapping[str, str]
+    seconds: float
+    machine: Mapping[str, str | int]
 
 
 class Sweep:
     """A stage: neighbouring layer-wise passes over all their targets, unit by unit, resumable at any unit."""
 
-    def __init__(self, run: Run, stage: int, passes: Sequence[LayerPass]) -> None:
+    def __init__(self, run: Run, stage: Stage, passes: Sequence[LayerPass]) -> None:
         self.run, self.stage, self.passes = run, stage, passes
         self.anatomy = run.skeleton.anatomy
         self.targets = {step: step.targets(self.anatomy) for step in passes}
-        self.folder = run.work / f"stage-{stage}"
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.folds = Folds(run.skeleton) if any(step.scales() for step in passes) else None
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
-        self.hold = self.walk is not None and can_hold(run, self.walk)
+        self.hold = self.walk is not None and may_hold(run, self.walk)
 
-    def execute(self) -> None:
+    def execute(self) -> Outcome:
         """Do what is left to do. Every unit is committed: its file, its hidden states, then its journal line."""
         units = list(self._units())
-        committed = self.run.journal.of(stage=self.stage, kind="unit")
+        planned = reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
+        committed = self.run.journal.of(Unit, self.stage.key)
         for record in committed:
-            self.run.model.overlay(self.run.work / record["file"])
-        title = " + ".join(step.name for step in self.passes)
-        self.run.reporter.start(title, len(units), "layer", done=len(committed))
+            self.run.model.overlay(self.stage.file(record.file))
+        self.run.reporter.start(self.stage.title, len(units), "layer", done=len(committed))
         for name, process in units[len(committed) :]:
             started = time.perf_counter()
-            commit = process()
-            self._commit(name, commit, time.perf_counter() - started)
-            self._tell_unreached(commit)
-            errors = [float(report["relative_error"]) for report in commit.reports.values()]
+            left = process()
+            self._commit(name, left, time.perf_counter() - started)
+            self._tell_unreached(left)
+            errors = [report.relative_error for report in left.reports.values()]
             self.run.reporter.advance(name, error=sum(errors) / len(errors) if errors else 0.0)
         self.run.reporter.finish()
-        self.run.model.round_as(self._planned())
+        self.run.model.become(planned)
+        done = self.run.journal.of(Unit, self.stage.key)
+        return Outcome(
+            authors={tensor: author for unit in done for tensor, author in unit.authors.items()},
+            reports={module: report.flat() for unit in done for module, report in unit.tensors.items()},
+        )
 
-    def _planned(self) -> ModelSpec:
-        """The headers that this stage was to leave; weights and scales have come, unit by unit."""
-        return reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
-
-    def _tell_unreached(self, commit: Commit) -> None:
-        unreached = [name for name, report in commit.reports.items() if report.get("reason") == UNREACHED]
+    def _tell_unreached(self, left: Leavings) -> None:
+        unreached = [name for name, report in left.reports.items() if report.unreached]
         if unreached:
             self.run.reporter.note(f"{UNREACHED}, so it is rounded to nearest: {', '.join(unreached)}")
 
     def _make_walk(self) -> Walk:
-        if self.run.calibration is None:
+        if self.run.left.calibration is None:
             names = ", ".join(step.name for step in self.passes if step.needs())
             raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
         return calibration_walk(self.run, self.stage, [kind for step in self.passes for kind in step.needs()])
 
-    def _units(self) -> Iterator[tuple[str, partial[Commit]]]:
+    def _units(self) -> Iterator[tuple[str, partial[Leavings]]]:
         targeted = frozenset[str]().union(*self.targets.values())
         embedding, head = (name.removesuffix(".weight") for name in (self.anatomy.embedding, self.anatomy.head))
         if embedding in targeted and not self.anatomy.tied:
@@ -81,32 +101,30 @@ class Sweep:
         if last in targeted:
             yield last, partial(self._end_unit, last, with_statistics=True)
 
-    def _layer_unit(self, index: int) -> Commit:
+    def _layer_unit(self, index: int) -> Leavings:
         layer = self.anatomy.layers[index]
-        commit = Commit()
+        left = Leavings()
         if self.walk is None:
             for siblings in layer.siblings:
                 weights = {name: self._weight(name) for name in siblings if self._wanted(name)}
-                self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), commit, None)
-            return commit
+                self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), left, None)
+            return left
         if index == 0:
             self.walk.start()
         modules = [self.run.skeleton.layer(index, stream.weights) for stream in self.walk.streams]
-        folds = self.folds.of(index, modules[0], self._reader(commit)) if self.folds else {}
+        folds = self.folds.of(index, modules[0], self._reader(left)) if self.folds else {}
         pauses = [
-            pause
-            for siblings in layer.siblings
-            if (pause := self._pause_at(modules[0], layer, siblings, commit, folds))
+            pause for siblings in layer.siblings if (pause := self._pause_at(modules[0], layer, siblings, left, folds))
         ]
         self.walk.layer(index, modules, pauses, hold=self.hold)
-        return commit
+        return left
 
     def _pause_at(
         self,
         module: nn.Module,
         layer: LayerAnatomy,
         siblings: Sequence[str],
-        commit: Commit,
+        left: Leavings,
         folds: Mapping[str, Fold],
     ) -> Pause | None:
         wanted = {name: module.get_submodule(layer.modules[name]) for name in siblings if self._wanted(name)}
@@ -117,7 +135,7 @@ class Sweep:
             first=layer.modules[siblings[0]],
             in_features=next(iter(weights.values())).shape[1],
             kinds=self._kinds(wanted),
-            rewrite=lambda stats: self._rewrite(weights, stats, commit, weights, folds.get(siblings[0])),
+            rewrite=lambda stats: self._rewrite(weights, stats, left, weights, folds.get(siblings[0])),
             residual=self._residual(layer, siblings),
         )
 
@@ -128,19 +146,19 @@ class Sweep:
             self.run.skeleton.residuals(layer).get(layer.modules[siblings[0]]) if asked and len(siblings) == 1 else None
         )
 
-    def _reader(self, commit: Commit) -> Read:
+    def _reader(self, left: Leavings) -> Read:
         """Tensors as the run has left them so far, this unit's included."""
-        return lambda name: commit.tensors[name] if name in commit.tensors else self.run.model.read(name)
+        return lambda name: left.tensors[name] if name in left.tensors else self.run.model.read(name)
 
-    def _end_unit(self, name: str, with_statistics: bool = False) -> Commit:
-        commit, weights = Commit(), {name: self._weight(name)}
+    def _end_unit(self, name: str, with_statistics: bool = False) -> Leavings:
+        left, weights = Leavings(), {name: self._weight(name)}
         if self.walk is None or not with_statistics:
-            self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), commit, None)
-            return commit
+            self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), left, None)
+            return left
         project, head = self.run.skeleton.back(self.walk.streams[0].weights)
-        rewrite = partial(self._rewrite, weights, commit=commit, place=None)
+        rewrite = partial(self._rewrite, weights, left=left, place=None)
         self.walk.head(Pause("", weights[name].shape[1], self._kinds([name]), rewrite), head, project)
-        return commit
+        return left
 
     def _wanted(self, name: str) -> bool:
         return any(name in targets for targets in self.targets.values())
@@ -156,64 +174,67 @@ class Sweep:
         self,
         weights: Mapping[str, Tensor],
         stats: LinearStats,
-        commit: Commit,
+        left: Leavings,
         place: Mapping[str, Tensor] | None,
         fold: Fold | None = None,
     ) -> None:
         """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
-        rewriting = Rewriting(weights, stats, commit, fold)
+        rewriting = Rewriting(weights, stats, left, fold)
         for step, targets in self.targets.items():
             rewriting.take(step, targets)
         rewriting.finish(place)
 
-    def _authors(self, tensor: str) -> str:
-        """The passes that rewrote a tensor, joined by +: those that target it, else the whole stage."""
-        module = tensor.removesuffix(".weight")
-        names = [step.name for step, targets in self.targets.items() if module in targets]
-        return " + ".join(names or [step.name for step in self.passes])
-
-    def _commit(self, name: str, commit: Commit, seconds: float) -> None:
-        number = len(self.run.journal.of(stage=self.stage, kind="unit"))
-        path = self.folder / f"unit-{number:04d}.safetensors"
-        save_tensors(path, commit.tensors)
-        record = {
-            "stage": self.stage,
-            "kind": "unit",
-            "unit": name,
-            "file": str(path.relative_to(self.run.work)),
-            "sha256": sha256_file(path),
-            "tensors": commit.reports,
-            "authors": {tensor: self._authors(tensor) for tensor in commit.tensors},
-            "seconds": seconds,
-        }
-        self.run.journal.append(record)
+    def _commit(self, name: str, left: Leavings, seconds: float) -> None:
+        number = len(self.run.journal.of(Unit, self.stage.key))
+        path = self.stage.file(f"unit-{number:04d}.safetensors")
+        save_tensors(path, left.tensors)
+        self.run.journal.append(
+            Unit(
+                stage=self.stage.key,
+                unit=name,
+                file=path.name,
+                sha256=sha256_file(path),
+                tensors=left.reports,
+                authors=left.authors,
+                seconds=seconds,
+                machine=self.run.machine,
+            )
+        )
         self.run.model.overlay(path)
         return_freed_memory()
         if self.walk and name in {layer.name for layer in self.anatomy.layers}:
             self.walk.finish(1 + [layer.name for layer in self.anatomy.layers].index(name))
 
 
-def calibration_walk(run: Run, stage: int, kinds: Iterable[type[Statistic]]) -> Walk:
+def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -> Walk:
     """The calibration sequences through the model; through the untouched one beside it, if a statistic wants that."""
-    sequences = run.calibration
+    sequences = run.left.calibration
     assert sequences is not None  # the plan refuses a run without
     teacher = any(kind.teacher for kind in kinds)
     models: list[Checkpoint] = [run.model, run.source] if teacher else [run.model]
     streams = [
-        Stream(dense(model), run.hidden_states(f"stage-{stage}-{number}", sequences))
+        Stream(dense(model), stage.hidden_states(str(number), sequences, run.skeleton.width))
         for number, model in enumerate(models)
     ]
     return Walk(run.skeleton, sequences, streams)
 
 
-def can_hold(run: Run, walk: Walk) -> bool:
+def may_hold(run: Run, walk: Walk) -> bool:
     """Whether all sequences may pause at siblings, so that one forward does it."""
     shapes = run.model.spec.tensors
     widest = max(shapes[f"{name}.weight"].shape[1] for name in run.skeleton.anatomy.linears)
-    return run.can_hold(walk.held_bytes(widest))
+    return can_hold(walk.held_bytes(widest), run.max_ram)
 
 
-def sweep(run: Run, stage: int, passes: Sequence[LayerPass]) -> None:
+def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:
     """Execute one stage of layer-wise passes, with the bits that a stage before it chose."""
     with torch.no_grad():
-        Sweep(run, stage, [step.with_bits(run.bits) for step in passes]).execute()
+        return Sweep(run, stage, [step.with_bits(run.left.bits or {}) for step in passes]).execute()
+
+
+def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
+    """What one stage of `passes` takes, calibrated on `sequences`. `budget` in bytes."""
+    needs = frozenset[type[Statistic]]().union(*(step.needs() for step in passes))
+    streams = 2 if any(kind.teacher for kind in needs) else 1
+    extent = sequences if needs else (0, 0)
+    return walk_cost(model, anatomy, extent, budget, streams=streams, statistics=bool(needs))

@@ -8,7 +8,8 @@ from typing import Any
 
 from compress.passes.core.report import Reporter
 from compress.recipes.recipe import build
-from compress.recipes.run import ArtifactReport, run
+from compress.recipes.report import ArtifactReport
+from compress.recipes.run import run
 from compress.recipes.yaml import Document
 
 

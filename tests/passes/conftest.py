@@ -10,10 +10,12 @@ import torch
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import LayerPass, ModelPass, Pass
 from compress.passes.core.journal import Journal
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.report import Reporter
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.walk import Stream, Walk
@@ -26,21 +28,29 @@ from compress.passes.sweep.sweep import sweep
 ROWS = Sequences(torch.randint(0, 320, (6, 24), generator=torch.Generator().manual_seed(5)))
 
 
-def begin(source: Path, work: Path) -> Run:
+def begin(source: Path, work: Path, max_ram: int = 1 << 34) -> Run:
     """A run on the model at `source`, calibrated on ROWS; one that was begun in `work` goes on."""
     checkpoint = open_checkpoint(source)
     skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
     work.mkdir(exist_ok=True)
-    run = Run(checkpoint, skeleton, work, work, Journal(work / "journal.jsonl"), Reporter(), 1 << 34, 0, {})
-    run.calibration = ROWS
+    run = Run(checkpoint, skeleton, work, work, Journal(work / "journal.jsonl"), Reporter(), max_ram, 0)
+    run.left = Outcome(calibration=ROWS)
+    return run
+
+
+def carry_out(run: Run, *steps: Pass, following: Sequence[LayerPass] = ()) -> Run:
+    """One stage of `steps` on `run`, which then has what it leaves."""
+    first = steps[0]
+    read = first.read(run.source) if isinstance(first, ModelPass) else None
+    stage = Stage(steps, {"steps": [repr(step) for step in (*steps, *following)]}, run.work, tuple(following), read)
+    passes = [step for step in steps if isinstance(step, LayerPass)]
+    run.left = run.left.then(first.model(run, stage) if isinstance(first, ModelPass) else sweep(run, stage, passes))
     return run
 
 
 def swept(source: Path, work: Path, passes: Sequence[LayerPass]) -> Run:
     """`begin`, and one stage of `passes`."""
-    run = begin(source, work)
-    sweep(run, 0, passes)
-    return run
+    return carry_out(begin(source, work), *passes)
 
 
 def scores(run: Run, model: Checkpoint, reference: Checkpoint) -> Scores:
@@ -57,6 +67,11 @@ def scores(run: Run, model: Checkpoint, reference: Checkpoint) -> Scores:
 @pytest.fixture(name="begin")
 def begin_fixture() -> Callable[..., Run]:
     return begin
+
+
+@pytest.fixture(name="carry_out")
+def carry_out_fixture() -> Callable[..., Run]:
+    return carry_out
 
 
 @pytest.fixture(name="swept")

@@ -10,45 +10,38 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from compress.formats import open_checkpoint
 from compress.kernels.qtensor import NumberFormat, QTensor, quantize
 from compress.passes.awq import AWQ
-from compress.passes.core.base import LayerPass, Rewritten
-from compress.passes.core.journal import Journal
-from compress.passes.core.report import Reporter
+from compress.passes.core.base import LayerPass
+from compress.passes.core.change import Change
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import LinearStats
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.gptq import GPTQ
-from compress.passes.model.config import load_config
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
 from compress.passes.options.any_format import FormatOptions
-from compress.passes.sweep.sweep import sweep
 
 ROWS, LENGTH = 16, 32
 Swept = Callable[..., Run]
 
 
 @pytest.fixture
-def swept(tmp_path: Path, make_model: Callable[..., Path]) -> Swept:
+def swept(
+    tmp_path: Path, make_model: Callable[..., Path], begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> Swept:
     """swept(family, passes) → the run after one stage of `passes` over a tiny model with loud channels."""
 
     def run_stage(family: str, passes: Sequence[LayerPass], name: str = "run", max_ram: int = 1 << 32) -> Run:
         path = tmp_path / family
         if not path.exists():
             _make_loud(make_model(path, family))
-        checkpoint = open_checkpoint(path)
-        skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
-        work = tmp_path / name
-        work.mkdir()
-        run = Run(checkpoint, skeleton, work, work, Journal(work / "journal.jsonl"), Reporter(), max_ram, 0, {})
+        run = begin(path, tmp_path / name, max_ram)
         torch.manual_seed(0)
-        run.calibration = Sequences(torch.randint(1, 320, (ROWS, LENGTH)))
-        sweep(run, 0, passes)
-        return run
+        run.left = Outcome(calibration=Sequences(torch.randint(1, 320, (ROWS, LENGTH))))
+        return carry_out(run, *passes)
 
     return run_stage
 
@@ -63,16 +56,22 @@ def _make_loud(path: Path) -> None:
     save_file(tensors, path / "model.safetensors", {"format": "pt"})
 
 
-def reports(run: Run) -> dict[str, dict[str, Any]]:
-    return {name: report for unit in run.journal.of(kind="unit") for name, report in unit["tensors"].items()}
+def reports(run: Run) -> dict[str, Any]:
+    return dict(run.left.reports)
+
+
+def carried(run: Run) -> torch.Tensor:
+    """The hidden states after the last layer, as the sweep's own forward went on with them."""
+    (folder,) = run.work.glob("stage-*/hidden-0")
+    return HiddenStates(folder, LENGTH, run.skeleton.width, ROWS).read(2, 0, ROWS)
 
 
 def hidden_of(run: Run, tmp_path: Path) -> torch.Tensor:
     """The hidden states after the last layer of the committed model, computed anew."""
-    assert run.calibration is not None
+    assert run.left.calibration is not None
     hidden = HiddenStates(tmp_path / "anew", LENGTH, run.skeleton.width, ROWS)
     with torch.no_grad():
-        Walk(run.skeleton, run.calibration, [Stream(dense(run.model), hidden)]).carry(0, lambda boundary: None)
+        Walk(run.skeleton, run.left.calibration, [Stream(dense(run.model), hidden)]).carry(0, lambda boundary: None)
     return hidden.read(2, 0, ROWS)
 
 
@@ -105,8 +104,8 @@ class Nearest(FormatOptions):
     def needs(self) -> Any:
         return AWQ().needs()
 
-    def linear(self, weight: torch.Tensor, stats: LinearStats, number_format: NumberFormat) -> Rewritten:
-        return Rewritten(quantize(weight, number_format, number_format.fit(weight)))
+    def linear(self, weight: torch.Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
+        return Change(quantize(weight, number_format, number_format.fit(weight)))
 
 
 @pytest.mark.parametrize(("family", "hold"), [("llama", True), ("llama", False), ("gpt_neox", True)])
@@ -114,8 +113,7 @@ def test_what_is_committed_is_what_the_forward_went_on_with(
     swept: Swept, family: str, tmp_path: Path, hold: bool
 ) -> None:
     run = swept(family, [AWQ(group_size=32)], max_ram=1 << 32 if hold else 1)
-    assert run.calibration is not None
-    went_on = run.hidden_states("stage-0-0", run.calibration).read(2, 0, ROWS)
+    went_on = carried(run)
     anew = hidden_of(run, tmp_path)
     assert float((anew - went_on).norm() / went_on.norm()) < 2e-3
     assert any(name.endswith("norm.weight") for name in run.model.rewritten)
@@ -154,6 +152,5 @@ def test_gptq_goes_on_from_the_scaled_weights(swept: Swept, tmp_path: Path) -> N
     codes = [run.model.read("model.layers.0.self_attn.q_proj.weight") for run in (alone, both)]
     assert isinstance(codes[0], QTensor) and isinstance(codes[1], QTensor)
     assert not torch.equal(codes[0].codes, codes[1].codes)
-    assert both.calibration is not None
-    went_on = both.hidden_states("stage-0-0", both.calibration).read(2, 0, ROWS)
+    went_on = carried(both)
     assert float((hidden_of(both, tmp_path) - went_on).norm() / went_on.norm()) < 2e-3

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from compress.formats import open_checkpoint
-from compress.passes.core.base import LinearPass
+from compress.passes.core.linear import LinearPass
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Hessian, LinearStats
 from compress.passes.forward.walk import Pause, Stream, Walk

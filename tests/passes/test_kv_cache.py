@@ -27,10 +27,9 @@ def transformers_cache(source, ids):
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
-def calibrated(begin, source, work, step):
-    run = begin(source, work)
-    step.model(run)
-    return run
+@pytest.fixture
+def calibrated(begin, carry_out):
+    return lambda source, work, step: carry_out(begin(source, work), step)
 
 
 def attention_of(name, family):
@@ -40,10 +39,10 @@ def attention_of(name, family):
 @pytest.mark.parametrize(
     "family, dtype, per", [("llama", "fp8", "tensor"), ("qwen3", "int8", "head"), ("gpt_neox", "fp8", "head")]
 )
-def test_scales_are_the_extremes_of_the_real_cache(family, dtype, per, tmp_path, make_model, begin, rows):
+def test_scales_are_the_extremes_of_the_real_cache(family, dtype, per, tmp_path, make_model, rows, calibrated):
     source = make_model(tmp_path / family, family)
     step = KVCache(dtype=dtype, per=per)
-    run = calibrated(begin, source, tmp_path / "work", step)
+    run = calibrated(source, tmp_path / "work", step)
     assert run.model.spec.kv_cache == CacheFormat(dtype, per)
     assert run.model.spec == step.plan(run.source.spec, run.skeleton.anatomy)
     for index, states in enumerate(transformers_cache(source, rows.ids)):
@@ -54,11 +53,13 @@ def test_scales_are_the_extremes_of_the_real_cache(family, dtype, per, tmp_path,
 
 
 @pytest.mark.parametrize("dtype, per", [("int8", "head"), ("fp8", "token")])
-def test_the_measured_loss_is_that_of_generating_with_the_codes(dtype, per, tmp_path, tiny_llama, begin, scores, rows):
+def test_the_measured_loss_is_that_of_generating_with_the_codes(
+    dtype, per, tmp_path, tiny_llama, begin, scores, rows, carry_out
+):
     """Token by token through transformers with the stored codes: the same KL as the evaluation's one forward."""
     run = begin(tiny_llama, tmp_path / "work")
     if per != "token":
-        KVCache(dtype=dtype, per=per).model(run)
+        carry_out(run, KVCache(dtype=dtype, per=per))
     run.model.spec = cached_spec(run.model.spec, CacheFormat(dtype, per))
     measured = scores(run, run.model, run.source).kl_divergence
     model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
@@ -131,26 +132,26 @@ def test_a_sliding_window_keeps_its_window(tmp_path):
     torch.testing.assert_close(last, whole, rtol=0.1, atol=0.01)
 
 
-def test_generate_goes_by_the_cache_of_the_checkpoint(tmp_path, tiny_llama, begin):
+def test_generate_goes_by_the_cache_of_the_checkpoint(tmp_path, tiny_llama, calibrated):
     model = AutoModelForCausalLM.from_pretrained(tiny_llama).eval()
-    run = calibrated(begin, tiny_llama, tmp_path / "work", KVCache(per="head"))
+    run = calibrated(tiny_llama, tmp_path / "work", KVCache(per="head"))
     assert cache_for(model, run.source, None) is None
     cache = cache_for(model, run.model, None)
     assert cache.layers[1].codecs[0].scale.shape == (2,)
     assert cache_for(model, run.model, "int8").layers[1].codecs[0].scale is None
 
 
-def test_a_resumed_calibration_gives_the_same_scales(tmp_path, tiny_llama, begin):
-    first = calibrated(begin, tiny_llama, tmp_path / "work", KVCache())
+def test_a_resumed_calibration_gives_the_same_scales(tmp_path, tiny_llama, calibrated):
+    first = calibrated(tiny_llama, tmp_path / "work", KVCache())
     name = "model.layers.1.self_attn.v_scale"
     scale = first.model.read(name)
-    again = calibrated(begin, tiny_llama, tmp_path / "work", KVCache())
+    again = calibrated(tiny_llama, tmp_path / "work", KVCache())
     assert torch.equal(again.model.read(name), scale)
     assert len(again.journal.records) == 2
 
 
 @pytest.mark.parametrize("value", [0.0, torch.nan, torch.inf])
-def test_scales_that_were_not_measured_are_an_error(value, tmp_path, tiny_llama, begin, monkeypatch):
+def test_scales_that_were_not_measured_are_an_error(value, tmp_path, tiny_llama, begin, monkeypatch, carry_out):
     run = begin(tiny_llama, tmp_path / "work")
     read = run.model.read
 
@@ -159,7 +160,7 @@ def test_scales_that_were_not_measured_are_an_error(value, tmp_path, tiny_llama,
 
     monkeypatch.setattr(run.model, "read", spoiled)
     with pytest.raises(CompressError, match=r"model\.layers\.1\.self_attn\.k_scale came out"):
-        KVCache().model(run)
+        carry_out(run, KVCache())
 
 
 def test_padding_does_not_count():

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.choice.bit_budget import Allocations, Unit, average, largest_choices, tied_modules
+from compress.passes.choice.sensitivity import Checked
 from compress.passes.gptq import GPTQ
 from compress.passes.int8 import INT8
 from compress.passes.mixed import Mixed
 from compress.passes.rtn import RTN
-from compress.passes.sweep.sweep import sweep
 
 STEP = RTN(group_size=32)
 
@@ -24,11 +24,14 @@ def units_of(sizes, bits=(2, 3, 4, 8)):
     return [Unit((f"m{i}",), size, tuple(size * each for each in bits)) for i, size in enumerate(sizes)]
 
 
-def chosen(begin, source, work, mixed, *steps):
-    run = begin(source, work)
-    run.following = steps or (STEP,)
-    mixed.model(run)
-    return run
+@pytest.fixture
+def chosen(begin, carry_out):
+    """chosen(source, work, mixed, *steps) → the run after `mixed` has chosen for `steps`."""
+
+    def run_stage(source, work, mixed, *steps):
+        return carry_out(begin(source, work), mixed, following=steps or (STEP,))
+
+    return run_stage
 
 
 def uneven(make_model, path):
@@ -104,74 +107,75 @@ def test_layers_that_engines_join_are_one_unit(family, joined, tmp_path, make_mo
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_the_budget_is_met_and_joined_layers_are_equal(family, tmp_path, make_model, begin):
-    run = chosen(begin, make_model(tmp_path / family, family), tmp_path / "work", Mixed(average_bits=4))
-    assert set(run.bits) == set(run.skeleton.anatomy.linears)
-    for names in tied_modules(run.skeleton.anatomy, frozenset(run.bits)):
-        assert len({run.bits[name] for name in names}) == 1
-    sizes = {name: run.source.spec.tensors[f"{name}.weight"].size for name in run.bits}
-    spent = sum((run.bits[name] + 16 / 32) * size for name, size in sizes.items()) / sum(sizes.values())
+def test_the_budget_is_met_and_joined_layers_are_equal(family, tmp_path, make_model, chosen):
+    run = chosen(make_model(tmp_path / family, family), tmp_path / "work", Mixed(average_bits=4))
+    assert set(run.left.bits) == set(run.skeleton.anatomy.linears)
+    for names in tied_modules(run.skeleton.anatomy, frozenset(run.left.bits)):
+        assert len({run.left.bits[name] for name in names}) == 1
+    sizes = {name: run.source.spec.tensors[f"{name}.weight"].size for name in run.left.bits}
+    spent = sum((run.left.bits[name] + 16 / 32) * size for name, size in sizes.items()) / sum(sizes.values())
     step = max(map(sum, ([sizes[n] for n in names] for names in tied_modules(run.skeleton.anatomy, sizes))))
     assert 4 - 4 * step / sum(sizes.values()) < spent <= 4
-    assert run.manifest["mixed"]["average_bits"] == pytest.approx(spent)
+    assert run.left.manifest["mixed"]["average_bits"] == pytest.approx(spent)
 
 
 @pytest.mark.parametrize("step", [RTN(group_size=32), GPTQ(group_size=32)])
-def test_kl_is_lower_than_at_even_bits(step, tmp_path, make_model, begin, scores):
+def test_kl_is_lower_than_at_even_bits(step, tmp_path, make_model, begin, scores, chosen, carry_out):
     source = uneven(make_model, tmp_path / "model")
     even = begin(source, tmp_path / "even")
-    sweep(even, 0, [step.with_bits(dict.fromkeys(even.skeleton.anatomy.linears, 4))])
-    run = chosen(begin, source, tmp_path / "mixed", Mixed(average_bits=4.5, bits=(3, 4, 5, 6)), step)
-    sweep(run, 1, [step])
-    assert run.manifest["mixed"]["average_bits"] <= 4.5
-    assert len(set(run.bits.values())) > 1
+    carry_out(even, step.with_bits(dict.fromkeys(even.skeleton.anatomy.linears, 4)))
+    run = chosen(source, tmp_path / "mixed", Mixed(average_bits=4.5, bits=(3, 4, 5, 6)), step)
+    carry_out(run, step)
+    assert run.left.manifest["mixed"]["average_bits"] <= 4.5
+    assert len(set(run.left.bits.values())) > 1
     ours, theirs = (scores(each, each.model, each.source).kl_divergence for each in (run, even))
     assert ours < 0.9 * theirs
 
 
-def test_rtn_trials_are_the_model_that_comes_out(tmp_path, tiny_llama, begin, scores):
+def test_rtn_trials_are_the_model_that_comes_out(tmp_path, tiny_llama, scores, chosen, carry_out):
     """Round-to-nearest does not depend on what came before, so the KL of the trials is the KL of the result."""
-    run = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4.1))
-    sweep(run, 1, [STEP])
+    run = chosen(tiny_llama, tmp_path / "work", Mixed(average_bits=4.1))
+    carry_out(run, STEP)
     measured = scores(run, run.model, run.source).kl_divergence
-    assert run.manifest["mixed"]["kl_divergence"] == pytest.approx(measured, rel=1e-6)
-    assert {run.model.spec.tensors[f"{name}.weight"].format.bits for name in run.bits} == set(run.bits.values())
-    assert not list((tmp_path / "work").glob("stage-0*"))
+    assert run.left.manifest["mixed"]["kl_divergence"] == pytest.approx(measured, rel=1e-6)
+    assert {run.model.spec.tensors[f"{name}.weight"].format.bits for name in run.left.bits} == set(
+        run.left.bits.values()
+    )
+    assert not list((tmp_path / "work").rglob("trials-*"))
 
 
-def test_the_fewest_bits_within_a_gate(tmp_path, tiny_llama, begin, scores):
+def test_the_fewest_bits_within_a_gate(tmp_path, tiny_llama, scores, chosen):
     gate = 0.05
-    run = chosen(begin, tiny_llama, tmp_path / "work", Mixed(max_kl=gate))
-    found = run.manifest["mixed"]
-    tried = [record["divergence"] for record in run.journal.of(kind="divergence")]
+    run = chosen(tiny_llama, tmp_path / "work", Mixed(max_kl=gate))
+    found = run.left.manifest["mixed"]
+    tried = [record.divergence for record in run.journal.of(Checked)]
     assert found["kl_divergence"] <= gate and found["kl_divergence"] in tried and len(tried) <= 9 + 13
     assert max(tried) > gate  # a smaller budget was tried, and missed it
-    fewer = chosen(begin, tiny_llama, tmp_path / "fewer", Mixed(average_bits=found["average_bits"] - 0.2))
-    assert fewer.manifest["mixed"]["kl_divergence"] > gate
+    fewer = chosen(tiny_llama, tmp_path / "fewer", Mixed(average_bits=found["average_bits"] - 0.2))
+    assert fewer.left.manifest["mixed"]["kl_divergence"] > gate
 
 
-def test_a_gate_out_of_reach_is_refused(tmp_path, tiny_llama, begin):
+def test_a_gate_out_of_reach_is_refused(tmp_path, tiny_llama, chosen):
     with pytest.raises(RefusedError, match="all the bits allowed give a KL divergence of"):
-        chosen(begin, tiny_llama, tmp_path / "work", Mixed(max_kl=1e-9, bits=(2, 3)))
+        chosen(tiny_llama, tmp_path / "work", Mixed(max_kl=1e-9, bits=(2, 3)))
 
 
-def test_a_resumed_stage_measures_nothing_again(tmp_path, tiny_llama, begin, monkeypatch):
-    first = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4))
+def test_a_resumed_stage_measures_nothing_again(tmp_path, tiny_llama, monkeypatch, chosen):
+    first = chosen(tiny_llama, tmp_path / "work", Mixed(average_bits=4))
     lines = len(first.journal.records)
     monkeypatch.setattr(RTN, "siblings", lambda *_: pytest.fail("measured again"))
-    again = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4))
-    assert again.bits == first.bits and len(again.journal.records) == lines
+    again = chosen(tiny_llama, tmp_path / "work", Mixed(average_bits=4))
+    assert again.left.bits == first.left.bits and len(again.journal.records) == lines
 
 
-def test_bits_that_the_pass_says_are_kept(tmp_path, tiny_llama, begin):
+def test_bits_that_the_pass_says_are_kept(tmp_path, tiny_llama, chosen, carry_out):
     step = STEP.model_validate({"group_size": 32, "bits": [{"match": "*.down_proj", "value": 8}]})
-    run = chosen(begin, tiny_llama, tmp_path / "work", Mixed(average_bits=4), step)
-    assert not any(name.endswith("down_proj") for name in run.bits)
-    sweep(run, 1, [step])
+    run = chosen(tiny_llama, tmp_path / "work", Mixed(average_bits=4), step)
+    assert not any(name.endswith("down_proj") for name in run.left.bits)
+    carry_out(run, step)
     assert run.model.spec.tensors["model.layers.0.mlp.down_proj.weight"].format.bits == 8
     with pytest.raises(UsageError, match="leaves no bits"):
         chosen(
-            begin,
             tiny_llama,
             tmp_path / "none",
             Mixed(average_bits=4),
@@ -179,12 +183,14 @@ def test_bits_that_the_pass_says_are_kept(tmp_path, tiny_llama, begin):
         )
 
 
-def test_experts_without_a_token_do_not_decide(tmp_path, make_model, begin):
+def test_experts_without_a_token_do_not_decide(tmp_path, make_model, begin, carry_out):
     run = begin(make_model(tmp_path / "moe", "qwen3_moe"), tmp_path / "work")
-    run.calibration = replace(run.calibration, ids=run.calibration.ids[:1, :2])
-    run.following = (STEP,)
-    Mixed(average_bits=4).model(run)
-    assert all(len({run.bits[n] for n in names}) == 1 for names in tied_modules(run.skeleton.anatomy, run.bits))
+    few = run.left.calibration.batch(0, 1)
+    run.left = replace(run.left, calibration=replace(few, ids=few.ids[:, :2]))
+    carry_out(run, Mixed(average_bits=4), following=(STEP,))
+    assert all(
+        len({run.left.bits[n] for n in names}) == 1 for names in tied_modules(run.skeleton.anatomy, run.left.bits)
+    )
 
 
 @pytest.mark.parametrize(

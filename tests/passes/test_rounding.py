@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from compress.passes.core.base import LinearPass
+from compress.passes.core.linear import LinearPass
 from compress.passes.forward.statistics import LinearStats
 from compress.passes.mxfp4 import MXFP4
 from compress.passes.nf4 import NF4

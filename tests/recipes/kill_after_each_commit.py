@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from compress.passes.core.journal import Journal, Record
+from compress.passes.core.journal import Committed, Journal
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
 from compress.recipes.yaml import Document, parse
@@ -49,7 +49,7 @@ def kill_after(last: int) -> None:
     """Make the `last`-th commit the last thing that this process does."""
     append, seen = Journal.append, 0
 
-    def counted(self: Journal, record: Record) -> None:
+    def counted(self: Journal, record: Committed) -> None:
         nonlocal seen
         append(self, record)
         seen += 1

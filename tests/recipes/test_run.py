@@ -75,22 +75,6 @@ def test_a_second_call_only_reports(tiny_llama: Path, corpus: Path, tmp_path: Pa
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("g*/*")} == before
 
 
-def test_another_recipe_in_the_same_place_is_refused(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
-    run(recipe(tiny_llama, corpus), tmp_path / "out")
-    with pytest.raises(RefusedError, match="another recipe"):
-        run(recipe(tiny_llama, corpus, gptq={"bits": 3}), tmp_path / "out")
-
-
-def test_a_changed_source_is_refused(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
-    run(recipe(tiny_llama, corpus), tmp_path / "out")
-    weights = tiny_llama / "model.safetensors"
-    data = bytearray(weights.read_bytes())
-    data[-1] ^= 1
-    weights.write_bytes(data)
-    with pytest.raises(RefusedError, match="another source"):
-        run(recipe(tiny_llama, corpus), tmp_path / "out")
-
-
 def test_gates_are_reported(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
     report = run(recipe(tiny_llama, corpus, gates={"max_kl": 1e-9}), tmp_path / "out")
     assert report.missed and "max_kl" in report.missed[0]

@@ -1,0 +1,126 @@
+"""Passes that quantize one weight at a time: which modules, which number format, and rows stacked for speed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import ClassVar, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from compress.formats.base import ModelSpec
+from compress.formats.errors import RefusedError, UsageError
+from compress.formats.options import resolve
+from compress.kernels.qtensor import NumberFormat, quantize
+from compress.passes.core.base import LayerPass
+from compress.passes.core.change import Change
+from compress.passes.forward.statistics import LinearStats
+from compress.passes.model.anatomy import Anatomy
+
+
+class LinearPass(LayerPass):
+    """Quantizes one weight at a time. Authors write `number_format` and `linear`.
+
+    Linears that share input and options are stacked by rows and solved as one matrix: rows are
+    independent of each other, and one large solve is faster than several small ones.
+    """
+
+    include: tuple[str, ...] | None = Field(
+        None,
+        description="patterns of module names; by default all linears of the decoder layers, every expert's among "
+        "them. Routers of experts (engines keep them dense), `lm_head` and embeddings are included only by name",
+    )
+    skip: tuple[str, ...] = Field((), description="patterns of module names to leave as they are")
+    stacks: ClassVar[bool] = True
+
+    @abstractmethod
+    def number_format(self, name: str) -> NumberFormat | None:
+        """The number format for a module; None leaves it as it is."""
+
+    @abstractmethod
+    def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
+        """Quantize weight [out, in] fp32."""
+
+    def rewrite(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
+        """`linear`, or round to nearest where statistics are needed and there are none.
+
+        So it is with embeddings, whose inputs are one-hot, and with experts that no calibration token reached.
+        """
+        if not self.needs() or stats.tokens:
+            return self.linear(weight, stats, number_format)
+        rounded = quantize(weight, number_format, number_format.fit(weight))
+        return Change(rounded, unreached=stats.gathered, notes={"fallback": "rtn"})
+
+    def targets(self, anatomy: Anatomy) -> frozenset[str]:
+        known = {name: (name,) for name in (*anatomy.linears, *anatomy.routers)} | anatomy.ends
+        for pattern in (*(self.include or ()), *self.skip):
+            if not any(fnmatchcase(alias, pattern) for names in known.values() for alias in names):
+                raise UsageError(f"no linear layer is named {pattern!r}", f"names look like {anatomy.linears[0]}")
+        chosen = anatomy.linears if self.include is None else tuple(known)
+        return frozenset(name for name in chosen if self._covers(known[name]) and self.number_format(name))
+
+    def resolved(self, name: str) -> Self:
+        """This pass with every per-tensor option as it is for the module `name`; defaults where no rule speaks."""
+        options = {}
+        for option, info in type(self).model_fields.items():
+            value = resolve(getattr(self, option), name)
+            options[option] = info.default if value is None else value
+        return self.model_copy(update=options)
+
+    def _covers(self, names: tuple[str, ...]) -> bool:
+        included = self.include is None or _matches(names, self.include)
+        return included and not _matches(names, self.skip)
+
+    def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
+        self._refuse_unknown_stacks(anatomy)
+        tensors = dict(model.tensors)
+        for module in sorted(self.targets(anatomy)):
+            name, number_format = f"{module}.weight", self.number_format(module)
+            assert number_format is not None
+            if misfit := number_format.misfit(tensors[name].shape):
+                raise RefusedError(f"{module}: {misfit}", f"choose another group size, or skip it: skip: [{module}]")
+            tensors[name] = replace(tensors[name], format=number_format)
+        return replace(model, tensors=tensors)
+
+    def _refuse_unknown_stacks(self, anatomy: Anatomy) -> None:
+        """What is to be quantized by default is quantized, or the user knows: nothing is skipped in silence."""
+        stacks = [name for layer in anatomy.layers for name in layer.stacks]
+        if stacks and self.include is None:
+            raise RefusedError(
+                f"{self.name}: {stacks[0]} holds several matrices in a form not known here ({len(stacks)} such)",
+                "to quantize the linear layers alone, name them: include: [...]",
+            )
+
+    def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
+        stacks: dict[LinearPass, list[str]] = {}
+        for name in weights:
+            stacks.setdefault(self.resolved(name), []).append(name)
+        done: dict[str, Change] = {}
+        for step, names in stacks.items():
+            number_format = step.number_format(names[0])
+            assert number_format is not None
+            together = self.stacks and number_format.rows_apart
+            for stack in [names] if together else [[name] for name in names]:
+                whole = step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format)
+                done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
+        return done
+
+
+def _matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+
+
+def _split(whole: Change, rows: Mapping[str, int]) -> dict[str, Change]:
+    """Cut a stacked result back into its linears; one that stands alone may have parameters that span rows."""
+    if len(rows) == 1:
+        return dict.fromkeys(rows, whole)
+    parts: dict[str, Change] = {}
+    start = 0
+    for name, count in rows.items():
+        parts[name] = whole.rows(slice(start, start + count))
+        start += count
+    return parts

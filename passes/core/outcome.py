@@ -1,0 +1,37 @@
+"""What a stage leaves for those after it, beside the model that it changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from compress.passes.forward.scores import Scores
+from compress.passes.model.sequences import Sequences
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`calibration`: the sequences to go by; `bits`: chosen by module name; `scores`: of the model as it stands.
+
+    `authors` are the passes that rewrote a tensor, joined by +; `reports` what there is to say of a rewritten
+    module; `manifest` is what artifacts say of the stage. What a stage does not speak of is None, or empty.
+    """
+
+    calibration: Sequences | None = None
+    bits: Mapping[str, int] | None = None
+    scores: Scores | None = None
+    authors: Mapping[str, str] = field(default_factory=dict)
+    reports: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+    def then(self, later: Outcome) -> Outcome:
+        """This, and what a later stage leaves: where both speak, the later one holds."""
+        return Outcome(
+            calibration=self.calibration if later.calibration is None else later.calibration,
+            bits=self.bits if later.bits is None else later.bits,
+            scores=self.scores if later.scores is None else later.scores,
+            authors={**self.authors, **later.authors},
+            reports={**self.reports, **later.reports},
+            manifest={**self.manifest, **later.manifest},
+        )

@@ -1,0 +1,116 @@
+"""What a finished run has to tell: artifacts, quality, times, missed gates."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+
+from compress.formats import open_checkpoint
+from compress.formats.files.storage import parse_json, read_bytes, write_json
+from compress.passes.artifact.write import Artifact
+from compress.passes.core.journal import Committed
+from compress.passes.core.run import Run
+from compress.recipes.engines.verdicts import loading_lines
+from compress.recipes.recipe import Gates, Recipe
+
+
+class ArtifactReport(Artifact):
+    """One artifact: where it is, how large, and the one line that loads it in each engine that can."""
+
+    loads: dict[str, str]
+
+
+class Metrics(BaseModel):
+    """What `evaluate` measured; None without it."""
+
+    perplexity: float | None = None
+    reference_perplexity: float | None = None
+    kl_divergence: float | None = None
+    top1_agreement: float | None = None
+
+
+class PassReport(BaseModel):
+    """One pass, or the passes that shared a sweep."""
+
+    name: str
+    seconds: float
+
+
+class RunReport(BaseModel):
+    """What `compress run --json` prints. `missed` names the gates that were missed."""
+
+    model: str
+    parameters: int
+    source_bytes: int
+    artifacts: list[ArtifactReport]
+    metrics: Metrics
+    passes: list[PassReport]
+    missed: list[str]
+    seconds: float
+    peak_ram_bytes: int
+    peak_vram_bytes: int
+
+
+class Reported(Committed):
+    """The run is complete. Its key is of all stages and gates together."""
+
+    report: RunReport
+
+
+def make_report(
+    recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passes: list[PassReport], seconds: float
+) -> RunReport:
+    """The report of a run that is complete; paths are folders in the output directory."""
+    scores = state.left.scores
+    metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
+    return RunReport(
+        model=recipe.model,
+        parameters=sum(spec.size for spec in state.source.spec.tensors.values()),
+        source_bytes=state.source.nbytes(),
+        artifacts=[
+            ArtifactReport(**found.model_dump(), loads=loading_lines(open_checkpoint(state.output / found.path)))
+            for found in artifacts
+        ],
+        metrics=metrics,
+        passes=passes,
+        missed=_missed(recipe.gates, metrics),
+        seconds=seconds,
+        peak_ram_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
+    )
+
+
+def mark(report: RunReport, output: Path) -> None:
+    """Artifacts that miss a gate are kept, and say so; those that miss none say nothing of the kind."""
+    for artifact in report.artifacts:
+        path = output / artifact.path / "compress.json"
+        manifest = parse_json(read_bytes(path, 1 << 30), path)
+        marked = {key: value for key, value in manifest.items() if key != "missed_gates"}
+        marked |= {"missed_gates": report.missed} if report.missed else {}
+        if marked != manifest:
+            write_json(path, marked)
+
+
+def with_paths(report: RunReport, output: Path) -> RunReport:
+    """The report with paths that a shell can use where it stands."""
+    artifacts = []
+    for artifact in report.artifacts:
+        path = str(output / artifact.path)
+        loads = {engine: line.replace("{path}", path) for engine, line in artifact.loads.items()}
+        artifacts.append(artifact.model_copy(update={"path": path, "loads": loads}))
+    return report.model_copy(update={"artifacts": artifacts})
+
+
+def _missed(gates: Gates, metrics: Metrics) -> list[str]:
+    missed = []
+    for gate, limit, value in (
+        ("max_kl", gates.max_kl, metrics.kl_divergence),
+        ("max_perplexity", gates.max_perplexity, metrics.perplexity),
+    ):
+        if limit is not None and (value is None or value > limit):
+            missed.append(f"{gate}: {'not measured' if value is None else f'{value:.4g}'} is above {limit:.4g}")
+    return missed

@@ -1,0 +1,101 @@
+"""The folder that a run works in: made, locked, and gone again if nothing was committed there."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from compress.formats.errors import RefusedError
+from compress.formats.files.storage import Lock
+from compress.passes.artifact.write import Written
+from compress.passes.core.journal import Begun, Done, Journal
+from compress.passes.core.report import Reporter
+from compress.passes.core.stage import Stage
+from compress.passes.sweep.sweep import Unit
+
+WORK = ".compress"
+
+
+@contextmanager
+def workshop(output: Path, fresh: bool) -> Iterator[Journal]:
+    """The journal of the work in `output`, which nobody else may touch meanwhile; with `fresh`, an empty one.
+
+    Where nothing was committed, nothing stays. Raises RefusedError if another process works there.
+    """
+    work = output / WORK
+    made = _make_directory(work)
+    try:
+        with Lock(output / f"{WORK}.lock"):
+            if fresh:
+                _clear(output, work)
+            journal = Journal(work / "journal.jsonl")
+            try:
+                yield journal
+            finally:
+                if not journal.records:
+                    shutil.rmtree(work)
+    finally:
+        for folder in made:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def begin(journal: Journal, stage: Stage, machine: Mapping[str, str | int], reporter: Reporter) -> bool:
+    """Whether the stage was complete before; else it begins, or goes on, and what is not as before is said."""
+    if journal.of(Done, stage.key):
+        return True
+    if not journal.of(Begun, stage.key):
+        if earlier := [found for found in journal.of(Begun) if found.title == stage.title]:
+            _tell_changes(stage, earlier[-1], reporter)
+        journal.append(Begun(stage=stage.key, title=stage.title, depends=stage.depends))
+    elif units := journal.of(Unit, stage.key):
+        reporter.note(f"{stage.title}: goes on, {len(units)} layers are done")
+        _tell_machine(units, machine, reporter)
+    return False
+
+
+def _tell_changes(stage: Stage, earlier: Begun, reporter: Reporter) -> None:
+    """What the work of before cannot be used for, field by field."""
+    changed = [
+        f"{name} was {_short(earlier.depends.get(name))} and is {_short(stage.depends.get(name))}"
+        for name in sorted({*earlier.depends, *stage.depends})
+        if earlier.depends.get(name) != stage.depends.get(name)
+    ]
+    reporter.note(f"{stage.title} is computed anew: {'; '.join(changed)}")
+
+
+def _tell_machine(units: Sequence[Unit], machine: Mapping[str, str | int], reporter: Reporter) -> None:
+    """Thread counts and the like decide last bits, not what is meant: noted, not refused."""
+    before = units[-1].machine
+    changed = [
+        f"{name} {before.get(name, '?')}, now {value}" for name, value in machine.items() if before.get(name) != value
+    ]
+    if changed:
+        reporter.note(f"the layers of before were computed with other settings: {'; '.join(changed)}")
+
+
+def _short(value: object) -> str:
+    text = "not there" if value is None else str(value)
+    return text if len(text) <= 20 else f"{text[:19]}…"
+
+
+def _make_directory(work: Path) -> list[Path]:
+    """Make the folder; returns those that were not there, innermost first."""
+    missing = [folder for folder in (work, *work.parents) if not folder.exists()]
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RefusedError(
+            f"cannot make {work}: {error.strerror}", "choose an output directory that you may write to"
+        ) from error
+    return missing
+
+
+def _clear(output: Path, work: Path) -> None:
+    """Forget an earlier run: its work, and the artifacts that it recorded as its own."""
+    for record in Journal(work / "journal.jsonl").of(Written):
+        shutil.rmtree(output / record.artifact.path, ignore_errors=True)
+    shutil.rmtree(work)
+    work.mkdir()
