@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from compress.kernels.op import op
+
 _BLOCK = 256
 _CHUNK = 8192
 
 
+@op
 def add_hessian(total: Tensor, inputs: Tensor) -> None:
     """Add XᵀX to the upper triangle of `total` [columns, columns] fp32; see `fill_lower`.
 
