@@ -97,7 +97,7 @@ def test_kernels_compute_on_a_gpu_what_torch_computes(op, device):
 
 
 def test_kernels_compute_in_the_interpreter_what_torch_computes():
-    pytest.importorskip("triton")
+    pytest.importorskip("triton", minversion="3.7", reason="before, no loop may end where the arguments say")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
