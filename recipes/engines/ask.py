@@ -1,4 +1,4 @@
-"""Asking an engine what comes next: its script (engines/scripts/) in a process and an interpreter of its own."""
+"""Asking an engine: its script (see scripts/) in a process and an interpreter of its own, started by launch.py."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from compress.formats.errors import CompressError
 
-_SCRIPTS = Path(__file__).parent / "scripts"
+_LAUNCH = Path(__file__).with_name("launch.py")
+_SCRIPTS = _LAUNCH.parent / "scripts"
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Refused|Exit)\b.*", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last)"
 _TERMINATED = re.compile(r"^  what\(\):  (.*)", re.MULTILINE)  # C++'s own last words
@@ -44,19 +46,31 @@ def ask(engine: str, python: Path, path: Path, sequences: Sequence[Sequence[int]
 
     `timeout` is in seconds. Raises CompressError with the engine's own last words if it does not answer.
     """
-    # -P: the script's directory, whose files are named like the packages that they import, stays off the path.
-    command = [str(python), "-P", str(_SCRIPTS / f"{engine}.py")]
-    request = json.dumps({"path": str(path.absolute()), "sequences": [list(sequence) for sequence in sequences]})
+    found = _reply(engine, python, {"path": str(path.absolute()), "sequences": list(map(list, sequences))}, timeout)
+    return Answer(found["versions"], _matrix(found["log_probs"]))
+
+
+def serving(engine: str, python: Path, path: Path, port: int, timeout: float = 300) -> list[str]:
+    """The command line that serves `path` with `engine`, installed for `python`, on that port, as OpenAI's API does.
+
+    `timeout` is in seconds. Raises CompressError with the engine's own last words if it does not serve.
+    """
+    command = _reply(engine, python, {"path": str(path.absolute()), "port": port}, timeout)["command"]
+    return [str(part) for part in command]
+
+
+def _reply(engine: str, python: Path, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
+    """What launch.py says to a request."""
     try:
-        done = _run(command, request, timeout)
+        done = _run([str(python), "-P", str(_LAUNCH), engine], json.dumps(request), timeout)
     except subprocess.TimeoutExpired as error:
         raise CompressError(f"{engine} did not answer within {timeout:.0f} s") from error
     except OSError as error:
         raise CompressError(f"{engine}: {python} does not start: {error.strerror}") from error
     if done.returncode != 0:
         raise CompressError(f"{engine}: {_last_words(done)}")
-    found = json.loads(done.stdout)
-    return Answer(found["versions"], _matrix(found["log_probs"]))
+    reply: dict[str, Any] = json.loads(done.stdout)
+    return reply
 
 
 def _run(command: list[str], request: str, timeout: float) -> subprocess.CompletedProcess[str]:

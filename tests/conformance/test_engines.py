@@ -6,7 +6,13 @@ tests/conformance/table.
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +24,7 @@ from torch import Tensor
 from compress.formats import dialects, open_checkpoint
 from compress.formats.errors import CompressError
 from compress.passes.model.loading import load_model
-from compress.recipes.engines.ask import ask, engines
+from compress.recipes.engines.ask import ask, serving
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run
 
@@ -80,46 +86,32 @@ def test_an_engine_that_cannot_load_says_why(tmp_path: Path) -> None:
         ask("llama_cpp", Path(sys.executable), tmp_path, ROWS, timeout=60)
 
 
-def test_an_engine_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(CompressError, match="does not start"):
-        ask("vllm", tmp_path / "python", tmp_path, ROWS, timeout=10)
+def test_llama_cpp_serves(make: Make) -> None:
+    pytest.importorskip("xllamacpp")
+    artifact = make([RTN], {"dialect": "gguf", "type": "f16"})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(serving("llama_cpp", Path(sys.executable), artifact, port), stderr=subprocess.DEVNULL)
+    try:
+        assert eventually(f"http://127.0.0.1:{port}/health", server) == {"status": "ok"}
+        (model,) = reply(f"http://127.0.0.1:{port}/v1/models")["data"]
+        assert model["object"] == "model"
+    finally:
+        server.kill()
+        server.wait()
 
 
-def test_an_engine_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    """And what it started with it: the pipe that its child holds open would keep us waiting."""
-    python = tmp_path / "python"
-    python.write_text("#!/bin/sh\nsleep 100 &\nsleep 100\n")
-    python.chmod(0o755)
-    with pytest.raises(CompressError, match="within 1 s"):
-        ask("vllm", python, tmp_path, ROWS, timeout=1)
+def eventually(url: str, server: subprocess.Popen[bytes]) -> Any:
+    """The reply of a server that may not yet listen, or not yet be ready (503); fails once it has ended."""
+    while server.poll() is None:
+        try:
+            return reply(url)
+        except (ConnectionError, urllib.error.URLError):
+            time.sleep(0.1)
+    pytest.fail("the server ended")
 
 
-@pytest.mark.parametrize(
-    ("script", "words"),
-    [
-        ("kill -SEGV $$", "killed by SIGSEGV"),
-        (
-            "printf 'terminate called\\n  what():  no path\\nframe #0\\n' >&2; kill -ABRT $$",
-            "killed by SIGABRT: no path",
-        ),
-        ("echo out of luck >&2; exit 3", "out of luck"),
-        ("exit 3", "exit status 3"),
-        (
-            "printf '%s\\n' '[rank0]: Traceback (most recent call last):' '[rank0]:   File x' "
-            "'[rank0]: x.ValidationError: 1 error' '[rank0]:   Value error, no' >&2; exit 1",
-            "x.ValidationError: 1 error Value error, no",
-        ),
-    ],
-)
-def test_last_words(script: str, words: str, tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\n{script}\n")
-    python.chmod(0o755)
-    with pytest.raises(CompressError) as caught:
-        ask("vllm", python, tmp_path, ROWS, timeout=10)
-    assert str(caught.value) == f"vllm: {words}"
-
-
-def test_every_engine_has_a_script() -> None:
-    wanted = ("auto_gptq", "bitsandbytes", "compressed_tensors", "gptqmodel", "llama_cpp", "transformers", "vllm")
-    assert engines() == wanted
+def reply(url: str) -> Any:
+    with urllib.request.urlopen(url) as answer:
+        return json.load(answer)

@@ -1,38 +1,63 @@
-"""llama.cpp answers: PyPI's `xllamacpp`, its server spoken to over the loopback interface (see __init__.py)."""
+"""llama.cpp answers, and serves: PyPI's `xllamacpp`, its server spoken to over the loopback interface."""
 
 from __future__ import annotations
 
 import json
-import os
+import shutil
 import sys
+import threading
 import urllib.request
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import xllamacpp
+from . import HOST, gguf_file
+
+PACKAGES = ("xllamacpp",)
 
 
-def answer(path: str, sequences: list[list[int]]) -> dict[str, Any]:
+def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
     """Log-probabilities of the token after each sequence."""
-    server = serve(path, max(map(len, sequences)) + 8)
-    return {
-        "versions": {"xllamacpp": version("xllamacpp")},
-        "log_probs": [log_probabilities(server.listening_address, sequence) for sequence in sequences],
-    }
+    import xllamacpp
 
-
-def serve(path: str, context: int) -> Any:
-    """A server of the GGUF file at `path` or in the directory `path`."""
-    params = xllamacpp.CommonParams()
-    file = Path(path) / "model.gguf"
-    params.model.path = str(file if file.is_file() else path)
-    params.n_ctx = max(256, context)
+    params = settings(path)
+    params.n_ctx = max(256, max(map(len, sequences)) + 8)
     params.n_parallel = 1
     # More threads wait for each other, long where cores are shared.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = params.fit_params = False
-    return xllamacpp.Server(params)
+    server = xllamacpp.Server(params)
+    return [log_probabilities(server.listening_address, sequence) for sequence in sequences]
+
+
+def command(path: str, port: int) -> list[str]:
+    """`llama-server` where there is one, else the same server out of `xllamacpp`, which has no command of its own."""
+    if program := shutil.which("llama-server"):
+        return [program, "-m", str(gguf_file(path) or path), "--host", HOST, "--port", str(port)]
+    import xllamacpp  # noqa: F401 (says now that it is not there)
+
+    launch = Path(__file__).parent.parent / "launch.py"
+    return [sys.executable, "-P", str(launch), "llama_cpp", path, str(port)]
+
+
+def serve(path: str, port: int) -> None:
+    """The server of `xllamacpp`, until the process is ended."""
+    import xllamacpp
+
+    params = settings(path)
+    params.port = port
+    server = xllamacpp.Server(params)
+    while server:  # it works in threads of its own
+        threading.Event().wait()
+
+
+def settings(path: str) -> Any:
+    """Those of a server of the GGUF file at `path` or in the directory `path`."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(gguf_file(path) or path)
+    params.hostnames = [HOST]
+    return params
 
 
 def log_probabilities(address: str, sequence: list[int]) -> list[float | None]:
@@ -60,16 +85,3 @@ def _post(address: str, path: str, **body: object) -> dict[str, Any]:
     with urllib.request.urlopen(request) as reply:
         value: dict[str, Any] = json.load(reply)
     return value
-
-
-def main() -> None:
-    """One request in, one answer out; what libraries print goes to standard error."""
-    output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    request = json.load(sys.stdin)
-    with output:
-        json.dump(answer(request["path"], request["sequences"]), output)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,40 +1,34 @@
-"""transformers answers: whatever its own loader makes of the artifact's quantization_config (see __init__.py)."""
+"""transformers answers, and serves: whatever its own loader makes of the artifact's quantization_config."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 # Nothing is compiled for a few tokens, neither by torch nor, with the backends below, by GPTQModel: it takes minutes.
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
 
-import torch
 from transformers import AutoModelForCausalLM, AwqConfig, GPTQConfig
 
-_PACKAGES = ("transformers", "torch", "gptqmodel", "compressed_tensors", "bitsandbytes")
+from . import HOST, gguf_file, next_log_probs
+
+PACKAGES = ("transformers", "torch", "gptqmodel", "compressed_tensors", "bitsandbytes")
 
 
-@torch.no_grad()
-def answer(path: str, sequences: list[list[int]]) -> dict[str, Any]:
+def answer(path: str, sequences: list[list[int]]) -> list[list[float]]:
     """Log-probabilities of the token after each sequence."""
-    model = AutoModelForCausalLM.from_pretrained(path, device_map="cpu", **options(Path(path))).eval()
-    logits = [model(torch.tensor([sequence])).logits[0, -1] for sequence in sequences]
-    found = packages_distributions()
-    return {
-        "versions": {name: version(found[name][0]) for name in _PACKAGES if name in found},
-        "log_probs": [values.float().log_softmax(-1).tolist() for values in logits],
-    }
+    model = AutoModelForCausalLM.from_pretrained(path, device_map="cpu", **options(path))
+    return next_log_probs(model.eval(), sequences)
 
 
-def options(path: Path) -> dict[str, Any]:
+def options(path: str) -> dict[str, Any]:
     """How to load the artifact: integer kernels in plain torch."""
-    if (path / "model.gguf").is_file():
-        return {"gguf_file": "model.gguf"}
-    settings = json.loads((path / "config.json").read_text()).get("quantization_config", {})
+    if file := gguf_file(path):
+        return {"gguf_file": file.name}
+    settings = json.loads((Path(path) / "config.json").read_text()).get("quantization_config", {})
     if settings.get("quant_method") == "gptq":
         return {"quantization_config": GPTQConfig(bits=settings["bits"], backend="gptq_torch")}
     if settings.get("quant_method") == "awq":
@@ -42,14 +36,9 @@ def options(path: Path) -> dict[str, Any]:
     return {}
 
 
-def main() -> None:
-    """One request in, one answer out; what libraries print goes to standard error."""
-    output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    request = json.load(sys.stdin)
-    with output:
-        json.dump(answer(request["path"], request["sequences"]), output)
-
-
-if __name__ == "__main__":
-    main()
+def command(path: str, port: int) -> list[str]:
+    """`transformers serve`, which wants transformers[serving]; a GGUF file is named behind its directory."""
+    file = gguf_file(path)
+    model = f"{file.parent}:{file.name}" if file else path
+    serve = [sys.executable, "-m", "transformers.cli.transformers", "serve"]
+    return [*serve, model, "--host", HOST, "--port", str(port)]
