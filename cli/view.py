@@ -142,6 +142,8 @@ def verification(found: Verification) -> list[RenderableType]:
     if found.engine_difference is not None:
         engine = ", ".join(f"{name} {version}" for name, version in found.engine.items())
         lines.append(f"engine: at most {found.engine_difference:.2g} nats from the recorded logits ({engine})")
+    if found.not_here:
+        lines.append(f"engine: not asked, {found.not_here}")
     verdict = "passed" if found.passed else "did NOT pass"
     return [checks, *problems, *lines, f"{found.path} ({found.dialect}): {verdict}"]
 

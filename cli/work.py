@@ -178,6 +178,8 @@ def verify(
     emit(found.model_dump(mode="json"), json, lambda: view.verification(found))
     if not found.passed:
         raise typer.Exit(CompressError.exit_code)
+    if found.not_here:
+        raise typer.Exit(RefusedError.exit_code)
 
 
 def generate(

@@ -18,7 +18,7 @@ from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.sweep.sweep import sweep_cost
-from compress.recipes.engines.checks import Subject
+from compress.recipes.engines.subject import Subject
 from compress.recipes.engines.verdicts import Verdict, refuse_unloadable, verdicts
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import Steps, Texts, even, largest, layerwise, open_source, read_texts, stages

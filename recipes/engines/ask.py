@@ -59,6 +59,14 @@ def serving(engine: str, python: Path, path: Path, port: int, timeout: float = 3
     return [str(part) for part in command]
 
 
+def build_of(engine: str, python: Path, timeout: float = 300) -> str:
+    """The target that `engine`, as it is installed for `python`, is: its own name, or that of a build of it.
+
+    `timeout` is in seconds. Raises CompressError with the engine's own last words if it is not there.
+    """
+    return str(_reply(engine, python, {}, timeout)["build"])
+
+
 def _reply(engine: str, python: Path, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
     """What launch.py says to a request."""
     try:

@@ -10,38 +10,29 @@ fail on a GPTQ file, most load noise in silence.
 
 from __future__ import annotations
 
-from compress.recipes.engines.checks import (
-    Check,
-    Fact,
+from compress.recipes.engines.checks.dense import dense_head, no_dense_linears, no_dense_substring, separate_head
+from compress.recipes.engines.checks.grids import (
+    bits,
+    divisible,
+    group_sizes,
+    no_integers,
+    no_packed_zeros,
+    scales_kept,
+    symmetric,
+)
+from compress.recipes.engines.checks.inputs import float8_cache, half_inputs, kept_inputs, whole_groups
+from compress.recipes.engines.checks.joined import joined_alike, scales_apart, whole_blocks
+from compress.recipes.engines.checks.settings import (
     any_model,
     architectures,
-    bits,
-    cpu_rows,
-    dense_head,
-    divisible,
     either,
-    float4_in_bfloat16,
-    float8_cache,
-    group_sizes,
-    half_inputs,
-    joined_alike,
-    kept_inputs,
-    long_blocks,
     never,
-    no_dense_linears,
-    no_dense_substring,
-    no_packed_zeros,
     one_setting,
     option,
     other_architectures,
-    scales_apart,
-    scales_kept,
-    separate_head,
-    symmetric,
-    whole_blocks,
-    whole_groups,
-    without,
 )
+from compress.recipes.engines.checks.tables import cpu_rows, float4_in_bfloat16, long_blocks, without
+from compress.recipes.engines.subject import Check, Fact
 
 _LAYERS = "vllm/model_executor/layers/quantization"
 _LINEAR = "vllm/model_executor/kernels/linear"
@@ -109,6 +100,9 @@ FACTS: tuple[Fact, ...] = (
     *_vllm("modelopt", f"{_LAYERS}/utils/w8a8_utils.py requantize_with_max_scale", scales_apart, refuse=False),
     *(_on_cpu(dialect, check) for dialect in ("gptq", "awq", "compressed-tensors") for check in (
         bits(4), divisible(rows=32, columns=32))),
+    *(Fact("vllm-cpu", dialect, "0.32.0", "csrc/cpu/torch_bindings.cpp cpu_gemm_wna16 (vllm-project/vllm#55613)",
+           no_integers("are computed on x86 processors with AVX-512 only"), refuse=False, needs="avx512f")
+      for dialect in ("gptq", "awq", "compressed-tensors")),
     Fact("vllm-cpu", "compressed-tensors", "0.32.0", "csrc/cpu/sgl-kernels/gemm_int8.cpp scale_C", half_inputs,
          refuse=False),
     # transformers: gptq and awq through gptqmodel, whose kernels choose themselves by layer

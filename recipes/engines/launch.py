@@ -6,6 +6,7 @@ holds), so it runs where only the engine is installed. `-P` keeps this directory
     standard input                                              standard output
     {"path": "the artifact", "sequences": [[token ids], …]}     {"versions": {package: version}, "log_probs": [[…], …]}
     {"path": "the artifact", "port": 8000}                      {"command": ["program", "argument", …]}
+    {}                                                          {"build": "the target of facts.py that it is"}
 
 `python -P launch.py ENGINE PATH PORT` serves, for an engine whose packages have no command that does.
 """
@@ -40,9 +41,11 @@ def script(engine: str) -> ModuleType:
 
 def reply(engine: ModuleType, request: Mapping[str, Any]) -> dict[str, Any]:
     """What a script says to one request. Raises LookupError if it is asked to serve, and does not."""
-    if "port" not in request:
+    if "sequences" in request:
         log_probs = engine.answer(request["path"], request["sequences"])
         return {"versions": versions(engine.PACKAGES), "log_probs": log_probs}
+    if "port" not in request:
+        return {"build": engine.build() if hasattr(engine, "build") else engine.__name__.rpartition(".")[2]}
     if not hasattr(engine, "command"):
         raise LookupError("it has no server: it only computes")
     return {"command": engine.command(request["path"], request["port"])}

@@ -1,7 +1,7 @@
 """Whether engines can load what will be written, or lies there: asked before anything is computed.
 
 A target loads an artifact if the artifact's dialect names it among those that it `loads` in, or a fact of
-`target_facts.py` speaks of the two, and no fact stands against it.
+facts.py speaks of the two, and no fact stands against it.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from compress.formats import dialects
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError, suggest
 from compress.formats.files.hf_files import is_hf_directory, quantization_of
-from compress.recipes.engines.checks import Subject
 from compress.recipes.engines.facts import FACTS
+from compress.recipes.engines.machine import Machine
+from compress.recipes.engines.subject import Fact, Subject
 
 
 class Verdict(BaseModel):
     """Whether `target` can load the artifact at `path`; if not, why, what to change, and where that stands.
 
-    `note` is where else it will not run, or what it computes otherwise.
+    `note` is where else it will not run, or what it computes otherwise; `not_here` is why it does not run on the
+    machine that was asked about, which may load it all the same.
     """
 
     target: str
@@ -30,6 +32,7 @@ class Verdict(BaseModel):
     reason: str = ""
     source: str = ""
     note: str = ""
+    not_here: str = ""
 
 
 def targets() -> tuple[str, ...]:
@@ -46,19 +49,26 @@ def check_targets(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def verdict(target: str, path: str, subject: Subject) -> Verdict:
-    """What the facts say of one target and one artifact."""
+def verdict(target: str, path: str, subject: Subject, machine: Machine | None = None) -> Verdict:
+    """What the facts say of one target and one artifact, and of one machine if it is given."""
     facts = [fact for fact in FACTS if (fact.engine, fact.dialect) == (target, subject.dialect)]
     told = [(fact, reason) for fact in facts if (reason := fact.check(subject))]
     note = "; ".join(reason for fact, reason in told if not fact.refuse)
+    found = Verdict(target=target, path=path, loads=False, note=note, not_here=_missing(told, machine))
     for fact, reason in told:
         if fact.refuse:
-            source = f"{target} {fact.version}, {fact.source}"
-            return Verdict(target=target, path=path, loads=False, reason=reason, source=source, note=note)
+            return found.model_copy(update={"reason": reason, "source": f"{target} {fact.version}, {fact.source}"})
     if subject.dialect in _readable(target):
-        return Verdict(target=target, path=path, loads=True, note=note)
+        return found.model_copy(update={"loads": True})
     reason = f"does not load {subject.dialect} files; it loads {', '.join(sorted(_readable(target)))}"
-    return Verdict(target=target, path=path, loads=False, reason=reason)
+    return found.model_copy(update={"reason": reason})
+
+
+def _missing(told: Iterable[tuple[Fact, str]], machine: Machine | None) -> str:
+    """What the machine's processor does not have that one of the facts needs."""
+    needs = (f"not on this processor: {reason}" for fact, reason in told if machine and fact.needs
+             and machine.lacks(fact.needs))  # fmt: skip
+    return next(needs, "")
 
 
 def _readable(target: str) -> set[str]:

@@ -24,6 +24,8 @@ from compress.passes.model.blank import matrices
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.recipes.engines.ask import ask, engines
+from compress.recipes.engines.here import unable_here
+from compress.recipes.engines.machine import Machine
 
 OURS = 0.01
 """Nats that a log-probability may differ in our own forward: fp32 sums in another order, on another machine."""
@@ -47,7 +49,10 @@ class Problem(BaseModel):
 
 
 class Verification(BaseModel):
-    """What `compress verify` found; `checked` counts what was compared, check by check."""
+    """What `compress verify` found; `checked` counts what was compared, check by check.
+
+    `not_here` is why the engine was not asked: nothing is known of it then, good or bad.
+    """
 
     path: str
     dialect: str
@@ -57,15 +62,22 @@ class Verification(BaseModel):
     problems: list[Problem]
     engine: dict[str, str] = {}
     engine_difference: float | None = None
+    not_here: str = ""
 
 
 def verify(
-    path: Path, *, engine: str | None = None, python: Path | None = None, reporter: Reporter | None = None
+    path: Path,
+    *,
+    engine: str | None = None,
+    python: Path | None = None,
+    machine: Machine | None = None,
+    reporter: Reporter | None = None,
 ) -> Verification:
     """Check the artifact at `path`: hashes, settings, every tensor, the tokenizer, logits, and an `engine`'s logits.
 
     What is wrong with the artifact is in the result. Raises InputError if `path` is no artifact of ours,
-    RefusedError if the engine is not installed for the interpreter `python` (by default this one).
+    RefusedError if the engine is not installed for the interpreter `python` (by default this one). `machine` is
+    what the engine runs on, by default this one.
     """
     python = python or Path(sys.executable)
     if engine is not None:
@@ -75,7 +87,7 @@ def verify(
     checks = _Checks(path, _read_record(path), reporter or Reporter(), asks=engine is not None)
     checks.run()
     if engine is not None:
-        checks.ask(engine, python)
+        checks.ask(engine, python, machine)
     return checks.result()
 
 
@@ -91,12 +103,14 @@ class _Checks:
         self.versions: dict[str, str] = {}
         self.engine_difference: float | None = None
         self.allowed = ENGINES
+        self.artifact: Checkpoint | None = None
+        self.not_here = ""
 
     def run(self) -> None:
         """Every check but the engine's."""
         self._note("files", len(self.record.files), _changed(hashes(self.path), self.record.files, "file"))
         self._note("settings", len(self.record.settings), self._settings())
-        artifact = self._opened()
+        artifact = self.artifact = self._opened()
         if artifact is None:
             return
         self._note("contents", len(self.record.embedded), self._contents(artifact))
@@ -106,9 +120,11 @@ class _Checks:
         if not self._found("settings", "contents", "tensors"):
             self._note("logits", len(self.record.fingerprint.next), self._logits(artifact))
 
-    def ask(self, engine: str, python: Path) -> None:
+    def ask(self, engine: str, python: Path, machine: Machine | None) -> None:
         """Compare an engine's answers. Raises RefusedError if it is not installed for `python`."""
-        self._note("engine", len(self.record.fingerprint.next), self._answers(engine, python))
+        self._note("engine", len(self.record.fingerprint.next), self._answers(engine, python, machine))
+        if self.not_here:
+            self.checked["engine"] = 0
 
     def result(self) -> Verification:
         return Verification(
@@ -120,6 +136,7 @@ class _Checks:
             problems=self.problems,
             engine=self.versions,
             engine_difference=self.engine_difference,
+            not_here=self.not_here,
         )
 
     def _note(self, check: CheckName, count: int, found: Iterator[tuple[str, str]]) -> None:
@@ -185,9 +202,12 @@ class _Checks:
         if not self.difference <= OURS:
             yield "logits", f"differ from the recorded ones by {self.difference:.3g} nats; {OURS} are allowed"
 
-    def _answers(self, engine: str, python: Path) -> Iterator[tuple[str, str]]:
+    def _answers(self, engine: str, python: Path, machine: Machine | None) -> Iterator[tuple[str, str]]:
         recorded = self.record.fingerprint
         try:
+            self.not_here = unable_here(engine, python, self.artifact, machine) if self.artifact else ""
+            if self.not_here:
+                return
             answer = ask(engine, python, self.path, recorded.prompts, _TIMEOUT)
         except CompressError as error:
             if "ModuleNotFoundError" in str(error):

