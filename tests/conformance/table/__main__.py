@@ -1,4 +1,4 @@
-"""Fills the README's conformance table: method × container × engine, no cell by hand.
+"""Fills the conformance table of docs/ENGINES.md, and its short form in the README; no cell by hand.
 
     python tests/conformance/table/environments.py .engines   # once
     python tests/conformance/table                            # fills what is missing
@@ -20,10 +20,11 @@ from typing import Any
 from artifacts import Artifact, combinations, make
 from cells import cell, inputs_of, is_green, ours
 from environments import DIRECTORY, interpreters
+from matrix import matrix
 from render import NAMES, insert, render
 
 _HERE = Path(__file__).parent
-_README = _HERE.parents[2] / "README.md"
+_ROOT = _HERE.parents[2]
 _RESULTS = _HERE / "results.json"
 # The model's own likeliest continuations are short; any rows serve, as long as they are real tokens.
 _ROWS = [[504, 3575, 282, 4649, 314], list(range(1000, 1040)), [28, 198, 1788, 260, 3044, 18, 504, 253, 1400, 30]]
@@ -40,7 +41,11 @@ def main() -> None:
             results["rows"] = _listed(results["rows"], wanted)
             options.results.write_text(json.dumps(results, indent=1) + "\n")
     if options.model is None:
-        _README.write_text(insert(_README.read_text(), render(results)))
+        for path, table in (
+            (_ROOT / "docs/ENGINES.md", render(results)),
+            (_ROOT / "README.md", matrix(results, wanted["containers"])),
+        ):
+            path.write_text(insert(path.read_text(), table))
     print(render(results))
 
 
@@ -60,7 +65,8 @@ def fill(rows: dict[str, Any], artifact: Artifact, options: argparse.Namespace) 
         if python[engine].exists():
             wanted = expected[inputs[engine]]
             found = cell(engine, python[engine], artifact.path, _ROWS, wanted, options.timeout)
-            row["cells"][engine] = {**found, "commit": _commit()}
+            if "not_here" not in found or engine not in row["cells"]:  # what another machine found out stays
+                row["cells"][engine] = {**found, "commit": _commit()}
             verdict = f"within {found['difference']:.3g}" if is_green(found) else found
             print(f"{artifact.key} | {engine}: {verdict}", file=sys.stderr, flush=True)
 
@@ -90,7 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--container", nargs="+", help="ask for these containers only")
     parser.add_argument("--again", action="store_true", help="ask also where there is an answer")
     parser.add_argument("--timeout", type=float, default=900, help="seconds that an engine may take")
-    parser.add_argument("--model", help="another model than the list's; the README stays as it is")
+    parser.add_argument("--model", help="another model than the list's; the documents stay as they are")
     parser.add_argument("--results", type=Path, default=_RESULTS, help="where answers are kept")
     return parser.parse_args()
 

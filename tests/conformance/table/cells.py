@@ -14,6 +14,8 @@ from compress.formats.errors import CompressError
 from compress.formats.views.fit import Decoded, without_runtime
 from compress.passes.model.loading import load_model
 from compress.recipes.engines.ask import ask
+from compress.recipes.engines.here import unable_here
+from compress.recipes.engines.machine import Machine
 
 ALIKE = 0.05
 """Nats of KL divergence, ours ‖ the engine's, in the mean of all rows: above it an engine computes something else."""
@@ -66,10 +68,21 @@ def rounded_in_blocks(x: Tensor) -> Tensor:
 
 
 def cell(
-    engine: str, python: Path, path: Path, rows: Sequence[Sequence[int]], expected: tuple[Tensor, float], timeout: float
+    engine: str,
+    python: Path,
+    path: Path,
+    rows: Sequence[Sequence[int]],
+    expected: tuple[Tensor, float],
+    timeout: float,
+    machine: Machine | None = None,
 ) -> Any:
-    """What to keep of an engine's answer: how far it is from `expected`, or its message."""
+    """What to keep of an engine's answer: how far it is from `expected`, or its message.
+
+    Or why `machine`, by default this one, cannot tell: `not_here`, neither green nor red.
+    """
     try:
+        if told := unable_here(engine, python, open_checkpoint(path), machine):
+            return {"not_here": told}
         answer = ask(engine, python, path, rows, timeout)
     except CompressError as error:
         return {"message": str(error).removeprefix(f"{engine}: ").replace(str(path.absolute()), path.name)[:_LONGEST]}

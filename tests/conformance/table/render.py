@@ -23,7 +23,7 @@ _LONGEST = 160
 
 def render(results: Mapping[str, Any]) -> str:
     """Method × container × engine; a number is the largest difference of any log-probability, in nats."""
-    engines = [engine for engine in NAMES if any(engine in row["cells"] for row in results["rows"].values())]
+    engines = engines_of(results)
     notes: dict[str, int] = {}
     lines = [
         f"| method | container | {' | '.join(NAMES[engine] for engine in engines)} |",
@@ -34,6 +34,11 @@ def render(results: Mapping[str, Any]) -> str:
         lines.append(f"| {key} | {' | '.join(cells)} |")
     said = [f"{number}. {message}" for message, number in notes.items()]
     return "\n".join([*lines, "", *said, "", _versions(results, engines)])
+
+
+def engines_of(results: Mapping[str, Any]) -> list[str]:
+    """Those that were asked for anything, in the table's order."""
+    return [engine for engine in NAMES if any(engine in row["cells"] for row in results["rows"].values())]
 
 
 def insert(text: str, table: str) -> str:
@@ -49,6 +54,8 @@ def _cell(found: Mapping[str, Any] | None, notes: dict[str, int]) -> str:
         return ""
     if is_green(found):
         return f"within {_rounded_up(found['difference'])}"
+    if "not_here" in found:
+        return f"not here ({notes.setdefault(found['not_here'], len(notes) + 1)})"
     message = _short(found["message"]) if "message" in found else "it loads, and computes something else"
     number = notes.setdefault(message, len(notes) + 1)
     return f"no ({number})" if "message" in found else f"**off by {found['difference']:.1f}** ({number})"
