@@ -53,7 +53,7 @@ def run_report(report: RunReport) -> list[RenderableType]:
     parts += [f"Time      {duration(report.seconds)} ({seconds}), {memory}", ""]
     for artifact in report.artifacts:
         parts += _loads(artifact)
-    return parts
+    return [*parts, *(f"note: {note}" for note in report.notes)]
 
 
 def artifact_report(artifact: ArtifactReport) -> list[RenderableType]:

@@ -41,7 +41,7 @@ class PassReport(BaseModel):
 
 
 class RunReport(BaseModel):
-    """What `compress run --json` prints. `missed` names the gates that were missed."""
+    """What `compress run --json` prints. `missed` names the gates that were missed, `notes` what else to know."""
 
     model: str
     parameters: int
@@ -53,6 +53,7 @@ class RunReport(BaseModel):
     seconds: float
     peak_ram_bytes: int
     peak_vram_bytes: int
+    notes: list[str] = []
 
 
 class Reported(Committed):

@@ -26,7 +26,7 @@ from compress.passes.core.stage import Stage
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.sweep.sweep import sweep
-from compress.recipes.engines.verdicts import warnings
+from compress.recipes.engines.verdicts import notes
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, with_paths
@@ -57,9 +57,7 @@ def run(
     skeleton = Skeleton(load_config(source), source.spec, torch.device(device))
     budget = _budget(torch.device(device), max_ram, max_vram)
     texts = read_texts(recipe.passes, source, reporter)
-    for artifact in plan_opened(recipe, source, skeleton, budget, texts).artifacts:
-        for warning in warnings(artifact.dialect, artifact.targets):
-            reporter.note(warning)
+    artifacts = plan_opened(recipe, source, skeleton, budget, texts).artifacts
     files = _hashes(source.path, reporter)
     base = {
         "seed": recipe.seed,
@@ -81,7 +79,9 @@ def run(
             manifest=_manifest(recipe, source, files),
             source_digest=_digest(files),
         )
-        return _execute(recipe, state, keyed(recipe.passes, base, texts, work))
+        report = _execute(recipe, state, keyed(recipe.passes, base, texts, work))
+    said = [note for artifact in artifacts for note in notes(artifact.dialect, artifact.targets)]
+    return report.model_copy(update={"notes": said})
 
 
 def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> int:

@@ -97,12 +97,13 @@ def loading_lines(checkpoint: Checkpoint) -> dict[str, str]:
     return {engine: line for engine, line in lines.items() if verdict(engine, path, subject).loads}
 
 
-def warnings(dialect: str, found: Iterable[Verdict]) -> Iterator[str]:
-    """What to say at an export of `dialect` about the engines that it is for and that refuse it or change it."""
+def notes(dialect: str, found: Iterable[Verdict]) -> Iterator[str]:
+    """What to say of an artifact in `dialect`, once it is there: which of the engines that the dialect is for do not
+    load it, or change it.
+    """
     for verdict in found:
-        if verdict.target in dialects()[dialect].loads and (verdict.reason or verdict.note):
-            refused = f"will not load in {verdict.target}: {verdict.reason}"
-            yield f"{verdict.path}: {refused if verdict.reason else f'{verdict.target}: {verdict.note}'}"
+        if verdict.target in dialects()[dialect].loads and (told := verdict.reason or verdict.note):
+            yield f"{verdict.path} {'will not load' if verdict.reason else 'loads'} in {verdict.target}: {told}"
 
 
 def refuse_unloadable(wanted: Iterable[str], found: Sequence[Verdict]) -> None:

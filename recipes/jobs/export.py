@@ -25,4 +25,8 @@ def export(
     """Convert a checkpoint: a recipe of one step. Raises RefusedError for what `dialect` cannot hold exactly."""
     step = {**options, "dialect": dialect, "requantize": requantize}
     recipe = build(Document("export", {"model": artifact, "passes": [{"export": step}]}, {}))
-    return run(recipe, output, reporter=reporter).artifacts[0]
+    reporter = reporter or Reporter()
+    report = run(recipe, output, reporter=reporter)
+    for note in report.notes:
+        reporter.note(note)
+    return report.artifacts[0]

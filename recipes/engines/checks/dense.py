@@ -30,7 +30,7 @@ def dense_head(subject: Subject) -> str | None:
 def separate_head(subject: Subject) -> str | None:
     """The output projection is stored, not tied to the embedding."""
     tied = subject.model.config.get("tie_word_embeddings") and not subject.options.get("untie")
-    return "does not tie embeddings; export with `untie: true`" if tied else None
+    return "it ties no embeddings; export with `untie: true`" if tied else None
 
 
 def _dense_inside(subject: Subject) -> Iterator[str]:

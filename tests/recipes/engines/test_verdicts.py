@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from compress.cli.app import main
+from compress.cli.view import run_report
 from compress.formats import dialects
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError, UsageError
@@ -24,6 +25,7 @@ from compress.passes.core.report import Reporter
 from compress.recipes.engines.facts import FACTS
 from compress.recipes.engines.subject import Subject
 from compress.recipes.engines.verdicts import targets, verdict, verdicts
+from compress.recipes.jobs.export import export
 from compress.recipes.jobs.inspect import inspect
 from compress.recipes.plan import plan
 from compress.recipes.recipe import from_data, schema, with_targets
@@ -225,7 +227,7 @@ def test_a_plan_refuses_what_no_target_loads(tiny_llama: Path, tmp_path: Path) -
     for wrong, told in (
         (recipe(tiny_llama, exports[:1], ["llama.cpp"]), "does not load gptq files"),
         (recipe(tiny_llama, exports, ["vllm"], symmetric=False, group_size=64), "is asymmetric"),
-        (recipe(tiny_llama, exports, ["autogptq"]), "gptq: does not tie embeddings; export with `untie: true`"),
+        (recipe(tiny_llama, exports, ["autogptq"]), "gptq: it ties no embeddings; export with `untie: true`"),
         (recipe(tiny_llama, [], ["vllm"]), "there is no export"),
     ):
         with pytest.raises(RefusedError, match="can load nothing") as error:
@@ -245,7 +247,7 @@ def test_fp4_is_written_as_transformers_computes_it(tiny_llama: Path) -> None:
 
 
 class Told(Reporter):
-    """Keeps the notes of a run."""
+    """Keeps what a run says while it works."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
@@ -254,15 +256,29 @@ class Told(Reporter):
         self.notes.append(message)
 
 
-def test_a_run_tells_of_the_engines_that_its_artifacts_are_for(tiny_llama: Path, tmp_path: Path) -> None:
+def test_a_report_ends_with_the_engines_that_its_artifacts_are_for(tiny_llama: Path, tmp_path: Path) -> None:
     told = Told()
     exports = [{"dialect": "gptq"}, {"dialect": "gguf"}]
     report = run(recipe(tiny_llama, exports, [], symmetric=False), tmp_path / "out", reporter=told)
-    assert any(note.startswith("gptq: will not load in vllm: ") and "is asymmetric" in note for note in told.notes)
-    assert any(note.startswith("gptq: will not load in gptqmodel: ") for note in told.notes)
+    assert any(note.startswith("gptq will not load in vllm: ") and "is asymmetric" in note for note in report.notes)
+    assert any(note.startswith("gptq will not load in gptqmodel: ") for note in report.notes)
     lines = {artifact.dialect: set(artifact.loads) for artifact in report.artifacts}
     assert lines == {"gptq": {"transformers"}, "gguf": {"llama.cpp", "transformers"}}
-    assert not any("transformers" in note or note.startswith("gguf: ") for note in told.notes)  # not made for vLLM
+    assert not any("transformers" in note or note.startswith("gguf ") for note in report.notes)  # not made for vLLM
+    assert not any("load" in note for note in told.notes)  # at the end, not before the work
+    assert [part for part in run_report(report) if isinstance(part, str)][-1] == f"note: {report.notes[-1]}"
+
+
+def test_a_plain_gptq_artifact_has_one_short_note(tiny_llama: Path, tmp_path: Path) -> None:
+    report = run(recipe(tiny_llama, [{"dialect": "gptq"}, {"dialect": "gguf"}], []), tmp_path / "out")
+    assert report.notes == ["gptq will not load in autogptq: it ties no embeddings; export with `untie: true`"]
+
+
+def test_an_export_says_who_will_not_load_it(tiny_llama: Path, tmp_path: Path) -> None:
+    told = Told()
+    packed = run(recipe(tiny_llama, [{"dialect": "compressed-tensors"}], []), tmp_path / "out").artifacts[0]
+    export(packed.path, "gptq", {}, tmp_path / "again", reporter=told)
+    assert told.notes[-1] == "gptq will not load in autogptq: it ties no embeddings; export with `untie: true`"
 
 
 def test_an_unknown_target_is_named_with_its_nearest(tiny_llama: Path) -> None:
