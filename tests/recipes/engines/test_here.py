@@ -10,10 +10,8 @@ import pytest
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import CompressError
-from compress.recipes.engines import machine
-from compress.recipes.engines.facts import FACTS
 from compress.recipes.engines.here import unable_here
-from compress.recipes.engines.machine import Machine, this_machine
+from compress.recipes.engines.machine import Machine
 from compress.recipes.engines.verdicts import subject_of, verdict
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run
@@ -80,25 +78,3 @@ def test_an_engine_is_not_started_where_its_build_does_not_matter(make: Make, tm
     assert unable_here("vllm", tmp_path / "none", artifact, AVX512) == ""
     with pytest.raises(CompressError, match="does not start"):
         unable_here("vllm", tmp_path / "none", artifact, AVX2)
-
-
-def test_flags_are_those_of_linux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text("processor\t: 0\nvmx flags\t: vnmi\nflags\t\t: fpu avx2 avx512f\nbugs\t\t: spectre_v1\n\n" * 2)
-    monkeypatch.setattr(machine, "_CPUINFO", cpuinfo)
-    assert this_machine().flags == {"fpu", "avx2", "avx512f"}
-
-
-@pytest.mark.parametrize(("word", "lacking"), [("DEFAULT", True), ("AVX2", True), ("AVX512", False)])
-def test_torch_is_asked_where_linux_is_not_there(
-    word: str, lacking: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(machine, "_CPUINFO", tmp_path / "none")
-    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: word)
-    monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert this_machine().lacks("avx512f") is lacking
-
-
-def test_a_fact_that_needs_a_flag_refuses_nothing() -> None:
-    assert [fact for fact in FACTS if fact.needs and fact.refuse] == []
-    assert any(fact.needs for fact in FACTS)

@@ -12,7 +12,6 @@ import pytest
 
 from compress.cli.app import main
 from compress.cli.view import run_report
-from compress.formats import dialects
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.numbers.activations import ActivationFormat, CacheFormat
@@ -22,9 +21,8 @@ from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat, ScaleType
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.report import Reporter
-from compress.recipes.engines.facts import FACTS
 from compress.recipes.engines.subject import Subject
-from compress.recipes.engines.verdicts import targets, verdict, verdicts
+from compress.recipes.engines.verdicts import verdict, verdicts
 from compress.recipes.jobs.export import export
 from compress.recipes.jobs.inspect import inspect
 from compress.recipes.plan import plan
@@ -203,13 +201,6 @@ def test_other_containers() -> None:
     assert "has no gpt_neox" in reason("transformers", model(lambda leaf: INT4, model_type="gpt_neox"), "gguf")
     assert reason("llama.cpp", only(INT4)) == "does not load gptq files; it loads gguf"
     assert reason("vllm", model(lambda leaf: None), "dense") == ""
-
-
-def test_every_fact_says_where_it_stands() -> None:
-    for fact in FACTS:
-        assert fact.version[0].isdigit() and ("/" in fact.source or ".py" in fact.source), fact
-        assert fact.engine in targets()
-    assert {engine for kind in dialects().values() for engine in kind.loads} <= set(targets())
 
 
 def recipe(source: Path, exports: list[dict[str, Any]], wanted: list[str], **options: Any) -> Any:
