@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := cli recipes passes formats kernels
 
-.PHONY: check lint types test conformance
+.PHONY: check lint types test fix conformance
 
 check: lint types test
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -c constraints.txt torch
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev,llamacpp]'
@@ -22,6 +22,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+fix: $(VENV)/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 types: $(VENV)/installed .typecheck/compress
 	$(BIN)/mypy

@@ -57,7 +57,7 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code, as DESIGN §6 lists them."""
+    """Run one command; returns its exit code, as README.md lists them."""
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
     with interruptible():
