@@ -73,11 +73,11 @@ class Fold:
 
     def _by_row(self, scale: Tensor) -> Tensor:
         """The factor of each output of the op: [rows] fp32, 1 where it feeds no input."""
-        source = self.found.source.to(scale.device)
+        # On the CPU: a GPU adds what shares a place in any order, and a run would not repeat itself bit by bit.
+        source = self.found.source
         known = source != UNKNOWN
-        logs = torch.zeros(self.found.outputs, device=scale.device)
-        logs.index_add_(0, source[known], scale.float()[known].log())
-        return (logs / torch.bincount(source[known], minlength=len(logs)).clamp(min=1)).exp()
+        logs = torch.zeros(self.found.outputs).index_add_(0, source[known], scale.float().cpu()[known].log())
+        return (logs / torch.bincount(source[known], minlength=len(logs)).clamp(min=1)).exp().to(scale.device)
 
 
 def _exact(weight: Tensor | QTensor, offset: float, factors: Tensor) -> Tensor:

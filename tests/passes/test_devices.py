@@ -1,0 +1,123 @@
+"""Every method on a GPU as on the CPU: on a real one if there is one, and on a pretended one always."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from compress import passes
+from compress.formats import open_checkpoint
+from compress.kernels.qtensor import QTensor
+from compress.recipes.recipe import build
+from compress.recipes.run import RunReport, run
+from compress.recipes.yaml import Document
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+import pretended
+
+DEVICES = [pretended.NAME, *(["cuda"] if torch.cuda.is_available() else [])]
+GROUPS = {"group_size": 32}
+METHODS: dict[str, list[dict[str, Any]]] = {
+    "rtn": [{"rtn": {**GROUPS, "search": "inputs"}}],
+    "gptq": [{"gptq": GROUPS}],
+    "gptq, correct and tune": [{"gptq": {**GROUPS, "correct": True, "tune": True}}],
+    "gptq onto nf4": [{"gptq": {"format": "nf4"}}],
+    "awq": [{"awq": {**GROUPS, "search": False}}],
+    "awq, then gptq": [{"awq": GROUPS}, {"gptq": GROUPS}],
+    "int8 static": [{"int8": {"activations": "static"}}],
+    "int8 smooth": [{"int8": {"smooth": 0.5}}],
+    "fp8 static": [{"fp8": {"activations": "static", "search": "inputs"}}],
+    "fp8 block": [{"fp8": {"per": "block"}}],
+    "nf4 double": [{"nf4": {"double_quant": True, "search": "inputs"}}],
+    "mxfp4": [{"mxfp4": {"search": "inputs"}}],
+    "nvfp4": [{"nvfp4": {"search": "inputs"}}],
+    "kv_cache": [{"rtn": GROUPS}, {"kv_cache": {"per": "head"}}],
+    "mixed": [{"mixed": {"bits": [3, 8], "average_bits": 6}}, {"gptq": GROUPS}],
+}
+CONTAINERS = {
+    "rtn": {"dialect": "gguf"}, "gptq": {"dialect": "gptq"}, "gptq, correct and tune": {"dialect": "gptq"},
+    "int8 static": {"dialect": "compressed-tensors"}, "nf4 double": {"dialect": "bitsandbytes"},
+    "nvfp4": {"dialect": "modelopt"},
+}  # fmt: skip
+Measure = Callable[..., RunReport]
+
+
+@pytest.fixture
+def small_llama(make_model: Callable[..., Path], tmp_path: Path) -> Path:
+    """One layer: what a pretended GPU does takes fifty times as long."""
+    return make_model(tmp_path / "small-llama", "llama", layers=1)
+
+
+@pytest.fixture
+def measure(tmp_path: Path, corpus: Path) -> Measure:
+    """Run steps on a device, between calibration and evaluation."""
+    text = {"samples": 2, "seq_len": 16}
+
+    def measured(source: Path, steps: list[dict[str, Any]], device: str, data: str | None = None) -> RunReport:
+        recipe = [
+            {"calibrate": {**text, "data": data or str(corpus)}},
+            *steps,
+            {"evaluate": {**text, "data": str(corpus)}},
+        ]
+        made = build(Document("here", {"model": str(source), "passes": recipe}, {}))
+        with pretended.gpu() if device == pretended.NAME else nullcontext():
+            return run(made, tmp_path / device, device=device)
+
+    return measured
+
+
+def test_every_method_is_tried() -> None:
+    tried = {key for steps in METHODS.values() for step in steps for key in step}
+    assert tried | {"calibrate", "evaluate", "export"} == set(passes.names())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_does_on_a_gpu_what_it_does_on_the_cpu(
+    small_llama: Path, measure: Measure, method: str, device: str
+) -> None:
+    steps = [*METHODS[method], *([{"export": CONTAINERS[method]}] if method in CONTAINERS else [])]
+    mine, there = (measure(small_llama, steps, place) for place in ("cpu", device))
+    assert mine.metrics.kl_divergence and there.metrics.kl_divergence
+    if device == pretended.NAME:
+        assert there.metrics == mine.metrics
+    else:
+        assert abs(there.metrics.kl_divergence / mine.metrics.kl_divergence - 1) < 0.25
+        assert there.metrics.reference_perplexity == pytest.approx(mine.metrics.reference_perplexity, rel=1e-3)
+    for one, other in zip(mine.artifacts, there.artifacts):
+        assert agreement(Path(one.path), Path(other.path)) > (0.9 if device == "cuda" else 1 - 1e-9)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("family", ["mixtral", "gpt2"])
+def test_other_architectures_work_on_a_gpu(
+    make_model: Callable[..., Path], tmp_path: Path, measure: Measure, family: str, device: str
+) -> None:
+    source = make_model(tmp_path / "model", family, layers=1)
+    report = measure(source, [{"awq": {**GROUPS, "search": False}}, {"gptq": {**GROUPS, "correct": True}}], device)
+    assert report.metrics.kl_divergence is not None and 0 < report.metrics.kl_divergence < 0.1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_model_on_a_gpu_makes_up_its_own_text(small_llama: Path, measure: Measure, device: str) -> None:
+    assert measure(small_llama, [{"gptq": GROUPS}], device, data="self").metrics.kl_divergence
+
+
+def agreement(one: Path, other: Path) -> float:
+    """The share of codes that two artifacts have in common."""
+    same = [(mine == there).float().mean() for mine, there in zip(codes(one), codes(other))]
+    return float(torch.stack(same).mean())
+
+
+def codes(path: Path) -> Iterator[torch.Tensor]:
+    checkpoint = open_checkpoint(path)
+    for name in sorted(checkpoint.spec.tensors):
+        tensor = checkpoint.read(name)
+        if isinstance(tensor, QTensor):
+            yield tensor.codes

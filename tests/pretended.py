@@ -1,0 +1,123 @@
+"""A pretended GPU: tensors that lie in the computer's memory, and say of themselves that they do not.
+
+As on a real one, an operation on tensors of both kinds raises (but for numbers, copies, and indices), and so do
+`.numpy()` and a generator of the CPU. What is computed is computed by the CPU: that CUDA has the operation, or
+gives the same bits, is not shown. torch lets one such device be made in Python (an experimental interface).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+aten = torch.ops.aten
+NAME = "pretended"
+# The first argument's device is the result's; the others may lie elsewhere.
+MIXING = {
+    aten.copy_.default, aten.index.Tensor, aten.index_put_.default, aten.index_put.default,
+    aten._index_put_impl_.default,
+}  # fmt: skip
+
+_setup_privateuseone_for_python_backend(NAME)
+
+
+class Away(Tensor):
+    """A tensor on the pretended device; `here` is the real one."""
+
+    here: Tensor
+
+    @staticmethod
+    def __new__(cls, here: Tensor) -> Away:
+        made = Tensor._make_wrapper_subclass(
+            cls, here.size(), strides=here.stride(), storage_offset=here.storage_offset(), dtype=here.dtype,
+            device=torch.device(NAME, 0),
+        )  # fmt: skip
+        made.here = here
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _compute(func, args, kwargs or {})
+
+
+class _Dispatch(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _compute(func, args, kwargs or {})
+
+
+class _Functions(TorchFunctionMode):
+    """What torch does not hand to `_Dispatch` in one piece."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.tensor and _is_away(kwargs.get("device")):
+            return Away(torch.tensor(*args, **{**kwargs, "device": "cpu"}))
+        if func is Tensor.numpy and isinstance(args[0], Away):
+            raise TypeError("a tensor on a GPU has no numpy array")
+        if func is scaled_dot_product_attention and isinstance(args[0], Away):
+            _refuse_mixture(func, args, kwargs)
+            return Away(func(*_here(args), **_here(kwargs)))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def gpu() -> Iterator[str]:
+    """Within, the device of this name can be computed on."""
+    with _Dispatch(), _Functions():
+        yield NAME
+
+
+def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    asked = kwargs.get("device")
+    away = any(isinstance(value, Away) for value in tree_leaves((args, kwargs)))
+    if func not in MIXING:
+        _refuse_mixture(func, args, kwargs)
+    elif away and not isinstance(args[0], Away) and func is not aten.copy_.default:
+        raise RuntimeError(f"{func}: indices on a GPU into a tensor that is not there")
+    if kwargs.get("generator") is not None and (away or _is_away(asked)):
+        raise RuntimeError(f"{func}: the generator is not of the GPU")
+    there = _is_away(asked) if asked is not None else isinstance(args[0], Away) if func in MIXING else away
+    if _is_away(asked):
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    result = func(*_here(args), **_here(kwargs))
+    return _returned(func, args, kwargs, tree_map(_away, result)) if there else result
+
+
+def _returned(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> Any:
+    """The result; what was written in place is the argument itself."""
+    written = [
+        kwargs.get(argument.name) if argument.kwarg_only else args[place]
+        for place, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    if not written:
+        return result
+    return written[0] if len(written) == 1 else tuple(written)
+
+
+def _refuse_mixture(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
+    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+    mixed = any(isinstance(x, Away) for x in tensors) and any(not isinstance(x, Away) and x.ndim for x in tensors)
+    if mixed:
+        raise RuntimeError(f"{func}: tensors on two devices: {[(tuple(x.shape), str(x.device)) for x in tensors]}")
+
+
+def _is_away(device: Any) -> bool:
+    return device is not None and torch.device(device).type == NAME
+
+
+def _away(value: Any) -> Any:
+    return Away(value) if isinstance(value, Tensor) and value.device.type == "cpu" else value
+
+
+def _here(values: Any) -> Any:
+    return tree_map(lambda value: value.here if isinstance(value, Away) else value, values)
