@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
-from compress.formats.base import Checkpoint, Dialect, ModelSpec
+from compress.formats.base import Dialect, ModelSpec
 from compress.formats.errors import RefusedError
+from compress.formats.views.view import View
 from compress.kernels.qtensor import QTensor
 
 
@@ -56,22 +56,11 @@ def decoded_spec(model: ModelSpec) -> ModelSpec:
     return replace(plain, tensors={name: replace(spec, format=None) for name, spec in plain.tensors.items()})
 
 
-class Decoded(Checkpoint):
+class Decoded(View):
     """A checkpoint seen through another spec: what is dense there is decoded on reading."""
 
-    def __init__(self, model: Checkpoint, spec: ModelSpec) -> None:
-        self._model = model
-        self.path, self.dialect = model.path, model.dialect
-        self.spec = spec
-
     def read(self, name: str) -> Tensor | QTensor:
-        tensor = self._model.read(name)
+        tensor = self.inner.read(name)
         if isinstance(tensor, QTensor) and self.spec.tensors[name].format is None:
             return tensor.dequantize()
         return tensor
-
-    def files(self) -> Mapping[str, bytes]:
-        return self._model.files()
-
-    def nbytes(self) -> int:
-        return self._model.nbytes()

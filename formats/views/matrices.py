@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, ModelSpec, Origin, TensorSpec
+from compress.formats.views.view import View
 from compress.kernels.qtensor import QTensor
 
 Read = Callable[[str], Tensor | QTensor]
 
 
-class Matrices(Checkpoint):
+class Matrices(View):
     """A checkpoint seen through `origins`: name of a linear layer's tensor → where the files may keep it."""
 
     def __init__(self, model: Checkpoint, origins: Mapping[str, Origin]) -> None:
-        self._model = model
-        self.path, self.dialect = model.path, model.dialect
+        super().__init__(model, model.spec)
         self._cuts = {name: origin for name, origin in origins.items() if _is_cut(name, origin, model.spec)}
         self._held: dict[str, Tensor | QTensor] = {}
         self.spec = replace(model.spec, tensors=self._tensors(origins))
@@ -37,14 +37,14 @@ class Matrices(Checkpoint):
         for name, origin in self._cuts.items():
             cut[origin.name].append(name)
         tensors = {}
-        for stored, spec in self._model.spec.tensors.items():
+        for stored, spec in self.inner.spec.tensors.items():
             for name in cut.get(stored, (stored,)):
                 shape = _cut_shape(spec.shape, origins[name]) if name in self._cuts else spec.shape
                 tensors[name] = replace(spec, shape=shape, origin=origins.get(name))
         return tensors
 
     def read(self, name: str) -> Tensor | QTensor:
-        return self.cut(name, self._model.read)
+        return self.cut(name, self.inner.read)
 
     def cut(self, name: str, read: Read) -> Tensor | QTensor:
         """The tensor `name`, through `read`, which knows the names of the files."""
@@ -66,44 +66,30 @@ class Matrices(Checkpoint):
             self._held[origin.name] = read(origin.name)
         return self._held[origin.name]
 
-    def files(self) -> Mapping[str, bytes]:
-        return self._model.files()
 
-    def nbytes(self) -> int:
-        return self._model.nbytes()
-
-
-class Restored(Checkpoint):
+class Restored(View):
     """The opposite of `Matrices`: dense tensors in the form that the model's files keep them in.
 
     A decoder layer's experts are stacked again if all of them are dense; else each stays a tensor of its own.
     """
 
     def __init__(self, model: Checkpoint) -> None:
-        self._model = model
-        self.path, self.dialect = model.path, model.dialect
+        super().__init__(model, restored_spec(model.spec))
         self._parts = _parts(model.spec)
-        self.spec = restored_spec(model.spec)
 
     def read(self, name: str) -> Tensor | QTensor:
         if name not in self._parts:
-            return self._model.read(name)
+            return self.inner.read(name)
         values = [self._part(part) for part in self._parts[name]]
-        if _origin_of(self._model.spec, self._parts[name][0]).index is None:
+        if _origin_of(self.inner.spec, self._parts[name][0]).index is None:
             return values[0]
         dtype = getattr(torch, self.spec.tensors[name].dtype)
         return torch.stack([value.to(dtype) for value in values])
 
     def _part(self, name: str) -> Tensor:
-        value = self._model.read(name)
+        value = self.inner.read(name)
         assert isinstance(value, Tensor)
-        return value.T.contiguous() if _origin_of(self._model.spec, name).transposed else value
-
-    def files(self) -> Mapping[str, bytes]:
-        return self._model.files()
-
-    def nbytes(self) -> int:
-        return self._model.nbytes()
+        return value.T.contiguous() if _origin_of(self.inner.spec, name).transposed else value
 
 
 def restored_spec(model: ModelSpec) -> ModelSpec:

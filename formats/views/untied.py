@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import RefusedError
+from compress.formats.views.view import View
 from compress.kernels.qtensor import QTensor
 
 HEAD = "lm_head.weight"
@@ -23,23 +23,15 @@ def untied_spec(model: ModelSpec) -> ModelSpec:
     return replace(model, config={**model.config, TIED: False}, tensors=tensors)
 
 
-class Untied(Checkpoint):
+class Untied(View):
     """A checkpoint in which the embedding is read as the head too. `config.json` is not changed here."""
 
     def __init__(self, model: Checkpoint) -> None:
-        self._model = model
-        self.path, self.dialect = model.path, model.dialect
-        self.spec = untied_spec(model.spec)
+        super().__init__(model, untied_spec(model.spec))
 
     def read(self, name: str) -> Tensor | QTensor:
-        tied = name == HEAD and HEAD not in self._model.spec.tensors
-        return self._model.read(_embedding(self._model.spec) if tied else name)
-
-    def files(self) -> Mapping[str, bytes]:
-        return self._model.files()
-
-    def nbytes(self) -> int:
-        return self._model.nbytes()
+        tied = name == HEAD and HEAD not in self.inner.spec.tensors
+        return self.inner.read(_embedding(self.inner.spec) if tied else name)
 
 
 def _embedding(model: ModelSpec) -> str:

@@ -12,19 +12,17 @@ from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.files.hf_files import CONFIG
 from compress.formats.files.native import NativeFile
 from compress.formats.files.storage import encode_json, parse_json
+from compress.formats.views.view import View
 from compress.kernels.qtensor import QTensor
 
 
-class WorkingModel(Checkpoint):
+class WorkingModel(View):
     """A checkpoint over a source: reads rewritten tensors from the run's work folder, the others from the source."""
 
-    dialect = "work"
-
     def __init__(self, source: Checkpoint) -> None:
-        self._source = source
+        super().__init__(source, source.spec)
+        self.dialect = "work"
         self._rewritten: dict[str, NativeFile] = {}
-        self.path = source.path
-        self.spec = source.spec
 
     def overlay(self, path: Path) -> None:
         """Take the tensors of a committed file in the source's stead."""
@@ -50,15 +48,12 @@ class WorkingModel(Checkpoint):
         return frozenset(self._rewritten)
 
     def read(self, name: str) -> Tensor | QTensor:
-        return self._rewritten.get(name, self._source).read(name)
+        return self._rewritten.get(name, self.inner).read(name)
 
     def files(self) -> Mapping[str, bytes]:
         """The source's own; its config.json with the settings that stages changed."""
-        files, before = dict(self._source.files()), self._source.spec.config
+        files, before = dict(self.inner.files()), self.inner.spec.config
         if CONFIG in files and dict(self.spec.config) != dict(before):
             changed = {key: value for key, value in self.spec.config.items() if before.get(key) != value}
             files[CONFIG] = encode_json({**parse_json(files[CONFIG], CONFIG), **changed})
         return files
-
-    def nbytes(self) -> int:
-        return self._source.nbytes()
