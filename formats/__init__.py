@@ -6,6 +6,7 @@ This module imports nothing heavy: the dialects are loaded when they are first a
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +20,18 @@ __all__ = ["dialects", "open_checkpoint"]
 
 
 def dialects() -> dict[str, type[Dialect]]:
-    """Every container convention, by name: the Dialect subclasses of the modules `dialect.py`, wherever they lie."""
+    """Every container convention, by name: the Dialects that the modules `dialect.py` define, wherever they lie."""
     from compress.formats.base import Dialect
 
-    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
-        if module.name.endswith(".dialect"):
-            importlib.import_module(module.name)
-    return {dialect.name: dialect for dialect in sorted(Dialect.__subclasses__(), key=lambda found: found.name)}
+    names = (module.name for module in pkgutil.walk_packages(__path__, f"{__name__}."))
+    modules = [importlib.import_module(name) for name in names if name.endswith(".dialect")]
+    found = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Dialect) and value.__module__ == module.__name__
+    ]
+    return {dialect.name: dialect for dialect in sorted(found, key=lambda dialect: dialect.name)}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

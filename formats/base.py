@@ -68,6 +68,11 @@ class ModelSpec:
     activations: Mapping[str, ActivationFormat] = field(default_factory=dict)
     kv_cache: CacheFormat | None = None
 
+    @property
+    def parameters(self) -> int:
+        """Number of elements of all tensors."""
+        return sum(spec.size for spec in self.tensors.values())
+
 
 class Checkpoint(ABC):
     """Named tensors on disk. Opening reads headers only; `read` reads one tensor.
@@ -147,6 +152,14 @@ class Dialect(BaseModel):
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         """Why this container cannot hold that tensor exactly, and what could; None if it can."""
 
+    def misfits(self, model: ModelSpec) -> dict[str, str]:
+        """The quantized tensors that this container cannot hold exactly, by name, and why not."""
+        return {
+            name: reason
+            for name, spec in model.tensors.items()
+            if spec.format is not None and (reason := self.misfit(name, spec, model))
+        }
+
     def runtime_misfit(self, model: ModelSpec) -> str | None:
         """Why this container cannot say how `model` rounds activations or its cache, and what could; None if it can.
 
@@ -164,11 +177,14 @@ class Dialect(BaseModel):
 
     @abstractmethod
     def layout(self, model: ModelSpec) -> Layout:
-        """The exact files of an export (weight files only). Raises RefusedError for what cannot be held."""
+        """The exact files of an export (weight files only) of a model that fits (formats/views/fit.py).
+
+        Raises RefusedError for one that does not.
+        """
 
     @abstractmethod
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
-        """Write `model` into the existing empty `directory`, tensor by tensor, other files included.
+        """Write `model`, which fits, into the existing empty `directory`, tensor by tensor, other files included.
 
         Calls `progress(tensor name)` as it goes. Raises StorageError when the disk fails.
         """

@@ -111,7 +111,7 @@ def _plan(
     return Plan(
         model=recipe.model,
         architecture=str(source.spec.config.get("model_type")),
-        parameters=sum(spec.size for spec in source.spec.tensors.values()),
+        parameters=source.spec.parameters,
         source_bytes=source.nbytes(),
         stages=way.planned,
         artifacts=artifacts,
@@ -197,7 +197,7 @@ def _artifact(product: Product, model: ModelSpec, targets: Sequence[str]) -> Art
         path=product.folder,
         files=[FileSize(name=file.name, bytes=file.nbytes) for file in layout.files],
         bytes=layout.nbytes,
-        bits_per_weight=layout.nbytes * 8 / sum(spec.size for spec in model.tensors.values()),
+        bits_per_weight=layout.nbytes * 8 / model.parameters,
         notes=list(layout.notes),
         targets=verdicts(product.folder, subject, targets),
     )

@@ -70,7 +70,7 @@ def make_report(
     metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
     return RunReport(
         model=recipe.model,
-        parameters=sum(spec.size for spec in state.source.spec.tensors.values()),
+        parameters=state.source.spec.parameters,
         source_bytes=state.source.nbytes(),
         artifacts=[
             ArtifactReport(**found.model_dump(), loads=loading_lines(open_checkpoint(state.output / found.path)))

@@ -16,7 +16,7 @@ FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 SUBROOMS = {
     "kernels": ("gpu", "", "search", "numbers", "measure", "solve"),
     "formats": (
-        *("", "files", "views"),
+        *("", "files", "views", "directory"),
         *("dense", "gptq", "awq", "bitsandbytes", "compressed_tensors", "modelopt", "gguf"),
     ),
     "passes": ("model", "forward", "core", "options", "sweep", "choice", "artifact", ""),

@@ -8,13 +8,13 @@ transformers 5.23 whether the module's name ends with it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from compress.formats.base import TensorSpec
 from compress.formats.errors import InputError
-from compress.formats.gptq.config import Settings, settings_of
+from compress.formats.views.places import linears_of
 from compress.kernels.numbers.int import IntFormat
 
 
@@ -26,7 +26,7 @@ def quantization_config(tensors: Mapping[str, TensorSpec]) -> dict[str, Any]:
         "group_size": group_size_of(tensors),
         "zero_point": True,
         "version": "gemm",
-        "modules_to_not_convert": list(_dense(settings_of(tensors))),
+        "modules_to_not_convert": [place.name for place, spec in linears_of(tensors).items() if spec.format is None],
     }
 
 
@@ -51,7 +51,3 @@ def declared_group_size(settings: Mapping[str, Any], path: Path) -> int:
     if type(found) is not int or (found != -1 and found < 1):
         raise InputError(f"{path}: group_size is {str(found)[:40]}; it must be a positive whole number, or -1")
     return found
-
-
-def _dense(settings: Settings) -> Iterator[str]:
-    return (place.name for place, setting in settings.items() if setting is None)

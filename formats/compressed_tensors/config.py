@@ -87,11 +87,6 @@ def _ignored(model: ModelSpec, schemes: Mapping[str, Scheme]) -> Iterator[str]:
         yield _HEAD
 
 
-def quantizes_head(model: ModelSpec) -> bool:
-    """Whether a layer outside the decoder blocks is quantized: an output head, no longer tied."""
-    return any(not any(step.isdigit() for step in module.split(".")) for module in schemes_of(model))
-
-
 def read_groups(settings: Mapping[str, Any], where: object) -> list[Group]:
     """`config_groups`, checked; there need be none beside a quantized cache.
 

@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import ByteSize, Field
 from torch import Tensor
 
-from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
+from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.compressed_tensors.checkpoint import CompressedTensorsCheckpoint
-from compress.formats.compressed_tensors.config import (
-    METHOD,
-    inputs_alone,
-    quantization_config,
-    quantizes_head,
-    schemes_of,
-)
+from compress.formats.compressed_tensors.config import METHOD, inputs_alone, quantization_config, schemes_of
 from compress.formats.compressed_tensors.schemes import Scheme
-from compress.formats.compressed_tensors.storage import scale_dtype
+from compress.formats.compressed_tensors.storage import Storage, scale_dtype
 from compress.formats.compressed_tensors.witness import read_independently
-from compress.formats.errors import RefusedError
-from compress.formats.files.hf_files import dtype_change, edit_config, quant_method, write_files
-from compress.formats.files.parts import beside, write_parts
-from compress.formats.files.safetensors.shards import DEFAULT_SHARD_SIZE, Shards, plan_shards, planned_files
-from compress.formats.views.casting import FloatType, cast, compute_dtype, stored_as
-from compress.formats.views.fit import fit_spec
+from compress.formats.directory.parts import InParts
+from compress.formats.views.casting import FloatType, compute_dtype
 from compress.formats.views.linear_names import is_linear
-from compress.formats.views.runtime_scales import runtime_scales
-from compress.kernels.qtensor import QTensor
+from compress.kernels.qtensor import NumberFormat, QTensor
 
 
-class CompressedTensors(Dialect):
+class CompressedTensors(InParts):
     """What llm-compressor writes, for vLLM and transformers: integers, packed or with int8 inputs, FP8 and FP4.
 
     Holds linear layers of 2 to 8 bits, symmetric or with whole-number zero points, any group size or per
@@ -47,20 +33,9 @@ class CompressedTensors(Dialect):
         "vllm": "vllm serve {path}",
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")  # with compressed-tensors',
     }
-    dtype: FloatType | None = None
-    max_shard_size: ByteSize = Field(default=ByteSize(DEFAULT_SHARD_SIZE), gt=0)
-
-    @classmethod
-    def recognizes(cls, path: Path) -> bool:
-        return quant_method(path) == METHOD
-
-    @classmethod
-    def open(cls, path: Path) -> Checkpoint:
-        return CompressedTensorsCheckpoint(path, cls.name)
-
-    @classmethod
-    def witness(cls, path: Path) -> Callable[[str], Tensor]:
-        return read_independently(path)
+    label = "compressed-tensors"
+    reader = CompressedTensorsCheckpoint
+    judge = read_independently
 
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         if spec.format is None:
@@ -78,52 +53,32 @@ class CompressedTensors(Dialect):
         return inputs_alone(model) or next((f"{module}: {reason}" for module, reason in misfits if reason), None)
 
     def options(self, model: ModelSpec) -> Mapping[str, Any]:
-        return {**self.model_dump(), "dtype": self._dtype(model)}
+        return {**self.model_dump(), "dtype": self.dense_dtype(model)}
 
-    def layout(self, model: ModelSpec) -> Layout:
-        return Layout(planned_files(self._shards(model)))
+    def check(self, model: ModelSpec) -> None:
+        if not model.kv_cache:  # which may be all that is quantized
+            super().check(model)
 
-    def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
-        shards, dtype = self._shards(model.spec), self._dtype(model.spec)
-        homes = {part: name for name in model.spec.tensors for part in self._parts(name, model.spec, dtype)}
-        changes: dict[str, Any] = {
-            **dtype_change(model.spec.config, dtype),
-            "quantization_config": quantization_config(model.spec),
-        }
-        if quantizes_head(model.spec):
-            changes["tie_word_embeddings"] = False
-        write_files(directory, edit_config(model, changes))
-        write_parts(directory, shards, homes, partial(self._encode, model, dtype), progress)
+    def settings(self, model: ModelSpec) -> dict[str, Any]:
+        return quantization_config(model)
 
-    def _shards(self, model: ModelSpec) -> Shards:
-        fitting = fit_spec(model, self, requantize=False)
-        if not schemes_of(fitting) and not fitting.kv_cache:
-            raise RefusedError(
-                "no tensor is quantized, nor the cache, and compressed-tensors files are of quantized models",
-                "use dialect: dense",
-            )
-        dtype = self._dtype(fitting)
-        parts = (self._parts(name, fitting, dtype) for name in fitting.tensors)
-        return plan_shards({part: stored for found in parts for part, stored in found.items()}, self.max_shard_size)
-
-    def _dtype(self, model: ModelSpec) -> FloatType:
+    def dense_dtype(self, model: ModelSpec) -> FloatType:
         return self.dtype or compute_dtype(model)
 
-    def _parts(self, name: str, model: ModelSpec, dtype: FloatType) -> dict[str, TensorSpec]:
-        """What a tensor is stored as: name → spec."""
-        spec = model.tensors[name]
-        if spec.format is not None:
-            storage = Scheme(spec.format, model.activations.get(name.removesuffix(".weight"))).storage
-            return beside(name, storage.parts(spec.shape, spec.format, scale_dtype(spec.format, dtype)))
-        if name not in runtime_scales(model):
-            return {name: stored_as(spec, dtype)}
-        per_head = model.kv_cache and model.kv_cache.per == "head" and not name.endswith(".input_scale")
-        return {name: TensorSpec((spec.size, 1, 1) if per_head else (1,), "float32")}
+    def parts(self, name: str, spec: TensorSpec, model: ModelSpec) -> dict[str, TensorSpec]:
+        assert spec.format is not None
+        stored = scale_dtype(spec.format, self.dense_dtype(model))
+        return _storage(name, spec.format, model).parts(spec.shape, spec.format, stored)
 
-    def _encode(self, model: Checkpoint, dtype: FloatType, name: str) -> dict[str, Tensor]:
-        tensor = model.read(name)
-        if isinstance(tensor, QTensor):
-            storage = Scheme(tensor.format, model.spec.activations.get(name.removesuffix(".weight"))).storage
-            return beside(name, storage.encode(name, tensor, scale_dtype(tensor.format, dtype)))
-        stored = self._parts(name, model.spec, dtype)[name]
-        return {name: cast(name, tensor, stored.dtype).view(stored.shape)}
+    def runtime_scale(self, name: str, model: ModelSpec) -> tuple[str, TensorSpec]:
+        per_head = model.kv_cache and model.kv_cache.per == "head" and not name.endswith(".input_scale")
+        return name, TensorSpec((model.tensors[name].size, 1, 1) if per_head else (1,), "float32")
+
+    def encode(self, name: str, tensor: QTensor, model: ModelSpec) -> dict[str, Tensor]:
+        stored = scale_dtype(tensor.format, self.dense_dtype(model))
+        return _storage(name, tensor.format, model).encode(name, tensor, stored)
+
+
+def _storage(name: str, number_format: NumberFormat, model: ModelSpec) -> Storage:
+    """How the quantized weight `name` is stored."""
+    return Scheme(number_format, model.activations.get(name.removesuffix(".weight"))).storage

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import ByteSize, Field
 from torch import Tensor
 
-from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, Progress, TensorSpec
+from compress.formats.base import Checkpoint, ModelSpec, Progress, TensorSpec
+from compress.formats.directory.base import InDirectory
 from compress.formats.files.hf_files import (
     HFCheckpoint,
     dtype_change,
     edit_config,
     is_hf_directory,
-    quantization_of,
+    quant_method,
     write_files,
 )
-from compress.formats.files.safetensors.shards import (
-    DEFAULT_SHARD_SIZE,
-    Shards,
-    plan_shards,
-    planned_files,
-    write_shards,
-)
-from compress.formats.files.safetensors.witness import read_with_library
-from compress.formats.views.casting import FloatType, cast, stored_as
-from compress.formats.views.fit import Decoded, decoded_spec, fit_spec
+from compress.formats.files.safetensors.shards import write_shards
+from compress.formats.files.safetensors.witness import read_floats
+from compress.formats.views.casting import cast, stored_as
+from compress.formats.views.fit import Decoded, decoded_spec
 from compress.formats.views.matrices import Restored, restored_spec
 
 
-class Dense(Dialect):
+class Dense(InDirectory):
     """Safetensors in a Hugging Face directory: full-precision weights, or what quantized ones decode to.
 
     `dtype` is what every floating-point tensor is stored as; without it each keeps its own. The values of a
@@ -43,21 +37,12 @@ class Dense(Dialect):
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")',
         "vllm": "vllm serve {path}",
     }
-    dtype: FloatType | None = None
-    max_shard_size: ByteSize = Field(default=ByteSize(DEFAULT_SHARD_SIZE), gt=0)
+    reader = HFCheckpoint
+    judge = read_floats
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        return is_hf_directory(path) and quantization_of(path) is None
-
-    @classmethod
-    def open(cls, path: Path) -> Checkpoint:
-        return HFCheckpoint(path, cls.name)
-
-    @classmethod
-    def witness(cls, path: Path) -> Callable[[str], Tensor]:
-        read = read_with_library(path)
-        return lambda name: read(name).float()
+        return is_hf_directory(path) and quant_method(path) is None
 
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         stored = stored_as(spec, self.dtype).dtype
@@ -65,13 +50,16 @@ class Dense(Dialect):
             return None
         return f"{stored} rounds the values of {spec.format.name}; dtype: float32 holds them exactly"
 
-    def layout(self, model: ModelSpec) -> Layout:
+    def notes(self, model: ModelSpec) -> tuple[str, ...]:
         decoded = sum(spec.format is not None for spec in model.tensors.values())
-        note = f"{decoded} quantized tensors are written as the values they decode to"
-        return Layout(planned_files(self._shards(model)), (note,) if decoded else ())
+        return (f"{decoded} quantized tensors are written as the values they decode to",) if decoded else ()
+
+    def stored(self, model: ModelSpec) -> Mapping[str, TensorSpec]:
+        tensors = restored_spec(decoded_spec(model)).tensors
+        return {name: stored_as(spec, self.dtype) for name, spec in tensors.items()}
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
-        shards = self._shards(model.spec)
+        shards = self.shards(model.spec)
         stored = Restored(Decoded(model, decoded_spec(model.spec)))
         specs = {name: spec for held in shards.values() for name, spec in held.items()}
 
@@ -83,11 +71,6 @@ class Dense(Dialect):
 
         write_files(directory, edit_config(model, self._changes(model.spec)))
         write_shards(directory, shards, fill)
-
-    def _shards(self, model: ModelSpec) -> Shards:
-        fitting = restored_spec(decoded_spec(fit_spec(model, self, requantize=False))).tensors
-        specs = {name: stored_as(spec, self.dtype) for name, spec in fitting.items()}
-        return plan_shards(specs, self.max_shard_size)
 
     def _changes(self, model: ModelSpec) -> dict[str, str]:
         if self.dtype is not None:

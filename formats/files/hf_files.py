@@ -21,7 +21,7 @@ from compress.kernels.qtensor import QTensor
 CONFIG = "config.json"
 QUANTIZE_CONFIG = "quantize_config.json"  # AutoGPTQ's; it says what `quantization_config` says
 HF_QUANT_CONFIG = "hf_quant_config.json"  # modelopt's, likewise
-_QUANTIZATION = "quantization_config"
+QUANTIZATION = "quantization_config"
 
 _MAX_CONFIG = 4 << 20
 _MAX_FILE = 256 << 20
@@ -69,7 +69,7 @@ class HFCheckpoint(Checkpoint):
     def _read_files(self) -> dict[str, bytes]:
         files = carried_files(self.path)
         config = parse_json(files[CONFIG], self.path / CONFIG)
-        if _QUANTIZATION in config:
+        if QUANTIZATION in config:
             files[CONFIG] = encode_json(_unquantized(config))
         return files
 
@@ -129,12 +129,12 @@ def _harmless(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unquantized(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != _QUANTIZATION}
+    return {key: value for key, value in config.items() if key != QUANTIZATION}
 
 
 def quantization_of(directory: Path) -> dict[str, Any] | None:
     """What the directory says of how its weights are quantized, or None. Raises InputError."""
-    found = read_config(directory).get(_QUANTIZATION)
+    found = read_config(directory).get(QUANTIZATION)
     if found is None:
         beside = QUANTIZE_CONFIG if (directory / QUANTIZE_CONFIG).exists() else HF_QUANT_CONFIG
         return read_settings(directory / beside)
@@ -143,13 +143,13 @@ def quantization_of(directory: Path) -> dict[str, Any] | None:
     return found
 
 
-def quant_method(path: Path, unnamed: str | None = None) -> str | None:
+def quant_method(path: Path) -> str | None:
     """What a Hugging Face directory calls its container: None for a dense one, and for what is no such directory.
 
-    `unnamed` stands for a method that is not named. Raises InputError.
+    Raises InputError.
     """
     found = quantization_of(path) if is_hf_directory(path) else None
-    return None if found is None else found.get("quant_method", unnamed)
+    return None if found is None else found.get("quant_method", "gptq")  # AutoGPTQ's early files name none
 
 
 def read_settings(path: Path) -> dict[str, Any] | None:

@@ -15,13 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from compress.formats.base import TensorSpec
+from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.views.joined import JOINED
+from compress.formats.views.places import Place, linears_of, quantizes_head
 from compress.kernels.numbers.int import IntFormat
-
-# vLLM joins these layers, and looks rules up by the name of the joined one.
-_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-
-_IN_BLOCK = re.compile(r"(?P<blocks>.+?)\.(?P<index>\d+)\.(?P<path>.+)")
 
 
 @dataclass(frozen=True)
@@ -33,40 +30,19 @@ class Setting:
     sym: bool
 
 
-@dataclass(frozen=True, order=True)
-class Place:
-    """A module within a decoder block: `model.layers` `3` `mlp.up_proj`. Outside, blocks is empty."""
-
-    blocks: str
-    index: int
-    path: str
-
-    @property
-    def parent(self) -> str:
-        return self.path.rpartition(".")[0]
-
-    @property
-    def leaf(self) -> str:
-        return self.path.rpartition(".")[2]
-
-    @property
-    def name(self) -> str:
-        return f"{self.blocks}.{self.index}.{self.path}" if self.blocks else self.path
-
-
 Settings = Mapping[Place, Setting | None]  # None: a linear layer that stayed dense
 
 
-def quantization_config(tensors: Mapping[str, TensorSpec], checkpoint_format: str) -> dict[str, Any]:
-    """The `quantization_config` of a model with these tensors."""
-    settings = settings_of(tensors)
+def quantization_config(model: ModelSpec, checkpoint_format: str) -> dict[str, Any]:
+    """The `quantization_config` of a model that fits."""
+    settings = {place: _setting(spec) for place, spec in linears_of(model.tensors).items()}
     base = _base(settings)
     config: dict[str, Any] = {
         "bits": base.bits,
         "group_size": base.group_size,
         "desc_act": False,
         "sym": base.sym,
-        "lm_head": _quantizes_head(settings),
+        "lm_head": quantizes_head(model),
         "quant_method": "gptq",
         "checkpoint_format": checkpoint_format,
         "pack_dtype": "int32",
@@ -78,32 +54,11 @@ def quantization_config(tensors: Mapping[str, TensorSpec], checkpoint_format: st
     return config
 
 
-def settings_of(tensors: Mapping[str, TensorSpec]) -> Settings:
-    """The setting of every quantized layer, and None for the dense matrices of its decoder blocks; by place."""
-    matrices = {
-        place_of(name.removesuffix(".weight")): _setting(spec)
-        for name, spec in tensors.items()
-        if name.endswith(".weight") and len(spec.shape) == 2
-    }
-    blocks = {place.blocks for place, setting in matrices.items() if setting and place.blocks}
-    return {place: matrices[place] for place in sorted(matrices) if matrices[place] or place.blocks in blocks}
-
-
-def place_of(module: str) -> Place:
-    """Where the module of that full name sits."""
-    match = _IN_BLOCK.fullmatch(module)
-    return Place(match["blocks"], int(match["index"]), match["path"]) if match else Place("", 0, module)
-
-
 def _setting(spec: TensorSpec) -> Setting | None:
     found = spec.format
     if not isinstance(found, IntFormat):
         return None
     return Setting(found.bits, found.group_size, found.zero == "middle")
-
-
-def _quantizes_head(settings: Settings) -> bool:
-    return any(not place.blocks for place in settings)
 
 
 def _base(settings: Settings) -> Setting:
@@ -135,7 +90,7 @@ def _rules(settings: Settings, base: Setting) -> Iterator[tuple[str, dict[str, A
 
 
 def _any_of(leaves: list[str]) -> str:
-    joined = [name for name, parts in _FUSED.items() if set(parts) <= set(leaves)]
+    joined = [name for name, parts in JOINED.items() if set(parts) <= set(leaves)]
     names = [re.escape(leaf) for leaf in [*leaves, *joined]]
     return names[0] if len(names) == 1 else f"(?:{'|'.join(names)})"
 

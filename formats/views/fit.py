@@ -19,24 +19,27 @@ def fit_spec(model: ModelSpec, dialect: Dialect, requantize: bool) -> ModelSpec:
     with `requantize` they become dense and the dialect's own choice for dense tensors applies. So it is with
     the rounding of activations and cache: refused, or dropped.
     """
-    if reason := dialect.runtime_misfit(model):
-        if not requantize:
-            raise RefusedError(reason, "or say `requantize: true` to export the weights alone")
+    if not requantize:
+        refuse_misfits(model, dialect)
+        return model
+    if dialect.runtime_misfit(model):
         model = without_runtime(model)
-    misfits = {
-        name: reason
-        for name, spec in model.tensors.items()
-        if spec.format is not None and (reason := dialect.misfit(name, spec, model))
-    }
-    if misfits and not requantize:
+    dense = {name: replace(model.tensors[name], format=None) for name in dialect.misfits(model)}
+    return replace(model, tensors={**model.tensors, **dense})
+
+
+def refuse_misfits(model: ModelSpec, dialect: Dialect) -> None:
+    """Raise RefusedError, naming the first tensor and what would work, unless `dialect` holds `model` exactly."""
+    if reason := dialect.runtime_misfit(model):
+        raise RefusedError(reason, "or say `requantize: true` to export the weights alone")
+    misfits = dialect.misfits(model)
+    if misfits:
         name, reason = next(iter(misfits.items()))
         more = f" ({len(misfits) - 1} more like it)" if len(misfits) > 1 else ""
         raise RefusedError(
             f"{dialect.name} cannot hold {name} exactly{more}: {reason}",
             "or say `requantize: true` to decode such tensors and convert them, at a loss",
         )
-    dense = {name: replace(model.tensors[name], format=None) for name in misfits}
-    return replace(model, tensors={**model.tensors, **dense})
 
 
 def without_runtime(model: ModelSpec) -> ModelSpec:

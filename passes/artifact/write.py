@@ -83,7 +83,7 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
             dialect=dialect.name,
             path=target.name,
             bytes=written,
-            bits_per_weight=written * 8 / sum(spec.size for spec in model.spec.tensors.values()),
+            bits_per_weight=written * 8 / model.spec.parameters,
             quantized_share=_quantized_share(model.spec),
             verification=verified.figures,
         )
@@ -102,7 +102,7 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
 def _quantized_share(model: ModelSpec) -> float:
     """The part of all weights that is quantized: 0 … 1."""
     quantized = sum(spec.size for spec in model.tensors.values() if spec.format is not None)
-    return quantized / sum(spec.size for spec in model.tensors.values())
+    return quantized / model.parameters
 
 
 def written_at(run: Run, stage: Stage) -> Artifact | None:

@@ -66,7 +66,7 @@ def inspect(path: Path) -> Inspection:
         TensorLine(name=name, shape=tensor.shape, format=format_name(tensor), bits=bits_of(tensor))
         for name, tensor in spec.tensors.items()
     )
-    parameters = sum(tensor.size for tensor in spec.tensors.values())
+    parameters = spec.parameters
     architectures = spec.config.get("architectures") or [spec.config.get("model_type", "unknown")]
     return Inspection(
         path=str(path),

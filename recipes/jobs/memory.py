@@ -90,7 +90,7 @@ def memory_of(name: str, spec: ModelSpec, stored: int) -> Memory:
 
     Raises InputError for a config.json with impossible values.
     """
-    parameters = sum(tensor.size for tensor in spec.tensors.values())
+    parameters = spec.parameters
     cache, note = _cache(spec.config)
     architectures = spec.config.get("architectures") or [spec.config.get("model_type", "unknown")]
     return Memory(

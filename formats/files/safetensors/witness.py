@@ -25,3 +25,9 @@ def read_with_library(directory: Path) -> Callable[[str], Tensor]:
         return tensor
 
     return read
+
+
+def read_floats(directory: Path) -> Callable[[str], Tensor]:
+    """`read_with_library`, in fp32."""
+    read = read_with_library(directory)
+    return lambda name: read(name).float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from compress.formats.views.joined import JOINED
 from compress.kernels.numbers.float import BLOCK, FloatFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.recipes.engines.subject import Check, Subject, module_of
@@ -18,7 +19,7 @@ def joined_alike(*, zeros: bool = True) -> Check:
     """
 
     def check(subject: Subject) -> str | None:
-        for parts in JOINED:
+        for parts in JOINED.values():
             for name in subject.model.tensors:
                 prefix, found, _ = name.rpartition(f"{parts[0]}.weight")
                 names = [f"{prefix}{part}.weight" for part in parts] if found else []
@@ -34,7 +35,7 @@ def joined_alike(*, zeros: bool = True) -> Check:
 
 def whole_blocks(subject: Subject) -> str | None:
     """FP8 weights in blocks that an engine joins with others have whole blocks of rows."""
-    joined = {part for parts in JOINED for part in parts}
+    joined = {part for parts in JOINED.values() for part in parts}
     for name, spec in subject.quantized.items():
         if (
             spec.format == FloatFormat("block")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from compress.formats import open_checkpoint
-from compress.formats.base import TensorSpec
+from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.gptq.config import quantization_config
 from compress.formats.gptq.dialect import GPTQ
 from compress.kernels.numbers.int import IntFormat
@@ -44,7 +44,7 @@ CHOICES = {
 @pytest.mark.parametrize("case", CHOICES)
 def test_rules_say_of_every_module_how_it_is_quantized(case, decoder):
     specs = decoder(12, CHOICES[case])
-    config = quantization_config(specs, "gptq")
+    config = quantization_config(ModelSpec({}, specs), "gptq")
     for name, spec in specs.items():
         module = name.removesuffix(".weight")
         if ".layers." in name and len(spec.shape) == 2:
@@ -58,19 +58,21 @@ def test_rules_say_of_every_module_how_it_is_quantized(case, decoder):
     ("joined", "part"), [("self_attn.qkv_proj", "self_attn.q_proj"), ("mlp.gate_up_proj", "mlp.up_proj")]
 )
 def test_rules_find_the_layers_that_vllm_joins(case, joined, part, decoder):
-    config = quantization_config(decoder(12, CHOICES[case]), "gptq")
+    config = quantization_config(ModelSpec({}, decoder(12, CHOICES[case])), "gptq")
     for layer in range(12):
         prefix = f"model.layers.{layer}"
         assert setting_of(config, f"{prefix}.{joined}") == setting_of(config, f"{prefix}.{part}")
 
 
 def test_what_stayed_dense_is_listed_for_transformers(decoder):
-    uniform = quantization_config(decoder(3, CHOICES["attention dense"]), "gptq")
+    uniform = quantization_config(ModelSpec({}, decoder(3, CHOICES["attention dense"])), "gptq")
     assert uniform["modules_in_block_to_quantize"] == [["mlp.down_proj", "mlp.gate_proj", "mlp.up_proj"]]
-    uneven = quantization_config(decoder(3, CHOICES["layer 1 dense, not 10 or 11"]), "gptq")
+    uneven = quantization_config(ModelSpec({}, decoder(3, CHOICES["layer 1 dense, not 10 or 11"])), "gptq")
     names = uneven["modules_in_block_to_quantize"][0]
     assert len(names) == 14 and "model.layers.0.mlp.up_proj" in names
-    assert "modules_in_block_to_quantize" not in quantization_config(decoder(3, CHOICES["down in 8 bits"]), "gptq")
+    assert "modules_in_block_to_quantize" not in quantization_config(
+        ModelSpec({}, decoder(3, CHOICES["down in 8 bits"])), "gptq"
+    )
 
 
 @pytest.mark.parametrize("case", CHOICES)

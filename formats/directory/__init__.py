@@ -1,0 +1,1 @@
+"""What do the containers in a Hugging Face directory have in common?"""
