@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -15,6 +16,11 @@ from compress.kernels.numbers.activations import ActivationFormat, CacheFormat
 from compress.kernels.qtensor import NumberFormat, QTensor
 
 Progress = Callable[[str], None]
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """How specs name a torch dtype: `float32`."""
+    return str(dtype).removeprefix("torch.")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A `NumberFormat` says what real values codes can stand for. It knows nothing of files (containers) and
 nothing of how codes are chosen (algorithms). It is defined elementwise, so that any algorithm runs on any
 format: `expand` spreads the parameters over the whole weight, `round` and `value` then work on equal
-shapes, be that a whole matrix or a single column.
+shapes, be that a whole matrix or a single column. Where neighbouring weights share a code (`span`), they work
+on whole rows.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 Params = Mapping[str, Tensor]
@@ -34,6 +36,16 @@ class NumberFormat(ABC):
         """How many codes there are; codes run from 0 to levels − 1."""
 
     @property
+    def span(self) -> int:
+        """How many neighbouring weights of a row share one code: 1, but 4 or 8 for GGUF's IQ types."""
+        return 1
+
+    @property
+    def codes_dtype(self) -> torch.dtype:
+        """The whole-number type of codes: uint8, or int16 where 256 levels do not suffice."""
+        return torch.uint8
+
+    @property
     def rows_apart(self) -> bool:
         """Whether every parameter belongs to one row, so that a weight may be cut, or stacked, by rows."""
         return True
@@ -43,9 +55,15 @@ class NumberFormat(ABC):
         """The parameter that all values of a group of columns are proportional to, if there is one."""
         return None
 
-    @abstractmethod
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a tensor of this shape cannot have this format, or None if it can."""
+        if len(shape) != 2 or 0 in shape:
+            return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"
+        return self.columns_misfit(shape[1])
+
+    def columns_misfit(self, columns: int) -> str | None:
+        """Why a row of so many columns cannot have this format, and what would fit; None if it can."""
+        return None
 
     @abstractmethod
     def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -55,13 +73,29 @@ class NumberFormat(ABC):
         """How many groups of neighbouring columns a row has, each with a scale of its own (`scale` [rows, groups])."""
         return self.param_shapes(shape)["scale"][0][1]
 
-    @abstractmethod
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
         """Parameters for `weight` [rows, columns] fp32.
 
         `importance` [columns] fp32 ≥ 0, where given, asks for parameters that minimise
         Σ importance·(w − ŵ)²; without it the range is the group's extreme values.
+        Raises ValueError for a shape that does not fit, for NaN or Inf, and for what parameters cannot hold.
         """
+        if reason := self.misfit(tuple(weight.shape)):
+            raise ValueError(reason)
+        if not bool(weight.isfinite().all()):
+            raise ValueError("the weight holds NaN or Inf")
+        if importance is not None:
+            # Only ratios matter; with a mean of 1 no square leaves the range of float32.
+            importance = importance / importance.mean().clamp(min=1e-30)
+        return self._fit(weight, importance)
+
+    @abstractmethod
+    def _fit(self, weight: Tensor, importance: Tensor | None) -> Params:
+        """`fit` of a finite weight whose shape fits; the mean of `importance` is 1, or it is 0 everywhere."""
+
+    def search(self, weight: Tensor, importance: Tensor | None = None) -> QTensor:
+        """Parameters and codes together, for what `fit` asks; formats whose two depend on each other say how."""
+        return quantize(weight, self, self.fit(weight, importance))
 
     @abstractmethod
     def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
@@ -69,11 +103,11 @@ class NumberFormat(ABC):
 
     @abstractmethod
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
-        """The nearest codes, as integral fp32 values 0 … levels − 1; shapes as `weight`."""
+        """The nearest codes, as integral fp32 values 0 … levels − 1; shapes as `weight`, a `span`th of its columns."""
 
     @abstractmethod
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
-        """The real values (fp32) that fp32 codes stand for; shapes as `codes`."""
+        """The real values (fp32) that fp32 codes stand for; shapes as `codes`, `span` times its columns."""
 
     def times_rows(self, params: Params, factors: Tensor) -> Params | None:
         """Parameters of the same codes with row i times `factors[i]` ([rows] fp32 > 0), rounded as they are stored.
@@ -89,7 +123,7 @@ class NumberFormat(ABC):
 
 @dataclass(frozen=True)
 class QTensor:
-    """codes [rows, columns] uint8 + the parameters that give them a meaning."""
+    """codes [rows, columns / span] of the format's `codes_dtype` + the parameters that give them a meaning."""
 
     format: NumberFormat
     codes: Tensor
@@ -97,7 +131,9 @@ class QTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return tuple(self.codes.shape)
+        """[rows, columns] of the weight."""
+        rows, codes = self.codes.shape
+        return rows, codes * self.format.span
 
     def times_rows(self, factors: Tensor) -> QTensor | None:
         """Row i times `factors[i]` ([rows] fp32 > 0), up to the rounding of stored parameters; None if it cannot be."""
@@ -113,4 +149,4 @@ class QTensor:
 def quantize(weight: Tensor, number_format: NumberFormat, params: Params) -> QTensor:
     """Round `weight` [rows, columns] to the nearest value of `number_format`, weight by weight."""
     expanded = number_format.expand(params, tuple(weight.shape))
-    return QTensor(number_format, number_format.round(weight, expanded).byte(), params)
+    return QTensor(number_format, number_format.round(weight, expanded).to(number_format.codes_dtype), params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
+
+from compress.kernels.qtensor import NumberFormat, Params
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
 
@@ -159,3 +162,46 @@ def chat_corpus(tmp_path: Path) -> Path:
     lines = [{"messages": [{"role": "user", "content": text}]} for text in TEXT]
     path.write_text("\n".join(json.dumps(line) for line in lines))
     return path
+
+
+@dataclass(frozen=True)
+class Pairs(NumberFormat):
+    """A toy: for every two weights of a row one of 24 × 24 pairs of multiples, which are more codes than a byte has.
+
+    `asked` is the importance that it was last fitted with.
+    """
+
+    name = "toy pairs"
+    levels = 24 * 24
+    span = 2
+    codes_dtype = torch.int16
+
+    def columns_misfit(self, columns: int) -> str | None:
+        return f"{columns} columns are no pairs" if columns % 2 else None
+
+    def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
+        return {"scale": ((shape[0], 1), "float32")}
+
+    def _fit(self, weight: torch.Tensor, importance: torch.Tensor | None) -> Params:
+        self.__dict__["asked"] = importance
+        return {"scale": weight.abs().amax(1, keepdim=True) / 11.5}
+
+    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+        return {"scale": params["scale"].expand(-1, shape[1])}
+
+    def round(self, weight: torch.Tensor, expanded: Params) -> torch.Tensor:
+        steps = (weight / expanded["scale"] + 11.5).round().clamp(0, 23).unflatten(1, (-1, 2))
+        return steps[..., 0] * 24 + steps[..., 1]
+
+    def value(self, codes: torch.Tensor, expanded: Params) -> torch.Tensor:
+        steps = torch.stack([codes // 24, codes % 24], -1).flatten(1)
+        return (steps - 11.5) * expanded["scale"]
+
+    def bits_per_weight(self, shape: tuple[int, ...]) -> float:
+        return 4.6
+
+
+@pytest.fixture
+def pairs() -> NumberFormat:
+    """A number format whose codes span two columns, as those of GGUF's IQ types span 4 or 8."""
+    return Pairs()

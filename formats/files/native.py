@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from compress.formats.base import TensorSpec
+from compress.formats.base import TensorSpec, dtype_name
 from compress.formats.errors import InputError
 from compress.formats.files.safetensors.file import SafetensorsFile, write_file
 from compress.formats.files.storage import parse_json
@@ -46,7 +46,7 @@ class NativeFile:
         hidden = {part for name in self._formats for part in self._stored(name)}
         dense = {name: spec for name, spec in self._file.specs.items() if name not in hidden}
         self.specs = dense | {
-            name: TensorSpec(self._file.specs[f"{name}.codes"].shape, "float32", number_format)
+            name: TensorSpec(_shape(self._file.specs[f"{name}.codes"], number_format), "float32", number_format)
             for name, number_format in self._formats.items()
         }
 
@@ -57,21 +57,22 @@ class NativeFile:
         number_format = self._formats[name]
         parts = {part.removeprefix(f"{name}."): self._file.read(part) for part in self._stored(name)}
         codes = parts.pop("codes")
-        if codes.numel() and int(codes.max()) >= number_format.levels:
+        if codes.numel() and not (int(codes.min()) >= 0 and int(codes.max()) < number_format.levels):
             raise InputError(f"{self._file.path}: {name} holds codes that {number_format.name} does not have")
         return QTensor(number_format, codes, parts)
 
     def _stored(self, name: str) -> dict[str, TensorSpec]:
         """The tensors that a QTensor lies as. Raises InputError if the file does not hold exactly those."""
-        held = self._file.specs
+        held, number_format = self._file.specs, self._formats[name]
         codes = held.get(f"{name}.codes", TensorSpec((), "uint8"))
-        if codes.dtype != "uint8" or len(codes.shape) != 2 or self._formats[name].misfit(codes.shape):
-            raise InputError(f"{self._file.path}: {name} has no codes that fit {self._formats[name].name}")
+        shape = _shape(codes, number_format)
+        if codes.dtype != dtype_name(number_format.codes_dtype) or number_format.misfit(shape):
+            raise InputError(f"{self._file.path}: {name} has no codes that fit {number_format.name}")
         stored = {f"{name}.codes": codes}
-        for param, (shape, dtype) in self._formats[name].param_shapes(codes.shape).items():
-            stored[f"{name}.{param}"] = TensorSpec(shape, dtype)
+        for param, (extents, dtype) in number_format.param_shapes(shape).items():
+            stored[f"{name}.{param}"] = TensorSpec(extents, dtype)
         if any(held.get(part) != spec for part, spec in stored.items()):
-            raise InputError(f"{self._file.path}: {name} has no parameters that fit {self._formats[name].name}")
+            raise InputError(f"{self._file.path}: {name} has no parameters that fit {number_format.name}")
         return stored
 
 
@@ -85,7 +86,12 @@ def _parts(tensors: Mapping[str, Tensor | QTensor]) -> Iterator[tuple[str, Tenso
 
 
 def _spec(tensor: Tensor) -> TensorSpec:
-    return TensorSpec(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+    return TensorSpec(tuple(tensor.shape), dtype_name(tensor.dtype))
+
+
+def _shape(codes: TensorSpec, number_format: NumberFormat) -> tuple[int, ...]:
+    """The shape of a weight whose codes lie as `codes`, if they are a matrix."""
+    return (*codes.shape[:-1], codes.shape[-1] * number_format.span) if codes.shape else ()
 
 
 def _formats(file: SafetensorsFile) -> Iterator[tuple[str, NumberFormat]]:

@@ -61,14 +61,12 @@ class CodebookFormat(NumberFormat):
     def rows_apart(self) -> bool:
         return not self.double_quant
 
-    def misfit(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) != 2 or 0 in shape:
-            return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"
-        if shape[1] % self.block_size == 0:
+    def columns_misfit(self, columns: int) -> str | None:
+        if columns % self.block_size == 0:
             return None
-        fitting = ", ".join(str(size) for size in _USUAL_BLOCKS if shape[1] % size == 0)
+        fitting = ", ".join(str(size) for size in _USUAL_BLOCKS if columns % size == 0)
         return (
-            f"{shape[1]} columns do not divide into blocks of {self.block_size}; "
+            f"{columns} columns do not divide into blocks of {self.block_size}; "
             f"block sizes that work: {fitting or 'none that bitsandbytes has'}"
         )
 
@@ -79,17 +77,10 @@ class CodebookFormat(NumberFormat):
         nested = -(-grid[0] * grid[1] // NESTED_BLOCK)
         return {"scale": (grid, "uint8"), "nested_scale": ((nested,), "float32"), "offset": ((1,), "float32")}
 
-    def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
-        """See NumberFormat.fit. Raises ValueError for a shape that does not fit, for NaN or Inf."""
-        reason = self.misfit(tuple(weight.shape))
-        if reason is not None:
-            raise ValueError(reason)
-        if not bool(weight.isfinite().all()):
-            raise ValueError("the weight holds NaN or Inf")
+    def _fit(self, weight: Tensor, importance: Tensor | None) -> Params:
         plain = self._plain(weight)
         if importance is None:
             return self._stored(plain)
-        importance = importance / importance.mean().clamp(min=1e-30)
         searched = torch.cat([self._searched(*part) for part in self._parts(weight, importance, plain)])
         if not self.double_quant:
             return {"scale": searched}
@@ -168,7 +159,7 @@ def quantize_plainly(weight: Tensor, number_format: CodebookFormat) -> QTensor:
     Without double quantization that is `quantize` with the plain scales.
     """
     unrounded = replace(number_format, double_quant=False)
-    codes = quantize(weight, unrounded, unrounded.fit(weight)).codes
+    codes = unrounded.search(weight).codes
     return QTensor(number_format, codes, number_format.fit(weight))
 
 

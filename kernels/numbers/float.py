@@ -61,22 +61,11 @@ class FloatFormat(NumberFormat):
     def rows_apart(self) -> bool:
         return self.per == "channel"
 
-    def misfit(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) != 2 or 0 in shape:
-            return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"
-        return None
-
     def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         height, width = self._region(shape)
         return {"scale": ((-(-shape[0] // height), -(-shape[1] // width)), "float32")}
 
-    def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
-        """See NumberFormat.fit. Raises ValueError for a shape that does not fit, for NaN or Inf."""
-        reason = self.misfit(tuple(weight.shape))
-        if reason is not None:
-            raise ValueError(reason)
-        if not bool(weight.isfinite().all()):
-            raise ValueError("the weight holds NaN or Inf")
+    def _fit(self, weight: Tensor, importance: Tensor | None) -> Params:
         largest = self._regions(weight.abs()).amax((1, 3))
         plain = torch.where(largest > 0, (largest / FP8_MAX).clamp(min=_SMALLEST), 1.0)
         return {"scale": plain if importance is None else self._searched(weight, importance, plain)}
@@ -84,11 +73,10 @@ class FloatFormat(NumberFormat):
     def _searched(self, weight: Tensor, importance: Tensor, plain: Tensor) -> Tensor:
         """Of `plain` and its multiples, region by region, the scale of the least weighted error."""
         unit = self.expand({"scale": plain}, tuple(weight.shape))["scale"]
-        # Relative to the plain scale and with a mean of 1, no square leaves the range of float32.
-        importance = importance / importance.mean().clamp(min=1e-30)
 
         def error(scale: Tensor) -> Tensor:
             spread = self.expand({"scale": scale}, tuple(weight.shape))
+            # Relative to the plain scale, no square leaves the range of float32.
             difference = self.value(self.round(weight, spread), spread).sub_(weight).div_(unit)
             return self._regions(difference.square_().mul_(importance)).sum((1, 3))
 
@@ -122,7 +110,7 @@ class FloatFormat(NumberFormat):
         return 8 + 32 * rows * columns / (shape[0] * shape[1])
 
     def _region(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """Sequences and columns that share a scale."""
+        """Rows and columns that share a scale."""
         return {"tensor": (shape[0], shape[1]), "channel": (1, shape[1]), "block": (BLOCK, BLOCK)}[self.per]
 
     def _regions(self, matrix: Tensor) -> Tensor:

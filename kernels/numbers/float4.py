@@ -61,11 +61,9 @@ class Float4Format(NumberFormat):
         """Columns that share a scale."""
         return _BLOCKS[self.scheme]
 
-    def misfit(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) != 2 or 0 in shape:
-            return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"
-        if shape[1] % self.block:
-            return f"{shape[1]} columns do not divide into blocks of {self.block}, which is what {self.name} has"
+    def columns_misfit(self, columns: int) -> str | None:
+        if columns % self.block:
+            return f"{columns} columns do not divide into blocks of {self.block}, which is what {self.name} has"
         return None
 
     def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -74,13 +72,7 @@ class Float4Format(NumberFormat):
             shapes["tensor_scale"] = ((shape[0], 1), "float32")
         return shapes
 
-    def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
-        """See NumberFormat.fit. Raises ValueError for a shape that does not fit, for NaN or Inf."""
-        reason = self.misfit(tuple(weight.shape))
-        if reason is not None:
-            raise ValueError(reason)
-        if not bool(weight.isfinite().all()):
-            raise ValueError("the weight holds NaN or Inf")
+    def _fit(self, weight: Tensor, importance: Tensor | None) -> Params:
         plain = self._plain(weight)
         return plain if importance is None else self._searched(weight, importance, plain)
 
@@ -96,12 +88,11 @@ class Float4Format(NumberFormat):
     def _searched(self, weight: Tensor, importance: Tensor, plain: dict[str, Tensor]) -> Params:
         """Of `plain` and its neighbours, block by block, the scale of the least weighted error."""
         unit = self.expand(plain, tuple(weight.shape))["scale"]
-        # Relative to the plain scale and with a mean of 1, no square leaves the range of float32.
-        importance = importance / importance.mean().clamp(min=1e-30)
         ceiling = TOP_EXPONENT if self.scheme == "mxfp4" else 0x7E
 
         def error(scale: Tensor) -> Tensor:
             spread = self.expand({**plain, "scale": scale}, tuple(weight.shape))
+            # Relative to the plain scale, no square leaves the range of float32.
             difference = self.value(self.round(weight, spread), spread).sub_(weight).div_(unit)
             blocks: Tensor = difference.square_().mul_(importance).unflatten(1, (-1, self.block))
             return blocks.sum(-1)

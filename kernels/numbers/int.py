@@ -70,14 +70,12 @@ class IntFormat(NumberFormat):
     def gain(self) -> str | None:
         return None if self.zero == "real" else "scale"
 
-    def misfit(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) != 2 or 0 in shape:
-            return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"
-        if shape[1] % self._group(shape[1]) == 0:
+    def columns_misfit(self, columns: int) -> str | None:
+        if columns % self._group(columns) == 0:
             return None
-        fitting = [str(size) for size in _USUAL_GROUPS if shape[1] % size == 0]
+        fitting = [str(size) for size in _USUAL_GROUPS if columns % size == 0]
         return (
-            f"{shape[1]} columns do not divide into groups of {self.group_size}; "
+            f"{columns} columns do not divide into groups of {self.group_size}; "
             f"group sizes that work: {', '.join([*fitting, '-1 (per channel)'])}"
         )
 
@@ -90,25 +88,15 @@ class IntFormat(NumberFormat):
             shapes["minimum"] = (grouped, self.scale_dtype)
         return shapes
 
-    def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
-        """See NumberFormat.fit.
-
-        Raises ValueError for a shape that does not fit, for NaN or Inf, and for scales that their type cannot hold.
-        """
-        reason = self.misfit(tuple(weight.shape))
-        if reason is not None:
-            raise ValueError(reason)
-        if not bool(weight.isfinite().all()):
-            raise ValueError("the weight holds NaN or Inf")
+    def _fit(self, weight: Tensor, importance: Tensor | None) -> Params:
         rows, columns = weight.shape
         groups = weight.reshape(rows, -1, self._group(columns))
         if importance is not None:
-            # Only ratios matter; with a mean of 1 no square leaves the range of float32.
-            importance = (importance / importance.mean().clamp(min=1e-30)).view(1, *groups.shape[1:])
-        parts = [self._fit(part, importance) for part in torch.split(groups, max(1, _CHUNK // columns))]
+            importance = importance.view(1, *groups.shape[1:])
+        parts = [self._groups_fit(part, importance) for part in torch.split(groups, max(1, _CHUNK // columns))]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def _fit(self, groups: Tensor, importance: Tensor | None) -> Params:
+    def _groups_fit(self, groups: Tensor, importance: Tensor | None) -> Params:
         """Parameters [rows, groups] of `groups` [rows, groups, group size]."""
         plain = self._stored(extreme_params(groups, self.levels, self.zero))
         if importance is None:

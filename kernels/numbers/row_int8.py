@@ -33,27 +33,15 @@ class RowInt8Format(NumberFormat):
     def levels(self) -> int:
         return 256
 
-    def misfit(self, shape: tuple[int, ...]) -> str | None:
-        if len(shape) != 2 or 0 in shape:
-            return f"{self.name} holds matrices [rows, columns], not a tensor of shape {list(shape)}"
-        return None
-
     def param_shapes(self, shape: tuple[int, ...]) -> dict[str, tuple[tuple[int, ...], str]]:
         return {"scale": ((shape[0], 1), "float32")}
 
-    def fit(self, weight: Tensor, importance: Tensor | None = None) -> Params:
-        """See NumberFormat.fit. Raises ValueError for a shape that does not fit, for NaN or Inf."""
-        reason = self.misfit(tuple(weight.shape))
-        if reason is not None:
-            raise ValueError(reason)
-        if not bool(weight.isfinite().all()):
-            raise ValueError("the weight holds NaN or Inf")
+    def _fit(self, weight: Tensor, importance: Tensor | None) -> Params:
         plain = weight.abs().amax(1, keepdim=True)
         return {"scale": plain if importance is None else self._searched(weight, importance, plain)}
 
     def _searched(self, weight: Tensor, importance: Tensor, plain: Tensor) -> Tensor:
         """Of `plain` and parts of it, row by row, the scale of the least weighted error."""
-        importance = importance / importance.mean().clamp(min=1e-30)
 
         def error(scale: Tensor) -> Tensor:
             difference = self.value(self.round(weight, {"scale": scale}), {"scale": scale}).sub_(weight)

@@ -54,7 +54,7 @@ def grid(magnitude: Tensor, share: Tensor) -> Iterator[Tensor]:
 def scaled_error(weight: Tensor, hessian: Tensor, number_format: NumberFormat, scale: Tensor) -> float:
     """tr(E·H·Eᵀ) of `weight` [out, in] rounded to nearest with its inputs scaled; H is of the unscaled inputs."""
     scaled = weight * scale
-    rounded = quantize(scaled, number_format, number_format.fit(scaled)).dequantize()
+    rounded = number_format.search(scaled).dequantize()
     return output_energy(weight - rounded.div_(scale), hessian)
 
 

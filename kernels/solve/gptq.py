@@ -59,10 +59,12 @@ def gptq_solve(
     """Codes for `weight` [rows, columns] fp32 with a small tr(E·H·Eᵀ), H = `hessian` [columns, columns] fp32.
 
     Groups are static: `params` (fitted here by default) belong to the original columns and do not change;
-    with `act_order` columns are visited in the order of falling H_jj. Sequences are solved independently: weights
+    with `act_order` columns are visited in the order of falling H_jj. Rows are solved independently: weights
     that share H may be stacked. Columns with H_jj = 0, dead inputs, get the weight 0.
-    Raises ValueError for NaN or Inf in either matrix.
+    Raises ValueError for NaN or Inf in either matrix, and for a format whose codes span several columns.
     """
+    if number_format.span > 1:
+        raise ValueError(f"{number_format.name} has one code for {number_format.span} columns, which are solved singly")
     if not (bool(weight.isfinite().all()) and bool(hessian.isfinite().all())):
         raise ValueError("the weight or the Hessian holds NaN or Inf")
     live = hessian.diagonal() > 0
@@ -89,7 +91,7 @@ def _visit(weight: Tensor, factor: _Factor, number_format: NumberFormat, params:
     spread = number_format.expand(params, tuple(weight.shape))
     spread = {name: as_rows(value, order) for name, value in spread.items()}
     errors = torch.empty_like(original)
-    codes = torch.empty_like(original, dtype=torch.uint8)
+    codes = torch.empty_like(original, dtype=number_format.codes_dtype)
     total = torch.zeros((), dtype=torch.float64, device=weight.device)
     for start in range(0, len(original), _BLOCK):
         here = slice(start, start + _BLOCK)

@@ -19,7 +19,7 @@ import torch
 from gguf.quants import dequantize
 from torch import Tensor
 
-from compress.formats.base import TensorSpec
+from compress.formats.base import TensorSpec, dtype_name
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.finite import finite
 from compress.formats.gguf.blocks import integers
@@ -96,7 +96,7 @@ class DenseType(BlockType):
         return self.dtype.is_floating_point
 
     def spec(self, shape: tuple[int, ...]) -> TensorSpec:
-        return TensorSpec(shape, str(self.dtype).removeprefix("torch."))
+        return TensorSpec(shape, dtype_name(self.dtype))
 
     def decode(self, raw: bytes | bytearray, shape: tuple[int, ...]) -> Tensor:
         return _tensor(raw).view(self.dtype).reshape(shape)

@@ -46,6 +46,19 @@ def test_everything_comes_back_exactly(path):
             assert found.dtype == tensor.dtype and torch.equal(found, tensor)
 
 
+def test_codes_wider_than_a_byte_that_span_columns_come_back(tmp_path, monkeypatch, pairs):
+    monkeypatch.setattr("compress.formats.files.native.number_formats", lambda: [type(pairs)])
+    tensor = pairs.search(torch.linspace(-1, 1, 24).view(3, 8))
+    save_tensors(tmp_path / "wide", {"layer.weight": tensor})
+    file = NativeFile(tmp_path / "wide")
+    assert file.specs["layer.weight"] == TensorSpec((3, 8), "float32", pairs)
+    found = file.read("layer.weight")
+    assert found.codes.dtype == torch.int16 and torch.equal(found.codes, tensor.codes)
+    save_tensors(tmp_path / "wide", {"layer.weight": QTensor(pairs, -tensor.codes, tensor.params)})
+    with pytest.raises(InputError, match="codes that toy pairs does not have"):
+        NativeFile(tmp_path / "wide").read("layer.weight")
+
+
 def test_the_bytes_do_not_depend_on_the_order(path, tmp_path):
     save_tensors(tmp_path / "other", dict(reversed(some_tensors().items())))
     assert (tmp_path / "other").read_bytes() == path.read_bytes()

@@ -64,13 +64,10 @@ class Codebook(NumberFormat):
     def book(self):
         return torch.linspace(-1, 1, 16).abs().pow(1.5) * torch.linspace(-1, 1, 16).sign()
 
-    def misfit(self, shape):
-        return None
-
     def param_shapes(self, shape):
         return {"absmax": ((shape[0], 1), "float32")}
 
-    def fit(self, weight, importance=None):
+    def _fit(self, weight, importance):
         return {"absmax": weight.abs().amax(1, keepdim=True)}
 
     def expand(self, params, shape):
