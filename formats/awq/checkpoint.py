@@ -11,7 +11,8 @@ from compress.formats.awq.config import declared_group_size
 from compress.formats.awq.tensors import BITS, PARTS, decode, read_geometry
 from compress.formats.base import TensorSpec
 from compress.formats.errors import InputError
-from compress.formats.files.hf_files import HFCheckpoint, quantization_of
+from compress.formats.files.hf_config import quantization_of
+from compress.formats.files.hf_files import HFCheckpoint
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor
 

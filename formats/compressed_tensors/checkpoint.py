@@ -14,7 +14,8 @@ from compress.formats.compressed_tensors.config import Group, read_groups
 from compress.formats.compressed_tensors.schemes import read_cache
 from compress.formats.compressed_tensors.storage import PARTS, SCALE, Shape
 from compress.formats.errors import InputError
-from compress.formats.files.hf_files import CONFIG, HFCheckpoint, quantization_of
+from compress.formats.files.hf_config import CONFIG, quantization_of
+from compress.formats.files.hf_files import HFCheckpoint
 from compress.formats.gptq.tensors import trivial_groups
 from compress.formats.views.runtime_scales import flat_scale, runtime_scales, with_runtime_scales
 from compress.kernels.numbers.int import SCALE_TYPES, IntFormat

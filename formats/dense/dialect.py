@@ -9,15 +9,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, ModelSpec, Progress, TensorSpec
+from compress.formats.dense.checkpoint import METHOD, DenseCheckpoint
 from compress.formats.directory.base import InDirectory
-from compress.formats.files.hf_files import (
-    HFCheckpoint,
-    dtype_change,
-    edit_config,
-    is_hf_directory,
-    quant_method,
-    write_files,
-)
+from compress.formats.files.carried import write_files
+from compress.formats.files.hf_config import is_hf_directory, quant_method
+from compress.formats.files.hf_files import dtype_change, edit_config
 from compress.formats.files.safetensors.shards import write_shards
 from compress.formats.files.safetensors.witness import read_floats
 from compress.formats.views.casting import cast, stored_as
@@ -29,7 +25,8 @@ class Dense(InDirectory):
     """Safetensors in a Hugging Face directory: full-precision weights, or what quantized ones decode to.
 
     `dtype` is what every floating-point tensor is stored as; without it each keeps its own. The values of a
-    number format need float32: s·(q − z) has more digits than float16 or bfloat16 hold.
+    number format need float32: s·(q − z) has more digits than float16 or bfloat16 hold. FP8 in blocks, as DeepSeek
+    and Qwen publish it, is read as such.
     """
 
     name: ClassVar[str] = "dense"
@@ -37,12 +34,12 @@ class Dense(InDirectory):
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")',
         "vllm": "vllm serve {path}",
     }
-    reader = HFCheckpoint
+    reader = DenseCheckpoint
     judge = read_floats
 
     @classmethod
     def recognizes(cls, path: Path) -> bool:
-        return is_hf_directory(path) and quant_method(path) is None
+        return is_hf_directory(path) and quant_method(path) in (None, METHOD)
 
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         stored = stored_as(spec, self.dtype).dtype

@@ -11,7 +11,9 @@ from pydantic import ByteSize, Field
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, Layout, ModelSpec, TensorSpec
-from compress.formats.files.hf_files import HFCheckpoint, quant_method
+from compress.formats.directory.codes import refuse_unexplained
+from compress.formats.files.hf_config import quant_method
+from compress.formats.files.hf_files import HFCheckpoint
 from compress.formats.files.safetensors.shards import DEFAULT_SHARD_SIZE, Shards, plan_shards, planned_files
 from compress.formats.views.casting import FloatType
 from compress.formats.views.fit import refuse_misfits
@@ -33,7 +35,9 @@ class InDirectory(Dialect):
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
-        return cls.reader(path, cls.name)
+        checkpoint = cls.reader(path, cls.name)
+        refuse_unexplained(checkpoint)
+        return checkpoint
 
     @classmethod
     def witness(cls, path: Path) -> Callable[[str], Tensor]:

@@ -13,7 +13,9 @@ from torch import Tensor
 from compress.formats.base import Checkpoint, ModelSpec, Progress, TensorSpec
 from compress.formats.directory.base import InDirectory
 from compress.formats.errors import RefusedError
-from compress.formats.files.hf_files import QUANTIZATION, dtype_change, edit_config, write_files
+from compress.formats.files.carried import write_files
+from compress.formats.files.hf_config import QUANTIZATION
+from compress.formats.files.hf_files import dtype_change, edit_config
 from compress.formats.files.safetensors.shards import Shards, write_shards
 from compress.formats.views.casting import FloatType, cast, stored_as
 from compress.formats.views.places import quantizes_head

@@ -114,6 +114,15 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
+def make_directory(directory: Path) -> None:
+    """Make `directory`, and flush its name. Raises StorageError."""
+    try:
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
+    except OSError as error:
+        raise _storage_error(directory, None, error) from error
+
+
 def _storage_error(path: Path, nbytes: int | None, error: OSError) -> StorageError:
     need = f" ({nbytes:,} bytes)" if nbytes else ""
     if error.errno in _FULL:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compress.formats.errors import InputError
-from compress.formats.files.hf_files import PICKLES, is_hf_directory, pickle_error, quantization_of
+from compress.formats.files.hf_config import is_hf_directory, quantization_of
+from compress.formats.files.hf_files import PICKLES, pickle_error
 
 _SHOWN = 8
 

@@ -11,25 +11,21 @@ from typing import Any
 from torch import Tensor
 
 from compress.formats.errors import InputError, RefusedError
+from compress.formats.files.config_limits import LIMITS
 from compress.formats.gguf.header import Value
 from compress.formats.gguf.metadata import Metadata, flag, real, shortest, string, uint
 from compress.formats.gguf.names import ARCHITECTURES, Architecture, Dims
 from compress.formats.gguf.rope import Rope, llama3_rope, rope_config, rope_of
 
 _HEADS, _KV_HEADS, _HEAD = "num_attention_heads", "num_key_value_heads", "head_dim"
-# GGUF's key, config.json's, and the largest size that is not an attack.
+# GGUF's key and config.json's.
 _SIZES = (
-    ("block_count", "num_hidden_layers", 1 << 10),
-    ("context_length", "max_position_embeddings", (1 << 31) - 1),
-    ("embedding_length", "hidden_size", 1 << 17),
-    ("feed_forward_length", "intermediate_size", 1 << 20),
-    ("attention.head_count", _HEADS, 1 << 14),
+    ("block_count", "num_hidden_layers"),
+    ("context_length", "max_position_embeddings"),
+    ("embedding_length", "hidden_size"),
+    ("feed_forward_length", "intermediate_size"),
+    ("attention.head_count", _HEADS),
 )
-_LIMITS = {config: limit for _, config, limit in _SIZES} | {
-    _KV_HEADS: 1 << 14,
-    _HEAD: 1 << 14,
-    "vocab_size": 1 << 22,
-}
 _PARALLEL = "use_parallel_residual"
 _NO_ROPE = "no_rope_layers"
 # What config.json calls a role of the tokenizer.
@@ -63,8 +59,8 @@ def _size(config: Mapping[str, Any], key: str, usual: int | None = None) -> int:
     value = config.get(key)
     if value is None:
         value = usual
-    if type(value) is not int or not 1 <= value <= _LIMITS[key]:
-        raise InputError(f"config.json: {key} is {value!r}, not a number from 1 to {_LIMITS[key]}")
+    if type(value) is not int or not 1 <= value <= LIMITS[key]:
+        raise InputError(f"config.json: {key} is {value!r}, not a number from 1 to {LIMITS[key]}")
     return value
 
 
@@ -106,8 +102,8 @@ def read_config(
     }
     if (name := metadata.text("general.name")) is not None:
         config["_name_or_path"] = name
-    for gguf, name, limit in _SIZES:
-        config[name] = _required(metadata.integer(key(gguf), 1, limit), key(gguf))
+    for gguf, name in _SIZES:
+        config[name] = _required(metadata.integer(key(gguf), 1, LIMITS[name]), key(gguf))
     config |= _read_heads(family, metadata, config)
     epsilon = key(_epsilon(family)[0])
     config[_epsilon(family)[1]] = _required(metadata.number(epsilon), epsilon)
@@ -129,10 +125,10 @@ def _read_heads(family: Architecture, metadata: Metadata, config: Mapping[str, A
     """Heads with keys of their own and the size of a head; GPT-NeoX can have neither otherwise than usual."""
     usual = config["hidden_size"] // config[_HEADS]
     lengths = [
-        metadata.integer(f"{family.name}.attention.{what}_length", 1, _LIMITS[_HEAD]) or usual
+        metadata.integer(f"{family.name}.attention.{what}_length", 1, LIMITS[_HEAD]) or usual
         for what in ("key", "value")
     ]
-    kv = metadata.integer(f"{family.name}.attention.head_count_kv", 1, _LIMITS[_KV_HEADS]) or config[_HEADS]
+    kv = metadata.integer(f"{family.name}.attention.head_count_kv", 1, LIMITS[_KV_HEADS]) or config[_HEADS]
     if lengths[0] != lengths[1] or (not family.grouped and (lengths[0] != usual or kv != config[_HEADS])):
         raise InputError(f"GGUF metadata: {family.name} models have no heads of sizes {lengths}, {kv} with keys")
     return {_KV_HEADS: kv, _HEAD: lengths[0]} if family.grouped else {}
@@ -198,7 +194,7 @@ def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
         raise RefusedError(f"config.json: llama.cpp has no {config['hidden_act']!r} in {family.name}; it has {acts}")
     _check_layers(family, config, dims.layers)
     rope = rope_of(config, family.partial_rope or 1.0)
-    pairs: dict[str, Value] = {gguf: uint(_size(config, name)) for gguf, name, _ in _SIZES}
+    pairs: dict[str, Value] = {gguf: uint(_size(config, name)) for gguf, name in _SIZES}
     pairs |= {
         "attention.head_count_kv": uint(dims.kv_heads),
         "attention.key_length": uint(dims.head),

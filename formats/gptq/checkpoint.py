@@ -11,7 +11,8 @@ from torch import Tensor
 
 from compress.formats.base import TensorSpec
 from compress.formats.errors import InputError
-from compress.formats.files.hf_files import HFCheckpoint, quantization_of
+from compress.formats.files.hf_config import quantization_of
+from compress.formats.files.hf_files import HFCheckpoint
 from compress.formats.gptq.tensors import (
     PARTS,
     ZERO_OFFSET,

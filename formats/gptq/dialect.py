@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Layout, ModelSpec, Progress, TensorSpec
 from compress.formats.directory.parts import InParts
-from compress.formats.files.hf_files import QUANTIZE_CONFIG
+from compress.formats.files.hf_config import QUANTIZE_CONFIG
 from compress.formats.files.storage import encode_json
 from compress.formats.gptq.checkpoint import GPTQCheckpoint
 from compress.formats.gptq.config import quantization_config

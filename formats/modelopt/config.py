@@ -16,7 +16,7 @@ from compress.formats.compressed_tensors.config import schemes_of
 from compress.formats.compressed_tensors.float4 import NVFP4
 from compress.formats.compressed_tensors.schemes import Scheme
 from compress.formats.errors import InputError, RefusedError
-from compress.formats.files.hf_files import CONFIG, HF_QUANT_CONFIG, quantization_of, read_settings
+from compress.formats.files.hf_config import CONFIG, HF_QUANT_CONFIG, quantization_of, read_settings
 from compress.kernels.numbers.activations import ActivationFormat, CacheFormat
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.qtensor import NumberFormat

@@ -11,7 +11,7 @@ from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.compressed_tensors.config import inputs_alone
 from compress.formats.compressed_tensors.schemes import Scheme
 from compress.formats.directory.parts import InParts
-from compress.formats.files.hf_files import HF_QUANT_CONFIG
+from compress.formats.files.hf_config import HF_QUANT_CONFIG
 from compress.formats.files.storage import encode_json
 from compress.formats.modelopt.checkpoint import ModelOptCheckpoint
 from compress.formats.modelopt.config import (

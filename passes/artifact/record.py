@@ -36,8 +36,9 @@ class Record(BaseModel):
 
 
 def hashes(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file in `directory` but the manifest, by name. Raises InputError for what is no file."""
-    return {path.name: sha256_file(path) for path in sorted(directory.iterdir()) if path.name != MANIFEST}
+    """SHA-256 of every file below `directory` but the manifest, by path. Raises InputError for what is no file."""
+    paths = sorted(path for path in directory.rglob("*") if not path.is_dir())
+    return {name: sha256_file(path) for path in paths if (name := path.relative_to(directory).as_posix()) != MANIFEST}
 
 
 def settings_on_disk(directory: Path) -> dict[str, Mapping[str, Any]]:

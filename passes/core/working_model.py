@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, ModelSpec
-from compress.formats.files.hf_files import CONFIG
+from compress.formats.files.hf_config import CONFIG
 from compress.formats.files.native import NativeFile
 from compress.formats.files.storage import encode_json, parse_json
 from compress.formats.views.view import View

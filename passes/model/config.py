@@ -6,7 +6,7 @@ CVE-2026-4372), and sizes that take minutes and gigabytes to build; none of thes
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,8 @@ from transformers import CONFIG_MAPPING, PreTrainedConfig
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
+from compress.formats.files.config_limits import check_limits
 
-_LIMITS = {
-    "num_hidden_layers": 1 << 10, "n_layer": 1 << 10, "num_layers": 1 << 10,
-    "num_attention_heads": 1 << 12, "num_key_value_heads": 1 << 12, "n_head": 1 << 12,
-    "hidden_size": 1 << 17, "n_embd": 1 << 17, "head_dim": 1 << 17, "intermediate_size": 1 << 20,
-    "vocab_size": 1 << 22, "max_position_embeddings": 1 << 30,
-}  # fmt: skip
 _CODE = {"auto_map", "trust_remote_code", "attn_implementation", "quantization_config"}
 
 
@@ -38,9 +33,7 @@ def config_of(config: Mapping[str, Any], path: Path) -> PreTrainedConfig:
     data = clean_config(config)
     kind = data.pop("model_type", None)
     where = f"{path}: config.json"
-    for key, value in _numbers(data):
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LIMITS[key]:
-            raise InputError(f"{where}: {key} is {value!r}; it must be a whole number up to {_LIMITS[key]:,}")
+    check_limits(data, where)
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise InputError(f"{where}: model_type {kind!r} is none that transformers knows", "a newer transformers may")
     try:
@@ -65,12 +58,3 @@ def clean_config(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if key not in _CODE and not key.startswith("_")
     }
-
-
-def _numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Every value, at any depth, that a limit applies to; null means the architecture's default."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value)
-        elif key in _LIMITS and value is not None:
-            yield key, value

@@ -15,9 +15,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
+from compress.formats.files.carried import TEMPLATES
 from compress.passes.model.config import clean_config
 
-_FILES = re.compile(r"\w[\w.-]*\.(json|jinja|model|txt)", re.ASCII)
+_FILES = re.compile(rf"({re.escape(TEMPLATES)}/)?\w[\w.-]*\.(json|jinja|model|txt|tiktoken)", re.ASCII)
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -28,7 +29,9 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     with tempfile.TemporaryDirectory(prefix="compress-") as name:
         for file, data in checkpoint.files().items():
             if _FILES.fullmatch(file):
-                (Path(name) / file).write_bytes(data)
+                path = Path(name) / file
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(data)
         # AutoTokenizer looks the tokenizer's class up in config.json if nothing else names it.
         (Path(name) / "config.json").write_text(json.dumps(clean_config(checkpoint.spec.config)))
         with _panics_are_errors(checkpoint.path):

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from compress.formats import dialects
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError, suggest
-from compress.formats.files.hf_files import is_hf_directory, quantization_of
+from compress.formats.files.hf_config import is_hf_directory, quantization_of
 from compress.recipes.engines.facts import FACTS
 from compress.recipes.engines.machine import Machine
 from compress.recipes.engines.subject import Fact, Subject

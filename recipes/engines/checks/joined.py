@@ -9,9 +9,6 @@ from compress.kernels.numbers.float import BLOCK, FloatFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.recipes.engines.subject import Check, Subject, module_of
 
-JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Linears that engines compute as one."""
-
 
 def joined_alike(*, zeros: bool = True) -> Check:
     """q/k/v and gate/up of a layer are in one number format, inputs too, or all dense; without `zeros`, the

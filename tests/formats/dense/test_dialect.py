@@ -201,7 +201,7 @@ def test_nan_weights_are_input_errors_by_name_and_index(source):
         ({"hidden_size": 1 << 18}, "hidden_size"),
         ({"text_config": {"vocab_size": 1 << 40}}, "vocab_size"),
         ({"quantization_config": [1]}, "quantization"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "method 'fp8'"),
+        ({"quantization_config": {"quant_method": "exl3"}}, "method 'exl3'"),
     ],
 )
 def test_hostile_configs_are_input_errors(source, change, message):
