@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from compress.cli import look, work
-from compress.cli.output import print_json
-from compress.cli.signals import Interrupted, interruptible
+from compress.cli.commands import checkpoints, listing, recipes
+from compress.cli.terminal.output import print_json
+from compress.cli.terminal.signals import Interrupted, interruptible
 from compress.formats.errors import CompressError
 
 app = typer.Typer(
@@ -26,17 +26,17 @@ app = typer.Typer(
     rich_markup_mode=None,  # rich's help costs 0.3 s
     pretty_exceptions_enable=False,
 )
-app.command("run")(work.run)
-app.command("plan")(work.plan)
-app.command("inspect")(look.inspect)
-app.command("export")(work.export)
-app.command("eval")(work.evaluate)
-app.command("verify")(work.verify)
-app.command("generate")(work.generate)
-app.command("passes")(look.passes)
-app.command("dialects")(look.dialects)
-app.command("schema")(look.schema)
-app.command("init")(look.init)
+app.command("run")(recipes.run)
+app.command("plan")(recipes.plan)
+app.command("inspect")(checkpoints.inspect)
+app.command("export")(checkpoints.export)
+app.command("eval")(checkpoints.evaluate)
+app.command("verify")(checkpoints.verify)
+app.command("generate")(checkpoints.generate)
+app.command("passes")(listing.passes)
+app.command("dialects")(listing.dialects)
+app.command("schema")(listing.schema)
+app.command("init")(listing.init)
 
 
 def _version(wanted: bool) -> None:

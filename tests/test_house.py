@@ -21,7 +21,7 @@ SUBROOMS = {
     ),
     "passes": ("model", "forward", "core", "options", "sweep", "choice", "artifact", ""),
     "recipes": ("engines", "", "jobs"),
-    "cli": ("",),
+    "cli": ("terminal", "views", "commands", ""),
 }
 LARGEST_FOLDER = 16
 LONGEST_FILE = 350

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Reporter:
-    """Receives progress. This base class is silent; `compress.cli.progress` has those that draw."""
+    """Receives progress. This base class is silent; `compress.cli.terminal.progress` has those that draw."""
 
     def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
         """A piece of work of `total` steps begins; `done` of them an earlier run has already done."""

@@ -256,7 +256,7 @@ def test_a_signal_ends_a_command(number: int, code: int) -> None:
 def test_the_second_signal_ends_the_process_at_once() -> None:
     script = """
 import os, signal, sys
-from compress.cli.signals import Interrupted, interruptible
+from compress.cli.terminal.signals import Interrupted, interruptible
 with interruptible():
     try:
         os.kill(os.getpid(), signal.SIGINT)

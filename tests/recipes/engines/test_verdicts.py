@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from compress.cli.app import main
-from compress.cli.view import run_report
+from compress.cli.views.recipes import run_report
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.numbers.activations import ActivationFormat, CacheFormat

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
-from compress.cli.units import duration
+from compress.cli.terminal.units import duration
 from compress.passes.core.report import Reporter
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.cli.progress import LiveReporter, PlainReporter, TerminalReporter, Work, reporter_for
-from compress.cli.units import duration, file_size, memory_size, parse_bytes
+from compress.cli.terminal.progress import LiveReporter, PlainReporter, TerminalReporter, Work, reporter_for
+from compress.cli.terminal.units import duration, file_size, memory_size, parse_bytes
 from compress.formats.errors import UsageError
 
 SIZES = {

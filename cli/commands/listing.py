@@ -1,4 +1,4 @@
-"""The commands that only look something up: inspect, passes, dialects, schema, init."""
+"""The commands that only look something up: passes, dialects, schema, init."""
 
 from __future__ import annotations
 
@@ -7,21 +7,8 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.output import Json, emit, print_json
+from compress.cli.terminal.output import Json, emit, print_json
 from compress.formats.errors import StorageError, UsageError, suggest
-
-
-def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, or a model as recipes name it.")],
-    json: Json = False,
-) -> None:
-    """List what is in a checkpoint. Reads headers only: tensors, number formats, bits per weight, dialect."""
-    from compress.cli import view
-    from compress.formats.files.source import resolve
-    from compress.recipes.jobs.inspect import inspect as inspect_path
-
-    found = inspect_path(resolve(path))
-    emit(found.model_dump(mode="json"), json, lambda: view.inspection(found))
 
 
 def passes(
@@ -30,14 +17,14 @@ def passes(
 ) -> None:
     """List the passes there are, or the options of one."""
     from compress import passes as registry
-    from compress.cli import view
+    from compress.cli.views import names as show_names
 
     if name is not None:
         schema = registry.get(name).model_json_schema()
-        emit(schema, json, lambda: view.options(schema))
+        emit(schema, json, lambda: show_names.options(schema))
         return
     kinds = {key: _first_line(registry.get(key)) for key in registry.names()}
-    emit(kinds, json, lambda: view.names(kinds.items()))
+    emit(kinds, json, lambda: show_names.names(kinds.items()))
 
 
 def dialects(
@@ -45,18 +32,18 @@ def dialects(
     json: Json = False,
 ) -> None:
     """List the containers there are, or the options of one."""
-    from compress.cli import view
+    from compress.cli.views import names as show_names
     from compress.formats import dialects as registry
 
     kinds = registry()
     if name is None:
         lines = {key: _first_line(kind) for key, kind in kinds.items()}
-        emit(lines, json, lambda: view.names(lines.items()))
+        emit(lines, json, lambda: show_names.names(lines.items()))
         return
     if name not in kinds:
         raise UsageError(f"there is no dialect '{name}'{suggest(name, kinds)}")
     schema = kinds[name].model_json_schema()
-    emit(schema, json, lambda: view.options(schema))
+    emit(schema, json, lambda: show_names.options(schema))
 
 
 def schema() -> None:

@@ -19,7 +19,7 @@ def emit(result: Any, as_json: bool, view: Callable[[], Iterable[RenderableType]
     if as_json:
         print_json(result)
         return
-    from compress.cli.view import show
+    from compress.cli.terminal.tables import show
 
     show(*view())
 

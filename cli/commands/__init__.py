@@ -1,0 +1,1 @@
+"""What can be asked for? One file a group of commands."""

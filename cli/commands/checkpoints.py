@@ -1,0 +1,155 @@
+"""The commands on checkpoints: inspect, export, eval, verify, generate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compress.cli.commands.shared import Device, KVCache, Quiet, device_here, working
+from compress.cli.terminal.output import Json, emit
+from compress.formats.errors import CompressError, RefusedError, UsageError
+
+
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, or a model as recipes name it.")],
+    json: Json = False,
+) -> None:
+    """List what is in a checkpoint. Reads headers only: tensors, number formats, bits per weight, dialect."""
+    from compress.cli.views import checkpoints as show_checkpoints
+    from compress.formats.files.source import resolve
+    from compress.recipes.jobs.inspect import inspect as inspect_path
+
+    found = inspect_path(resolve(path))
+    emit(found.model_dump(mode="json"), json, lambda: show_checkpoints.inspection(found))
+
+
+def export(
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A checkpoint in any dialect.")],
+    dialect: Annotated[str, typer.Option("--dialect", help="The container to write: see `compress dialects`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the artifact's folder goes.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dialect.")
+    ] = None,
+    requantize: Annotated[bool, typer.Option("--requantize", help="Convert what DIALECT cannot hold exactly.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Convert a checkpoint from one dialect to another."""
+    from compress.cli.views import recipes as show_recipes
+    from compress.recipes.jobs.export import export as export_artifact
+
+    options = _options(settings or ())
+    with working(quiet) as reporter:
+        report = export_artifact(artifact, dialect, options, output, requantize=requantize, reporter=reporter)
+    emit(report.model_dump(mode="json"), json, lambda: show_recipes.artifact_report(report))
+
+
+def evaluate(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or models as recipes name them.")],
+    reference: Annotated[str | None, typer.Option("--reference", help="The model to compare with.")] = None,
+    data: Annotated[str, typer.Option("--data", help="A text file, .jsonl, a dataset's name, or builtin.")] = "builtin",
+    windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of text.")] = 10,
+    seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.")] = 1024,
+    kv_cache: KVCache = None,
+    device: Device = "cpu",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure perplexity, KL divergence and top-1 agreement. Several checkpoints stand side by side."""
+    from compress.cli.views import checkpoints as show_checkpoints
+    from compress.recipes.jobs.evaluate import evaluate as evaluate_paths
+
+    place = device_here(device)
+    with working(quiet) as reporter:
+        rows = evaluate_paths(
+            paths,
+            reference=reference,
+            data=data,
+            windows=windows,
+            seq_len=seq_len,
+            kv_cache=kv_cache,
+            device=place,
+            reporter=reporter,
+        )
+    emit({"results": [row.model_dump(mode="json") for row in rows]}, json, lambda: show_checkpoints.results(rows))
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that compress wrote.")],
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="Also start this engine and compare its answers: vllm, llama.cpp, transformers."),
+    ] = None,
+    python: Annotated[
+        Path | None,
+        typer.Option("--python", metavar="PATH", help="The interpreter that the engine is installed for."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check an artifact: hashes, settings, every tensor, the tokenizer, logits against the recorded ones."""
+    from compress.cli.views import checkpoints as show_checkpoints
+    from compress.recipes.jobs.verify import verify as verify_artifact
+
+    if python is not None and engine is None:
+        raise UsageError("--python names the interpreter of an engine", "say which: --engine vllm")
+    with working(quiet) as reporter:
+        found = verify_artifact(artifact, engine=engine, python=python, reporter=reporter)
+    emit(found.model_dump(mode="json"), json, lambda: show_checkpoints.verification(found))
+    if not found.passed:
+        raise typer.Exit(CompressError.exit_code)
+    if found.not_here:
+        raise typer.Exit(RefusedError.exit_code)
+
+
+def generate(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A checkpoint, or a model as recipes name it.")],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", metavar="TEXT", help="What to answer; - reads stdin.")],
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Tokens at most.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 takes the likeliest token.")] = 0.0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the sampling.")] = 0,
+    raw: Annotated[bool, typer.Option("--raw", help="Go on with TEXT as it is, without the chat template.")] = False,
+    kv_cache: KVCache = None,
+    device: Device = "cpu",
+) -> None:
+    """Try a checkpoint: print its answer as it comes."""
+    from compress.recipes.jobs.generate import generate as generate_text
+
+    text = sys.stdin.read() if prompt == "-" else prompt
+    place = device_here(device)
+
+    def write(piece: str) -> None:
+        stdout.write(piece)
+        stdout.flush()
+
+    stdout = sys.stdout
+    with redirect_stdout(sys.stderr):
+        generate_text(
+            path,
+            text,
+            write,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            raw=raw,
+            kv_cache=kv_cache,
+            device=place,
+        )
+    write("\n")
+
+
+def _options(settings: Sequence[str]) -> dict[str, Any]:
+    from compress.recipes import yaml
+
+    options: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {setting}: not OPTION=VALUE", "as `--set type=q8_0`")
+        options[key] = yaml.parse(text, f"--set {key}").data
+    return options

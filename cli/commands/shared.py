@@ -1,0 +1,51 @@
+"""What commands share: options, progress around the work, a device that is there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from compress.cli.terminal.progress import reporter_for
+from compress.formats.errors import RefusedError, UsageError
+
+if TYPE_CHECKING:
+    from compress.passes.core.report import Reporter
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, gptq.bits=3, passes.1.gptq.bits=3."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")]
+MaxVram = Annotated[str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory to stay below, as 16GiB.")]
+KVCache = Annotated[
+    Literal["int8", "fp8"] | None,
+    typer.Option("--kv-cache", help="Keep keys and values in 8 bits, scales per token and head."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+@contextmanager
+def working(quiet: bool) -> Iterator[Reporter]:
+    """Progress on standard error, and nothing of any library's on standard output."""
+    with reporter_for(quiet) as reporter, redirect_stdout(sys.stderr):
+        yield reporter
+
+
+def device_here(name: str) -> str:
+    """`name` as it is, if this machine has it."""
+    if name == "cpu":
+        return name
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise UsageError(f"--device {name}: there are cpu, cuda and cuda:N")
+    import torch
+
+    count = torch.cuda.device_count()
+    if int(name.partition(":")[2] or 0) >= count:
+        raise RefusedError(f"--device {name}: torch sees {count} CUDA devices here", "use --device cpu")
+    return name

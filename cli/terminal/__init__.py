@@ -1,0 +1,1 @@
+"""How does the command speak? Progress, signals, quantities, what goes to standard output."""

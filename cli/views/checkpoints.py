@@ -1,0 +1,81 @@
+"""What is in a checkpoint, how good it is, and whether it is as it was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+
+from compress.cli.terminal.tables import new_table
+from compress.cli.terminal.units import file_size
+
+if TYPE_CHECKING:
+    from compress.recipes.jobs.evaluate import EvalResult
+    from compress.recipes.jobs.inspect import Inspection, TensorLine
+    from compress.recipes.jobs.verify import Verification
+
+
+def inspection(found: Inspection) -> list[RenderableType]:
+    """A checkpoint: totals, formats, tensors (layers that are alike on one line)."""
+    head = (
+        f"{found.path}: {found.dialect}, {found.architecture}, {found.parameters:,} parameters, "
+        f"{file_size(found.bytes)}, {found.bits_per_weight:.2f} bits per weight"
+    )
+    formats = new_table("format", "tensors", "parameters", "bits per weight", right=(1, 2, 3))
+    for line in found.formats:
+        formats.add_row(line.format, str(line.tensors), f"{line.parameters:,}", f"{line.bits:.2f}")
+    tensors = new_table("tensor", "", "shape", "format", "bits", right=(1, 2, 4))
+    for name, members in _alike(found.tensors).items():
+        first = members[0]
+        count = f"×{len(members)}" if len(members) > 1 else ""
+        shape = " × ".join(map(str, first.shape))
+        tensors.add_row(name, count, shape, first.format, f"{first.bits:.2f}")
+    able = new_table("", "", "")
+    for name, reason in found.targets.items():
+        able.add_row(name, "no" if reason else "loads it", reason)
+    for name, reason in found.dialects.items():
+        able.add_row(f"dialect {name}", "no" if reason else "holds it exactly", reason)
+    return [head, formats, tensors, f"other files: {', '.join(found.files)}", able]
+
+
+def results(rows: Sequence[EvalResult]) -> list[RenderableType]:
+    """Evaluations side by side."""
+    table = new_table("model", "size", "perplexity", "KL (nats)", "top-1", "tokens", right=(1, 2, 3, 4, 5))
+    for row in rows:
+        kl = "–" if row.kl_divergence is None else f"{row.kl_divergence:.4f}"
+        top1 = "–" if row.top1_agreement is None else f"{100 * row.top1_agreement:.1f} %"
+        table.add_row(row.path, file_size(row.bytes), f"{row.perplexity:.3f}", kl, top1, f"{row.tokens:,}")
+    return [table]
+
+
+def verification(found: Verification) -> list[RenderableType]:
+    """What was compared, what is not as it was written, and the verdict."""
+    checks = new_table("check", "compared", "problems", right=(1, 2))
+    for check, count in found.checked.items():
+        checks.add_row(check, f"{count:,}", str(sum(problem.check == check for problem in found.problems)))
+    problems = [f"{problem.check}: {problem.where} {problem.what}" for problem in found.problems]
+    lines = []
+    if found.largest_difference is not None:
+        lines.append(f"logits: at most {found.largest_difference:.2g} nats from the recorded ones")
+    if found.engine_difference is not None:
+        engine = ", ".join(f"{name} {version}" for name, version in found.engine.items())
+        lines.append(f"engine: at most {found.engine_difference:.2g} nats from the recorded logits ({engine})")
+    if found.not_here:
+        lines.append(f"engine: not asked, {found.not_here}")
+    verdict = "passed" if found.passed else "did NOT pass"
+    return [checks, *problems, *lines, f"{found.path} ({found.dialect}): {verdict}"]
+
+
+def _alike(tensors: Iterable[TensorLine]) -> dict[str, list[TensorLine]]:
+    """Tensors by their name with `*` for the layer's number, and by shape and format."""
+    groups: dict[tuple[str, tuple[int, ...], str], list[TensorLine]] = {}
+    for tensor in tensors:
+        key = (re.sub(r"\.\d+\.", ".*.", tensor.name), tensor.shape, tensor.format)
+        groups.setdefault(key, []).append(tensor)
+    lines: dict[str, list[TensorLine]] = {}
+    for (pattern, _, _), members in groups.items():
+        name = pattern if len(members) > 1 and pattern not in lines else members[0].name
+        lines[name] = members
+    return lines

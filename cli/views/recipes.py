@@ -1,0 +1,84 @@
+"""What a recipe will do, and what it did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+
+from compress.cli.terminal.tables import new_table
+from compress.cli.terminal.units import duration, file_size, memory_size
+
+if TYPE_CHECKING:
+    from compress.recipes.plan import Plan
+    from compress.recipes.report import ArtifactReport, Metrics, RunReport
+
+
+def run_report(report: RunReport) -> list[RenderableType]:
+    """What a finished run has to tell."""
+    table = new_table("", "size", "of 16 bits", "bits per weight", "files", right=(1, 2, 3))
+    full = 2 * report.parameters
+    table.add_row("original, 16 bits", file_size(full), "100 %", "16.00", "")
+    stored = report.source_bytes
+    bits, share = 8 * stored / report.parameters, 100 * stored / full
+    table.add_row("original, as stored", file_size(stored), f"{share:.0f} %", f"{bits:.2f}", report.model)
+    for artifact in report.artifacts:
+        share, bits = 100 * artifact.bytes / full, artifact.bits_per_weight
+        table.add_row(artifact.dialect, file_size(artifact.bytes), f"{share:.0f} %", f"{bits:.2f}", artifact.path)
+    seconds = " · ".join(f"{step.name} {duration(step.seconds)}" for step in report.passes)
+    memory = f"peak memory {memory_size(report.peak_ram_bytes)}"
+    if report.peak_vram_bytes:
+        memory += f", on the GPU {memory_size(report.peak_vram_bytes)}"
+    parts: list[RenderableType] = [table, *_quality(report.metrics)]
+    parts += [f"Time      {duration(report.seconds)} ({seconds}), {memory}", ""]
+    for artifact in report.artifacts:
+        parts += _loads(artifact)
+    return [*parts, *(f"note: {note}" for note in report.notes)]
+
+
+def artifact_report(artifact: ArtifactReport) -> list[RenderableType]:
+    """What an export has to tell."""
+    line = f"{artifact.path}: {file_size(artifact.bytes)}, {artifact.bits_per_weight:.2f} bits per weight"
+    return [line, "", *_loads(artifact)]
+
+
+def plan(planned: Plan) -> list[RenderableType]:
+    """Stages, files and the verdict."""
+    stages = new_table("stage", "passes", "tensors", "forwards", "memory", "time", right=(2, 3, 4, 5))
+    for number, stage in enumerate(planned.stages, start=1):
+        about = (memory_size(stage.memory_bytes), duration(stage.seconds))
+        stages.add_row(str(number), " + ".join(stage.passes), str(stage.tensors), str(stage.forwards), *about)
+    files = new_table("artifact", "file", "bytes", "", "bits per weight", right=(2, 3, 4))
+    for artifact in planned.artifacts:
+        bits = f"{artifact.bits_per_weight:.2f}"
+        for file in artifact.files:
+            files.add_row(artifact.path, file.name, f"{file.bytes:,}", file_size(file.bytes), bits)
+    loads = new_table("artifact", "target", "", "")
+    for found in (found for artifact in planned.artifacts for found in artifact.targets):
+        loads.add_row(found.path, found.target, "loads" if found.loads else "no", found.reason or found.note)
+    notes = [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
+    memory = f"about {memory_size(planned.memory_bytes)} of {memory_size(planned.max_ram)}"
+    verdict = f"Verdict: {planned.verdict}; memory {memory}, time about {duration(planned.seconds)}"
+    size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
+    return [f"{planned.model}: {planned.architecture}, {size}", stages, files, loads, *notes, verdict]
+
+
+def _quality(metrics: Metrics) -> list[RenderableType]:
+    """The line on quality; nothing where no pass measured it."""
+    if metrics.perplexity is None:
+        return []
+    text = f"Quality   perplexity {metrics.perplexity:.2f}"
+    if metrics.reference_perplexity is not None:
+        text += f" (original {metrics.reference_perplexity:.2f})"
+    if metrics.kl_divergence is not None:
+        text += f" · KL divergence {metrics.kl_divergence:.4f} nats per token"
+    if metrics.top1_agreement is not None:
+        text += f" · top-1 agreement {100 * metrics.top1_agreement:.1f} %"
+    return [text]
+
+
+def _loads(artifact: ArtifactReport) -> list[RenderableType]:
+    """The lines that load an artifact, ready to copy."""
+    width = max((len(engine) for engine in artifact.loads), default=0)
+    lines = [f"  {engine:<{width}}  {line}" for engine, line in artifact.loads.items()]
+    return [f"{artifact.dialect}:", *lines]
