@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from compress.formats.errors import RefusedError
+
 
 @dataclass(frozen=True)
 class Call:
@@ -20,6 +22,10 @@ class Call:
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    def on_meta(self) -> Call:
+        """The same call with the shapes of its tensors only."""
+        return Call(*tree_map(_to_meta, (self.args, self.kwargs)))
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,21 @@ def find_layers(model: nn.Module) -> str:
     return max(sizes, key=sizes.__getitem__)
 
 
-def trace_siblings(layer: nn.Module, call: Call, hidden: Tensor) -> tuple[tuple[tuple[str, ...], ...], bool]:
-    """Run a weightless `layer` on meta tensors and note which linears receive the same tensor.
+@dataclass(frozen=True)
+class Trace:
+    """What a decoder layer showed: all siblings, named within it, in the order of the forward; what it returns.
 
-    `hidden` is [batch, tokens, width]. Returns all siblings, named within the layer and in the order of the
-    forward, and whether the layer returns a tuple.
+    `wraps`: hidden states come first in a tuple, not alone.
+    """
+
+    siblings: tuple[tuple[str, ...], ...]
+    wraps: bool
+
+
+def trace(layer: nn.Module, call: Call, hidden: Tensor) -> Trace:
+    """Run a weightless `layer` on meta tensors, and note which linears receive the same tensor.
+
+    `hidden` is [batch, tokens, width]. Raises RefusedError if the layer does not give such hidden states.
     """
     arrivals: list[tuple[Tensor, list[str]]] = []
 
@@ -109,14 +125,21 @@ def trace_siblings(layer: nn.Module, call: Call, hidden: Tensor) -> tuple[tuple[
     output = run_weightless(layer, call, hidden)
     for hook in hooks:
         hook.remove()
-    return tuple(tuple(names) for _, names in arrivals), isinstance(output, tuple)
+    wraps = isinstance(output, (tuple, list))
+    first = output[0] if wraps else output
+    if not isinstance(first, Tensor) or first.shape != hidden.shape:
+        raise RefusedError(
+            f"{type(layer).__name__} does not give hidden states of the shape that it takes",
+            "models are worked on layer by layer; this one cannot be",
+        )
+    return Trace(tuple(tuple(names) for _, names in arrivals), wraps)
 
 
 def run_weightless(layer: nn.Module, call: Call, hidden: Tensor) -> Any:
     """What `layer`, moved to the meta device, gives for `hidden` [batch, tokens, width]: shapes, and hooks called."""
-    args, kwargs = tree_map(_to_meta, (call.args, call.kwargs))
+    call = call.on_meta()
     with torch.no_grad():
-        return layer.to(device="meta")(hidden.to("meta"), *args, **kwargs)
+        return layer.to(device="meta")(hidden.to("meta"), *call.args, **call.kwargs)
 
 
 def _to_meta(value: Any) -> Any:

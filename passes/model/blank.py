@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compress.formats.base import Checkpoint, Origin
-from compress.formats.errors import InputError
+from compress.formats.errors import InputError, RefusedError
 from compress.formats.views.matrices import Matrices
 from compress.passes.model.config import load_config
 from compress.passes.model.experts import LinearExperts, is_experts, products, stacked_origins
@@ -76,6 +76,12 @@ def _stacks(name: str, experts: nn.Module, names: Mapping[str, str]) -> dict[str
 
 
 def _transformers_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        kind = "reads with an encoder" if config.is_encoder_decoder else "is none in transformers"
+        raise RefusedError(
+            f"{config.model_type} is no causal language model: it {kind}",
+            "only models that go on with a text, token by token, can be worked on",
+        )
     try:
         with init_empty_weights(include_buffers=False):
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from transformers import DynamicCache
+from transformers import DynamicCache, PreTrainedConfig
 
 from compress.kernels.numbers.activations import CacheFormat, grid_scale, round_to_grid
-from compress.passes.model.anatomy import Attention, Call
+from compress.passes.model.anatomy import Attention, Call, run_weightless
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import Weights
 
@@ -24,23 +24,27 @@ Watch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class WatchedCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
-    """A cache that keeps nothing: one forward over whole sequences needs no memory of earlier ones."""
+    """A cache that keeps no keys or values: one forward over whole sequences needs no memory of earlier ones.
 
-    def __init__(self, watch: Watch) -> None:
-        super().__init__()
+    `config` is the model's, which says what else its layers keep (the state of a convolution).
+    """
+
+    def __init__(self, config: PreTrainedConfig, watch: Watch) -> None:
+        super().__init__(config=config)
         self._watch = watch
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         return self._watch(key_states, value_states)
 
 
-def placeholder() -> WatchedCache:
+def placeholder(config: PreTrainedConfig) -> WatchedCache:
     """A cache to record calls with; `with_cache` puts another in its place."""
-    return WatchedCache(lambda keys, values: (keys, values))
+    return WatchedCache(config, lambda keys, values: (keys, values))
 
 
-def with_cache(call: Call, cache: WatchedCache | None) -> Call:
-    """`call` with `cache` in the place of the one it was recorded with."""
+def with_cache(call: Call, config: PreTrainedConfig, watch: Watch) -> Call:
+    """`call` with a cache that `watch` sees into, in the place of the one it was recorded with."""
+    cache = WatchedCache(config, watch)
 
     def swap(value: Any) -> Any:
         return cache if isinstance(value, WatchedCache) else value
@@ -49,10 +53,10 @@ def with_cache(call: Call, cache: WatchedCache | None) -> Call:
     return Call(args, kwargs)
 
 
-def find_attention(layer: nn.Module, call: Call, hidden: Tensor) -> Attention | None:
+def find_attention(layer: nn.Module, call: Call, hidden: Tensor, config: PreTrainedConfig) -> Attention | None:
     """Run `layer` on meta tensors and note which module of it updates its cache; None if none does.
 
-    `call` was recorded with a cache; `hidden` is [batch, tokens, width].
+    `call` was recorded with a cache; `hidden` is [batch, tokens, width], `config` the model's.
     """
     running: list[str] = []
     found: list[Attention] = []
@@ -64,10 +68,7 @@ def find_attention(layer: nn.Module, call: Call, hidden: Tensor) -> Attention | 
     for name, module in layer.named_modules():
         module.register_forward_pre_hook(lambda _, args, name=name: running.append(name))
         module.register_forward_hook(lambda _, args, output: _drop_last(running))
-    on_meta = tree_map(lambda value: value.to("meta") if isinstance(value, Tensor) else value, (call.args, call.kwargs))
-    call = with_cache(Call(*on_meta), WatchedCache(note))
-    with torch.no_grad():
-        layer.to(device="meta")(hidden.to("meta"), *call.args, **call.kwargs)
+    run_weightless(layer, with_cache(call, config, note), hidden)
     return found[0] if found else None
 
 

@@ -19,41 +19,19 @@ from transformers import PreTrainedConfig
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
-from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers, trace_siblings
+from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers
 from compress.passes.model.blank import empty_model
-from compress.passes.model.cache import Watch, WatchedCache, find_attention, placeholder, rounding, with_cache
+from compress.passes.model.cache import Watch, find_attention, placeholder, rounding, with_cache
 from compress.passes.model.config import config_of
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
 from compress.passes.model.residual import find_residuals
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.stand_in import StandIn
 from compress.passes.model.weights import Weights, round_inputs
 
 _PROBE = Sequences(torch.zeros(1, 4, dtype=torch.int64))
 """Sequences to trace with: what they hold does not matter."""
-
-
-class StandIn(nn.Module):
-    """Takes a decoder layer's place: notes the call, hands the hidden states on (or others in their stead)."""
-
-    def __init__(self, layer: nn.Module, as_tuple: bool = False) -> None:
-        super().__init__()
-        self._layer = [layer]  # in a list, so that it is no submodule
-        self.as_tuple = as_tuple
-        self.call: Call | None = None
-        self.arrived: Tensor | None = None
-        self.replacement: Tensor | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattribute__("_layer")[0], name)
-
-    def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
-        self.call, self.arrived = Call(args, kwargs), hidden
-        hidden = hidden if self.replacement is None else self.replacement
-        return (hidden,) if self.as_tuple else hidden
 
 
 class Skeleton:
@@ -121,13 +99,13 @@ class Skeleton:
 
     def run(self, layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:
         """hidden [batch, tokens, width] through one filled layer."""
-        output: Tensor | tuple[Tensor] = layer(hidden, *call.args, **call.kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        output: Tensor | tuple[Tensor] | list[Tensor] = layer(hidden, *call.args, **call.kwargs)
+        return output if isinstance(output, Tensor) else output[0]
 
     def call(self, index: int, sequences: Sequences, watch: Watch | None = None) -> Call:
         """How layer `index` is called for these sequences; with `watch`, what it caches goes through that."""
         call = self._calls_for(sequences, cached=watch is not None)[index]
-        return call if watch is None else with_cache(call, WatchedCache(watch))
+        return call if watch is None else with_cache(call, self._model.config, watch)
 
     def watch(self, index: int, weights: Weights) -> Watch | None:
         """What rounds the cache of layer `index` as `weights` say; None if nothing does."""
@@ -178,13 +156,12 @@ class Skeleton:
                     owner._buffers[name] = buffer.to(self.device)
 
     def _trace(self) -> Anatomy:
-        hidden = torch.zeros(1, 4, self.width)
+        self._record_calls(_PROBE)
         layers = []
-        for index, call in enumerate(self._record_calls(_PROBE)):
-            siblings, as_tuple = trace_siblings(copy.deepcopy(self._layers[index]), call, hidden)
-            for model in (self._model, self._probe):
-                _stand_ins(model)[index].as_tuple = as_tuple
-            layers.append(self._layer_anatomy(index, siblings))
+        for index, (own, probed) in enumerate(zip(_stand_ins(self._model), _stand_ins(self._probe))):
+            assert probed.traced is not None  # it was called
+            own.traced = probed.traced
+            layers.append(self._layer_anatomy(index, probed.traced.siblings))
         embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
         return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
 
@@ -208,7 +185,8 @@ class Skeleton:
         return find_residuals(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
 
     def _find_attention(self, index: int, call: Call) -> Attention | None:
-        found = find_attention(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
+        layer, hidden = copy.deepcopy(self._layers[index]), torch.zeros(1, 4, self.width)
+        found = find_attention(layer, call, hidden, self._model.config)
         return found and replace(found, module=self._stored_module(index, found.module))
 
     def _stored_module(self, index: int, module: str) -> str:
@@ -265,8 +243,9 @@ class Skeleton:
     def _record_calls(self, sequences: Sequences, cached: bool = False) -> list[Call]:
         embeds = torch.zeros(sequences.count, sequences.length, self.width, dtype=self.dtype, device=self.device)
         with torch.no_grad():
-            options = {"past_key_values": placeholder(), "use_cache": True} if cached else {"use_cache": False}
-            self._probe.base_model(inputs_embeds=embeds, attention_mask=self._inputs(sequences)[1], **options)
+            cache = {"past_key_values": placeholder(self._model.config)} if cached else {}
+            mask = self._inputs(sequences)[1]
+            self._probe.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=cached, **cache)
         return [cast(Call, stand_in.call) for stand_in in _stand_ins(self._probe)]
 
     def _filled(self, weights: Weights, without: set[str]) -> Any:
