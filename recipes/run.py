@@ -15,6 +15,7 @@ import torch
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import UsageError
+from compress.formats.files.carried import TEMPLATE_PATTERN
 from compress.formats.files.storage import sha256_file, write_json
 from compress.passes.artifact.write import Artifact, written_at
 from compress.passes.core.base import ModelPass
@@ -148,11 +149,12 @@ def _manifest(recipe: Recipe, source: Checkpoint, files: Mapping[str, str]) -> d
 
 def _hashes(path: Path, reporter: Reporter) -> dict[str, str]:
     """SHA-256 of the source's files, by name."""
-    files = [path] if path.is_file() else [file for file in sorted(path.iterdir()) if file.is_file()]
+    inside = sorted([*path.glob("*"), *path.glob(TEMPLATE_PATTERN)])
+    files = [path] if path.is_file() else [file for file in inside if file.is_file()]
     reporter.start("hash the source", len(files), "file")
     digests = {}
     for file in files:
-        digests[file.name] = sha256_file(file)
+        digests[file.name if file == path else file.relative_to(path).as_posix()] = sha256_file(file)
         reporter.advance(file.name)
     reporter.finish()
     return digests

@@ -8,6 +8,7 @@ path from the model's directory, with `/`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from compress.formats.files.hf_config import HF_QUANT_CONFIG, QUANTIZE_CONFIG
@@ -21,9 +22,10 @@ _KINDS = (".json", _TEMPLATE, ".txt", ".model", ".tiktoken")
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
 _LEFT = (".index.json", QUANTIZE_CONFIG, HF_QUANT_CONFIG, "compress.json")
 
-PATTERNS = (*(f"*{kind}" for kind in _KINDS), *(f"{name}*" for name in _LEGAL))
-"""Shell patterns of the names of files in the directory itself; `is_carried` leaves some out."""
+PATTERNS = (*(f"*{kind}" for kind in (".safetensors", *_KINDS)), *(f"{name}*" for name in _LEGAL))
+"""Shell patterns of a model's files in the directory itself: weights, what describes them, and what is carried."""
 TEMPLATE_PATTERN = f"{TEMPLATES}/*{_TEMPLATE}"
+"""The same of those in its one folder."""
 
 
 def is_carried(name: str) -> bool:
@@ -32,6 +34,11 @@ def is_carried(name: str) -> bool:
     if folder:
         return folder == TEMPLATES and leaf.endswith(_TEMPLATE)
     return leaf.startswith(_LEGAL) or (leaf.endswith(_KINDS) and not leaf.endswith(_LEFT))
+
+
+def is_of_model(name: str) -> bool:
+    """Whether a file of that path belongs to the model of its directory."""
+    return is_carried(name) if "/" in name else any(fnmatchcase(name, pattern) for pattern in PATTERNS)
 
 
 def carried_files(directory: Path) -> dict[str, bytes]:

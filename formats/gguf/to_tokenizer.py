@@ -12,6 +12,7 @@ from typing import Any
 
 from compress.formats.errors import InputError
 from compress.formats.files.storage import encode_json
+from compress.formats.gguf.chat_templates import DEFAULT, template_files
 from compress.formats.gguf.pretokenizers import pre_tokenizer, to_json
 from compress.formats.gguf.vocab import OWN_ROLES, ROLES, Merge, TokenType, Vocab
 
@@ -29,13 +30,12 @@ def tokenizer_files(vocab: Vocab, context: int) -> dict[str, bytes]:
         "tokenizer_config.json": encode_json(_tokenizer_config(vocab, special, context)),
         "special_tokens_map.json": encode_json(special),
     }
-    if vocab.chat_template is not None:
-        files["chat_template.jinja"] = vocab.chat_template.encode()
-    return files
+    return files | template_files(vocab.chat_templates)
 
 
 def _tokenizer_config(vocab: Vocab, special: Mapping[str, str], context: int) -> dict[str, Any]:
-    template = {} if vocab.chat_template is None else {"chat_template": vocab.chat_template}
+    default = vocab.chat_templates.get(DEFAULT)
+    template = {} if default is None else {"chat_template": default}
     # What Hugging Face has no words for is kept under GGUF's own, for the way back.
     own = {role: vocab.roles[role] for role in OWN_ROLES if role in vocab.roles}
     return {

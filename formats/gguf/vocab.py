@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import Literal, cast
 
 from compress.formats.errors import InputError
+from compress.formats.gguf.chat_templates import read_templates, write_templates
 from compress.formats.gguf.header import Value, ValueType
 from compress.formats.gguf.metadata import Metadata, array, flag, string, uint
 from compress.formats.gguf.pretokenizers import pre_tokenizer
@@ -58,6 +59,7 @@ class Vocab:
     """A tokenizer. `merges` (gpt2) from first to last; `scores` (llama) one a token, higher is earlier.
 
     `roles`: GGUF's name of a role → token id. `space_prefix` (llama): a space goes before every text.
+    `chat_templates` by name (see chat_templates.py).
     Raises InputError, naming the key, for what does not hold together.
     """
 
@@ -71,7 +73,7 @@ class Vocab:
     add_bos: bool
     add_eos: bool
     space_prefix: bool
-    chat_template: str | None
+    chat_templates: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self._check_tokens()
@@ -139,7 +141,7 @@ def read_vocab(metadata: Metadata) -> Vocab:
         add_bos=_flag(metadata, "add_bos_token", usually),
         add_eos=_flag(metadata, "add_eos_token", False),
         space_prefix=_flag(metadata, "add_space_prefix", not byte_level),
-        chat_template=metadata.text("tokenizer.chat_template"),
+        chat_templates=read_templates(metadata),
     )
 
 
@@ -199,6 +201,4 @@ def write_vocab(vocab: Vocab) -> dict[str, Value]:
         "add_space_prefix": flag(vocab.space_prefix),
     }
     metadata = {_PREFIX + key: value for key, value in pairs.items() if value is not None}
-    if vocab.chat_template is not None:
-        metadata["tokenizer.chat_template"] = string(vocab.chat_template)
-    return metadata
+    return metadata | write_templates(vocab.chat_templates)

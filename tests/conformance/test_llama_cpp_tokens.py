@@ -60,7 +60,7 @@ def loose_vocab(size: int) -> Vocab:
         add_bos=True,
         add_eos=False,
         space_prefix=False,
-        chat_template=None,
+        chat_templates={},
     )
 
 
@@ -85,7 +85,7 @@ def sentencepiece_vocab(size: int, space_prefix: bool) -> Vocab:
         add_bos=True,
         add_eos=True,
         space_prefix=space_prefix,
-        chat_template=None,
+        chat_templates={},
     )
 
 

