@@ -15,7 +15,10 @@ import pytest
 import torch
 
 from compress import passes
+from compress.formats import open_checkpoint
+from compress.formats.errors import RefusedError
 from compress.kernels.qtensor import QTensor
+from compress.recipes.jobs.export import export
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run
 
@@ -64,6 +67,24 @@ def test_the_pass_is_found_and_rounds_to_the_weight_on_average(
     inside = weight.abs() < 0.8 * weight.view(8, 2, 32).abs().amax(-1).repeat_interleave(32, 1)
     step = float(weight.abs().max()) / 8
     assert float((mean - weight)[inside].abs().max()) < 0.12 * step
+
+
+def test_the_container_is_found_written_and_read_back(
+    written: Callable[[str], Path], tiny_llama: Path, tmp_path: Path
+) -> None:
+    written("ADDING_A_CONTAINER.md")
+    steps = [{"rtn": {"bits": 8, "group_size": -1}}, {"export": {"dialect": "plain8"}}]
+    report = run(from_data({"model": str(tiny_llama), "passes": steps}), tmp_path / "out")
+    read = open_checkpoint(Path(report.artifacts[0].path))
+    weight, original = (each.read("model.layers.0.mlp.up_proj.weight") for each in (read, open_checkpoint(tiny_llama)))
+    assert read.dialect == "plain8" and isinstance(weight, QTensor) and isinstance(original, torch.Tensor)
+    step = original.abs().amax(1, keepdim=True) / 127
+    assert bool(((weight.dequantize() - original).abs() <= 0.51 * step).all())
+    again = export(report.artifacts[0].path, "gptq", {}, tmp_path / "other")
+    assert again.quantized_share == report.artifacts[0].quantized_share
+    with pytest.raises(RefusedError, match="plain8 files hold"):
+        steps = [{"rtn": {"bits": 4, "group_size": 32}}, {"export": {"dialect": "plain8"}}]
+        run(from_data({"model": str(tiny_llama), "passes": steps}), tmp_path / "four")
 
 
 def test_the_op_is_found_and_its_kernel_agrees_in_the_interpreter(
