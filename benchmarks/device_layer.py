@@ -79,7 +79,8 @@ def layers(bench: Bench, options: dict[str, Any], count: int = 128, length: int 
     peak = torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.device.type == "cuda" else 0.0
     errors = [report.relative_error for unit in units for report in unit.tensors.values()]
     yield f"{count} × {length} tokens, `gptq: {options}`, {source.name}: "
-    yield f"**seconds a layer: {', '.join(f'{each:.1f}' for each in seconds)}** (the first warms up), {total:.1f} s in all; "
+    yield f"**seconds a layer: {', '.join(f'{each:.1f}' for each in seconds)}** (the first warms up), "
+    yield f"{total:.1f} s in all; "
     yield f"{peak:.1f} GB of the device at most; relative errors {min(errors):.4f} … {max(errors):.4f}."
     yield from ("", "| both layers | calls | s | |", "|---|---|---|---|")
     yield from watch.rows(total)
