@@ -38,6 +38,9 @@ app.command("dialects")(listing.dialects)
 app.command("schema")(listing.schema)
 app.command("init")(listing.init)
 
+_RESUMABLE = (["run"], ["export"])
+"""Commands whose work is committed as it goes."""
+
 
 def _version(wanted: bool) -> None:
     if wanted:
@@ -65,8 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = typer.main.get_command(app)(list(arguments), prog_name="compress", standalone_mode=False)
             return code if isinstance(code, int) else 0
         except Interrupted as stop:
-            again = "; the same command goes on where it stopped" if arguments[:1] == ["run"] else ""
-            return _fail(arguments, f"interrupted{again}", "", stop.exit_code)
+            again = "; the same command goes on where it stopped" if arguments[:1] in _RESUMABLE else ""
+            typer.echo(f"interrupted{again}", err=True)
+            return _exit(arguments, f"interrupted{again}", "", stop.exit_code)
         except CompressError as error:
             return _fail(arguments, str(error), error.hint, error.exit_code)
         except Exception as error:  # noqa: BLE001 - the last resort: a bug is told in one line
