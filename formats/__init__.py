@@ -5,18 +5,20 @@ This module imports nothing heavy: the dialects are loaded when they are first a
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.formats import outline
 from compress.formats.errors import InputError
 
 if TYPE_CHECKING:
     from compress.formats.base import Checkpoint, Dialect
 
-__all__ = ["dialects", "open_checkpoint"]
+__all__ = ["dialects", "engines", "open_checkpoint", "summaries"]
 
 
 def dialects() -> dict[str, type[Dialect]]:
@@ -32,6 +34,22 @@ def dialects() -> dict[str, type[Dialect]]:
         if inspect.isclass(value) and issubclass(value, Dialect) and value.__module__ == module.__name__
     ]
     return {dialect.name: dialect for dialect in sorted(found, key=lambda dialect: dialect.name)}
+
+
+def summaries() -> dict[str, str]:
+    """What each of `dialects` is for, in a line, read from the files: nothing is imported."""
+    return {folder.replace("_", "-"): outline.summary(found) for folder, found in _classes().items()}
+
+
+def engines() -> list[str]:
+    """The engines that some dialect says load its artifacts, read from the files: nothing is imported."""
+    return sorted({engine for found in _classes().values() for engine in outline.keys(found, "loads")})
+
+
+def _classes() -> dict[str, ast.ClassDef]:
+    """The class of every dialect, by its folder."""
+    paths = sorted(Path(__file__).parent.rglob("dialect.py"))
+    return {path.parent.name: outline.class_of(path, path.parent.name) for path in paths}
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

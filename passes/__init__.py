@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compress.formats import outline
 from compress.formats.errors import UsageError, suggest
 
 if TYPE_CHECKING:
@@ -16,6 +18,12 @@ if TYPE_CHECKING:
 def names() -> list[str]:
     """The recipe keys of all passes."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
+
+
+def summaries() -> dict[str, str]:
+    """What each pass is for, in a line, read from the files: nothing is imported."""
+    folder = Path(__file__).parent
+    return {name: outline.summary(outline.class_of(folder / f"{name}.py", name)) for name in names()}
 
 
 def get(name: str) -> type[Pass]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from compress.cli.commands.shared import Device, KVCache, Quiet, device_here, working
+from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
 from compress.formats.errors import CompressError, RefusedError, UsageError
 
@@ -30,7 +31,12 @@ def inspect(
 
 def export(
     artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A checkpoint in any dialect.")],
-    dialect: Annotated[str, typer.Option("--dialect", help="The container to write: see `compress dialects`.")],
+    dialect: Annotated[
+        str,
+        typer.Option(
+            "--dialect", help="The container to write: see `compress dialects`.", autocompletion=completion.dialects
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the artifact's folder goes.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the dialect.")
@@ -83,7 +89,11 @@ def verify(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that compress wrote.")],
     engine: Annotated[
         str | None,
-        typer.Option("--engine", help="Also start this engine and compare its answers: vllm, llama.cpp, transformers."),
+        typer.Option(
+            "--engine",
+            help="Also start this engine and compare its answers: vllm, llama.cpp, transformers.",
+            autocompletion=completion.engines,
+        ),
     ] = None,
     python: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""The commands that only look something up: passes, dialects, schema, init."""
+"""The commands that only look something up: passes, dialects, recipes, schema, init."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit, print_json
 from compress.formats.errors import StorageError, UsageError, suggest
 
 
 def passes(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this pass's options.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show this pass's options.", autocompletion=completion.passes)
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the passes there are, or the options of one."""
@@ -23,26 +26,29 @@ def passes(
         schema = registry.get(name).model_json_schema()
         emit(schema, json, lambda: show_names.options(schema))
         return
-    kinds = {key: _first_line(registry.get(key)) for key in registry.names()}
+    kinds = registry.summaries()
     emit(kinds, json, lambda: show_names.names(kinds.items()))
 
 
 def dialects(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show this dialect's options.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Show this dialect's options.", autocompletion=completion.dialects),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the containers there are, or the options of one."""
+    from compress import formats
     from compress.cli.views import names as show_names
-    from compress.formats import dialects as registry
 
-    kinds = registry()
     if name is None:
-        lines = {key: _first_line(kind) for key, kind in kinds.items()}
-        emit(lines, json, lambda: show_names.names(lines.items()))
+        kinds = formats.summaries()
+        emit(kinds, json, lambda: show_names.names(kinds.items()))
         return
-    if name not in kinds:
-        raise UsageError(f"there is no dialect '{name}'{suggest(name, kinds)}")
-    schema = kinds[name].model_json_schema()
+    known = formats.dialects()
+    if name not in known:
+        raise UsageError(f"there is no dialect '{name}'{suggest(name, known)}")
+    schema = known[name].model_json_schema()
     emit(schema, json, lambda: show_names.options(schema))
 
 
@@ -53,13 +59,31 @@ def schema() -> None:
     print_json(recipe_schema())
 
 
+def recipes(json: Json = False) -> None:
+    """List the recipes that come with the program."""
+    from compress.cli.views import names as show_names
+    from compress.recipes import bundled
+
+    found = bundled.summaries()
+    emit(found, json, lambda: show_names.names(found.items()))
+
+
 def init(
     file: Annotated[str, typer.Argument(metavar="[FILE]", help="Where to write it; - for stdout.")] = "recipe.yaml",
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="NAME",
+            help="Which one: see `compress recipes`.",
+            autocompletion=completion.recipes,
+        ),
+    ] = "starter",
 ) -> None:
     """Write a commented recipe to start from."""
     from compress.recipes import bundled
 
-    text = bundled.read("starter").decode()
+    text = bundled.read(recipe).decode()
     if file == "-":
         typer.echo(text, nl=False)
         return
@@ -71,7 +95,3 @@ def init(
     except OSError as error:
         raise StorageError(f"cannot write {file}: {error.strerror}") from None
     typer.echo(f"wrote {file}; next: compress plan {file}, then compress run {file}", err=True)
-
-
-def _first_line(kind: type) -> str:
-    return (kind.__doc__ or "").strip().partition("\n")[0]

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from compress.cli.commands.shared import Device, MaxRam, MaxVram, Quiet, Set, device_here, working
+from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
 from compress.cli.terminal.units import parse_bytes
 from compress.formats.errors import GateError, UsageError
@@ -15,7 +16,12 @@ from compress.formats.errors import GateError, UsageError
 
 def run(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A file, a bundled name (quickstart), or - for stdin.")
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="A file, a bundled name (quickstart), or - for stdin.",
+            autocompletion=completion.recipes,
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -48,10 +54,23 @@ def run(
 
 
 def plan(
-    source: Annotated[str, typer.Argument(metavar="RECIPE|MODEL", help="A recipe, or a model as recipes name it.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RECIPE|MODEL",
+            help="A recipe, or a model as recipes name it.",
+            autocompletion=completion.recipes,
+        ),
+    ],
     overrides: Set = None,
     target: Annotated[
-        list[str] | None, typer.Option("--target", metavar="ENGINE", help="Refuse what it cannot load, as vllm.")
+        list[str] | None,
+        typer.Option(
+            "--target",
+            metavar="ENGINE",
+            help="Refuse what it cannot load, as vllm.",
+            autocompletion=completion.targets,
+        ),
     ] = None,
     max_ram: MaxRam = None,
     json: Json = False,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from compress.cli.terminal import completion
 from compress.cli.terminal.progress import reporter_for
 from compress.formats.errors import RefusedError, UsageError
 
@@ -20,7 +21,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change the recipe: seed=1, gptq.bits=3, passes.1.gptq.bits=3."),
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.")]
+Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.", autocompletion=completion.devices)]
 MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")]
 MaxVram = Annotated[str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory to stay below, as 16GiB.")]
 KVCache = Annotated[

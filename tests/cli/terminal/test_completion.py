@@ -1,0 +1,43 @@
+"""What a shell completes, asked as bash asks, without torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from compress.cli.terminal import completion
+from compress.recipes.engines.ask import engines
+
+ASK = """
+import sys
+from compress.cli.app import main
+try:
+    main([])
+finally:
+    print([name for name in ("torch", "numpy") if name in sys.modules], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("line", "offered"), [
+    ("run qui", ["quickstart"]), ("passes gp", ["gptq"]), ("dialects comp", ["compressed-tensors"]),
+    ("export x --dialect g", ["gguf", "gptq"]), ("plan x --target vl", ["vllm"]),
+    ("run x --device cu", ["cuda", "cuda:1"]),
+    ("init --from star", ["starter"]), ("verify x --engine v", ["vllm"]), ("pas", ["passes"]), ("passes x", []),
+])  # fmt: skip
+def test_values_are_completed(line: str, offered: list[str]) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "_COMPRESS_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"compress {line}",
+        "COMP_CWORD": str(len(line.split())),
+    }
+    done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.stderr) == (offered, "[]\n")
+
+
+def test_the_engines_that_answer_are_completed() -> None:
+    assert [name for name, _ in completion.engines("")] == list(engines())
