@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -18,7 +19,7 @@ from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_sequences
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Extent
-from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.forward.text import OWN, TextOptions, sequences_of
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
 
@@ -42,8 +43,8 @@ class Calibrate(TextOptions, ModelPass):
         "`builtin` (text that ships with Python), `self` (text sampled from the model), or a dataset's name",
     )
 
-    def read(self, source: Checkpoint) -> Sequences | None:
-        return None if self.data == "self" else sequences_of(self, load_tokenizer(source), held_out=False)
+    def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
+        return None if self.data == OWN else sequences_of(self, load_tokenizer(source), False, folder)
 
     def extent(self) -> Extent | None:
         return self.samples, self.seq_len

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -44,6 +45,7 @@ class Evaluate(TextOptions, ModelPass):
     """Measure the model as it stands against the untouched one, on text that calibration has not seen."""
 
     alters: ClassVar[bool] = False
+    measures: ClassVar[frozenset[str]] = frozenset(field.name for field in fields(Scores))
 
     samples: int = Field(10, ge=1, le=1 << 20, description="windows of text, from its beginning")
     seq_len: int = Field(1024, ge=2, le=1 << 20, description="tokens per window")
@@ -52,8 +54,8 @@ class Evaluate(TextOptions, ModelPass):
         None, description="measure with a key/value cache of `int8` or `fp8`, scales per token and head"
     )
 
-    def read(self, source: Checkpoint) -> Sequences | None:
-        return sequences_of(self, load_tokenizer(source), held_out=True)
+    def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
+        return sequences_of(self, load_tokenizer(source), True, folder)
 
     def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
         assert sequences is not None  # `read` gave them

@@ -24,6 +24,7 @@ class Export(ModelPass):
 
     model_config = ConfigDict(frozen=True, extra="allow")
     alters: ClassVar[bool] = False
+    writes: ClassVar[bool] = True
 
     dialect: str = Field(description="the container convention: `compress dialects` lists them")
     path: str | None = Field(

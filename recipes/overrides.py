@@ -12,6 +12,9 @@ from compress.recipes import yaml
 from compress.recipes.problems import spell
 from compress.recipes.yaml import Document
 
+SET = "--set"
+"""How places begin that are no line of the recipe but a word of the command line."""
+
 
 def override(document: Document, change: str, fields: Iterable[str]) -> Document:
     """`document` with `KEY=VALUE` applied; later messages about that value name the override, not a line.
@@ -21,8 +24,8 @@ def override(document: Document, change: str, fields: Iterable[str]) -> Document
     """
     key, equals, text = change.partition("=")
     if not equals or not key:
-        raise UsageError(f"--set {change}: not KEY=VALUE", "as `--set gptq.bits=3`")
-    place = f"--set {key}"
+        raise UsageError(f"{SET} {change}: not KEY=VALUE", "as `--set gptq.bits=3`")
+    place = f"{SET} {key}"
     value = yaml.parse(text, place).data
     data = copy.deepcopy(document.data)
     path = _address(data, key.split("."), frozenset(fields), place)

@@ -9,19 +9,18 @@ from collections.abc import Sequence
 import torch
 from pydantic import BaseModel
 
-from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
 from compress.passes.core.report import Reporter
 from compress.passes.forward.cost import Cost, Extent
-from compress.passes.model.config import load_config
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.sweep.sweep import sweep_cost
 from compress.recipes.engines.subject import Subject
 from compress.recipes.engines.verdicts import Verdict, refuse_unloadable, verdicts
+from compress.recipes.opening import Opened, open_recipe
 from compress.recipes.recipe import Recipe
-from compress.recipes.stages import Steps, Texts, even, largest, layerwise, open_source, read_texts, stages
+from compress.recipes.stages import Steps, even, first_numbers, largest, layerwise, stages
 
 
 class StagePlan(BaseModel):
@@ -70,22 +69,18 @@ class Plan(BaseModel):
 
 def plan(recipe: Recipe, *, max_ram: int | None = None, reporter: Reporter | None = None) -> Plan:
     """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files."""
-    reporter = reporter or Reporter()
-    source = open_source(recipe, reporter.note)
-    skeleton = Skeleton(load_config(source), source.spec, torch.device("cpu"))
-    return plan_opened(recipe, source, skeleton, max_ram or physical_ram(), read_texts(recipe.passes, source, reporter))
+    opened = open_recipe(recipe, torch.device("cpu"), reporter or Reporter())
+    return plan_opened(opened, max_ram or physical_ram())
 
 
-def plan_opened(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, max_ram: int, texts: Texts) -> Plan:
-    """`plan` for a model whose headers are open already, and text that was read."""
-    plans = [
-        _plan(recipe, passes, source, skeleton, max_ram, texts)
-        for passes in largest(recipe.passes, source.spec, skeleton.anatomy)
-    ]
-    if not any(isinstance(step, Chooser) for step in recipe.passes):
+def plan_opened(opened: Opened, max_ram: int) -> Plan:
+    """`plan` for what is open already."""
+    passes, headers, anatomy = opened.recipe.passes, opened.source.spec, opened.skeleton.anatomy
+    plans = [_plan(opened, steps, max_ram) for steps in largest(passes, headers, anatomy)]
+    if not any(isinstance(step, Chooser) for step in passes):
         return plans[0]
-    for passes in even(recipe.passes, source.spec, skeleton.anatomy):
-        _plan(recipe, passes, source, skeleton, max_ram, texts)
+    for steps in even(passes, headers, anatomy):
+        _plan(opened, steps, max_ram)
     return plans[0].model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
 
 
@@ -96,14 +91,14 @@ def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
     return [artifact.model_copy(update={"notes": [*artifact.notes, note]}) for artifact in most]
 
 
-def _plan(
-    recipe: Recipe, passes: Sequence[Pass], source: Checkpoint, skeleton: Skeleton, max_ram: int, texts: Texts
-) -> Plan:
+def _plan(opened: Opened, passes: Sequence[Pass], max_ram: int) -> Plan:
     """The plan of one way that the run may go."""
-    way = _Way(skeleton, source, max_ram)
-    for number, steps in enumerate(stages(passes)):
-        text = texts.get(number)
-        way.take(steps, (text.count, text.length) if text else None)
+    recipe, source = opened.recipe, opened.source
+    way = _Way(opened, max_ram)
+    grouped = stages(passes)
+    for first, steps in zip(first_numbers(grouped), grouped):
+        text = opened.texts.get(first)
+        way.take(first, steps, (text.count, text.length) if text else None)
     artifacts = [_artifact(product, model, recipe.targets) for product, model in way.products]
     _refuse_duplicates(artifacts)
     refuse_unloadable(recipe.targets, [verdict for artifact in artifacts for verdict in artifact.targets])
@@ -125,23 +120,25 @@ def _plan(
 class _Way:
     """The model's headers on their way through the stages, each with the skeleton that its shapes ask for."""
 
-    def __init__(self, skeleton: Skeleton, source: Checkpoint, budget: int) -> None:
-        self.skeleton, self.budget = skeleton, budget
-        self.path, self.model = source.path, source.spec
+    def __init__(self, opened: Opened, budget: int) -> None:
+        self.skeleton, self.origin, self.budget = opened.skeleton, opened.recipe.origin, budget
+        self.path, self.model = opened.source.path, opened.source.spec
         self.planned: list[StagePlan] = []
         self.products: list[tuple[Product, ModelSpec]] = []
         self.calibration: Extent | None = None
         self._rate = _flops_per_second()
 
-    def take(self, steps: Steps, text: Extent | None) -> None:
-        """Plan one stage; `text` is what it has read."""
+    def take(self, first: int, steps: Steps, text: Extent | None) -> None:
+        """Plan one stage, from the pass of number `first` on; `text` is what it has read."""
         before = self.model
         self.skeleton = self.skeleton.of_spec(before, self.path)
-        cost = self._cost(steps, text)
+        with self.origin.placing("passes", first):
+            cost = self._cost(steps, text)
         prepared: set[str] = set()
-        for step in steps:
-            self.products += [(product, self.model) for product in step.products(self.model)]
-            self.model = self._apply(step, prepared)
+        for number, step in enumerate(steps, start=first):
+            with self.origin.placing("passes", number):
+                self.products += [(product, self.model) for product in step.products(self.model)]
+                self.model = self._apply(step, prepared)
             if isinstance(step, ModelPass) and step.calibrates:
                 self.calibration = text or step.extent()
         changed = sum(self.model.tensors.get(name) != spec for name, spec in before.tensors.items())

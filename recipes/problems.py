@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -27,20 +27,46 @@ class _Problem:
     detail: ErrorDetails
 
 
-def validate(model: type[M], data: Any, document: Document, path: Path, more_keys: Iterable[str] = ()) -> M:
-    """`data`, which stands at `path` of `document`, as a `model`.
+class Complaints:
+    """What is wrong with a recipe, gathered so that all of it is said at once."""
 
-    Types are strict (`bits: "4"` and `bits: true` are no integers). `more_keys` are valid beside the model's
-    own. Raises UsageError with one line per problem.
-    """
-    try:
-        # Strict JSON mode still turns lists into tuples and words into enums; strict Python mode does not.
-        return model.model_validate_json(json.dumps(data), strict=True)
-    except ValidationError as error:
-        problems = [_Problem(_locate(detail, data), detail) for detail in error.errors(include_url=False)]
-        keys = _keys(model, more_keys)
-        lines = dict.fromkeys(_line(group, keys, document, path) for group in _by_option(problems))
-        raise UsageError("\n".join(lines)) from None
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._found: list[tuple[Path, str, str]] = []
+
+    def add(self, path: Path, text: str, hint: str = "") -> None:
+        """Complain of what stands at `path`."""
+        self._found.append((path, _sentence(self._document.where(path), path, text), hint))
+
+    def validate(self, model: type[M], data: Any, path: Path, more_keys: Iterable[str] = ()) -> M | None:
+        """`data`, which stands at `path`, as a `model`; None, and a complaint for every problem, if it is none.
+
+        Types are strict (`bits: "4"` and `bits: true` are no integers). `more_keys` are valid beside the model's
+        own.
+        """
+        try:
+            # Strict JSON mode still turns lists into tuples and words into enums; strict Python mode does not.
+            return model.model_validate_json(json.dumps(data), strict=True)
+        except ValidationError as error:
+            problems = [_Problem(_locate(detail, data), detail) for detail in error.errors(include_url=False)]
+            keys = _keys(model, more_keys)
+            for group in _by_option(problems):
+                where, line = _line(group, keys, self._document, path)
+                self._found.append((where, line, ""))
+            return None
+
+    def refuse(self) -> None:
+        """Raise UsageError with one line per complaint, in the order of the text; nothing if there is none."""
+        if self._found:
+            order = {path: number for number, path in enumerate(self._document.places)}
+            found = sorted(self._found, key=lambda complaint: _rank(order, complaint[0]))
+            hints = dict.fromkeys(hint for _, _, hint in found if hint)
+            raise UsageError("\n".join(dict.fromkeys(line for _, line, _ in found)), "; ".join(hints))
+
+
+def _rank(order: Mapping[Path, int], path: Path) -> int:
+    """Where in the text `path` stands, or its nearest ancestor that the text holds."""
+    return next((order[path[:depth]] for depth in range(len(path), -1, -1) if path[:depth] in order), -1)
 
 
 def spell(path: Path) -> str:
@@ -75,21 +101,24 @@ def _by_option(problems: Sequence[_Problem]) -> Iterator[list[_Problem]]:
         yield [problem for problem in group if problem.where == deepest]
 
 
-def _line(problems: Sequence[_Problem], keys: tuple[set[str], set[str]], document: Document, path: Path) -> str:
+def _line(
+    problems: Sequence[_Problem], keys: tuple[set[str], set[str]], document: Document, path: Path
+) -> tuple[Path, str]:
+    """Where the problems of one option are, and the sentence about them."""
     first = problems[0]
     kind, where = first.detail["type"], (*path, *first.where)
     if kind == "extra_forbidden":
-        where, key = where[:-1], str(where[-1])
+        key = str(where[-1])
         text = f"unknown option '{key}'{suggest(key, keys[len(first.where) > 1])}"
-        return _sentence(document.where((*where, key)), where, text)
+        return where, _sentence(document.where(where), where[:-1], text)
     if kind == "missing":
-        return _sentence(document.where(where), where, f"the option '{first.detail['loc'][-1]}' is missing")
+        return where, _sentence(document.where(where), where, f"the option '{first.detail['loc'][-1]}' is missing")
     told = [problem.detail["msg"] for problem in problems if problem.detail["type"] not in _SHAPES]
     told = [message.removeprefix("Value error, ").removeprefix("Input ") for message in told or [first.detail["msg"]]]
     reason = " or ".join(dict.fromkeys(told))
     if kind != "value_error":
         reason = f"{_short(first.detail['input'])} {reason}"
-    return _sentence(document.where(where), where, reason)
+    return where, _sentence(document.where(where), where, reason)
 
 
 def _sentence(place: str, where: Path, text: str) -> str:

@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    field_serializer,
+    field_validator,
+)
 
 from compress import passes
 from compress.formats import dialects
@@ -15,9 +23,13 @@ from compress.formats.errors import UsageError, suggest
 from compress.passes.core.base import Pass
 from compress.recipes import bundled, yaml
 from compress.recipes.engines.verdicts import check_targets
+from compress.recipes.origin import Origin
 from compress.recipes.overrides import override
-from compress.recipes.problems import spell, validate
+from compress.recipes.problems import Complaints
 from compress.recipes.yaml import Document
+
+FIGURES = {"max_kl": "kl_divergence", "max_perplexity": "perplexity"}
+"""What each gate limits: a figure of `evaluate`."""
 
 
 class Gates(BaseModel):
@@ -39,6 +51,12 @@ class Recipe(BaseModel):
     targets: tuple[str, ...] = Field(default=(), description="engines that must be able to load a result")
     passes: tuple[SerializeAsAny[Pass], ...] = Field(description="the steps, in order")
     gates: Gates = Gates()
+    _origin: Origin = PrivateAttr(default=Origin())
+
+    @property
+    def origin(self) -> Origin:
+        """Where it was written."""
+        return self._origin
 
     @field_validator("targets")
     @classmethod
@@ -56,10 +74,10 @@ def load(source: str, overrides: Iterable[str] = ()) -> Recipe:
     `overrides` are `KEY=VALUE` with a dotted key: `seed=1`, `passes.1.gptq.bits=3`, or `gptq.bits=3` where
     one pass has that name. Raises UsageError with the YAML line and the nearest valid key.
     """
-    document = _read(source)
+    document, folder = _read(source)
     for change in overrides:
         document = override(document, change, Recipe.model_fields)
-    return build(document)
+    return build(document, folder)
 
 
 def from_data(data: Mapping[str, Any]) -> Recipe:
@@ -67,17 +85,30 @@ def from_data(data: Mapping[str, Any]) -> Recipe:
     return build(Document("recipe", dict(data), {}))
 
 
-def build(document: Document) -> Recipe:
-    """Validate a parsed recipe. Raises UsageError."""
+def build(document: Document, folder: Path = Path()) -> Recipe:
+    """Validate a parsed recipe, which lies in `folder`. Raises UsageError that tells all that is wrong."""
     data = document.data
     if not isinstance(data, dict):
         raise UsageError(f"{document.source}: not a recipe; a recipe is a map with the keys model and passes")
     entries = data.get("passes", [])
     if not isinstance(entries, list) or ("passes" in data and not entries):
         raise UsageError(f"{document.where(('passes',))}: passes: must be a list with at least one pass")
-    head = validate(Recipe, {**data, "passes": []} if "passes" in data else data, document, ())
-    steps = tuple(_pass(document, index, entry) for index, entry in enumerate(entries))
-    return head.model_copy(update={"passes": steps})
+    complaints = Complaints(document)
+    head = complaints.validate(Recipe, {**data, "passes": []} if "passes" in data else data, ())
+    steps = [_pass(complaints, index, entry) for index, entry in enumerate(entries)]
+    complaints.refuse()
+    assert head is not None  # or there was a complaint
+    recipe = head.model_copy(update={"passes": tuple(step for step in steps if step is not None)})
+    recipe._origin = Origin(document, folder)
+    return recipe
+
+
+def default_output(source: str, recipe: Recipe) -> Path:
+    """Where `compress run SOURCE` writes if it is not told: out/ and the recipe's name, for stdin its model's."""
+    if source != "-":
+        return Path("out", Path(source).stem)
+    model = Path(recipe.model.removeprefix("pypi:").partition("==")[0])
+    return Path("out", model.resolve().name.removesuffix(".gguf").removesuffix(".safetensors"))
 
 
 def with_targets(recipe: Recipe, names: Iterable[str]) -> Recipe:
@@ -117,34 +148,36 @@ def schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **whole}
 
 
-def _read(source: str) -> Document:
+def _read(source: str) -> tuple[Document, Path]:
+    """The text, and the folder that its relative paths begin at."""
     if source == "-":
-        return yaml.parse(sys.stdin.buffer.read(yaml.MAX_BYTES + 1), "<stdin>")
+        return yaml.parse(sys.stdin.buffer.read(yaml.MAX_BYTES + 1), "<stdin>"), Path()
     # A file of the user's goes before a recipe of ours; a directory may be the output of an earlier run.
     if source in bundled.names() and not Path(source).is_file():
-        return yaml.parse(bundled.read(source), f"{source}.yaml")
+        return yaml.parse(bundled.read(source), f"{source}.yaml"), Path()
     try:
         with open(source, "rb") as file:
-            return yaml.parse(file.read(yaml.MAX_BYTES + 1), Path(source).name)
+            return yaml.parse(file.read(yaml.MAX_BYTES + 1), Path(source).name), Path(source).parent
     except FileNotFoundError:
         raise UsageError(f"no recipe {source}: no such file{suggest(source, bundled.names())}") from None
     except OSError as error:
         raise UsageError(f"{source[:200]}: cannot be read: {error.strerror}") from None
 
 
-def _pass(document: Document, index: int, entry: Any) -> Pass:
+def _pass(complaints: Complaints, index: int, entry: Any) -> Pass | None:
     path: yaml.Path = ("passes", index)
-    where = f"{document.where(path)}: {spell(path)}"
     if not isinstance(entry, Mapping) or len(entry) != 1:
-        raise UsageError(f"{where}: a pass is a map with one key, its name", "as `- gptq: {bits: 4}`")
+        complaints.add(path, "a pass is a map with one key, its name", "as `- gptq: {bits: 4}`")
+        return None
     name, options = next(iter(entry.items()))
     if name not in passes.names():
-        raise UsageError(f"{where}: no pass '{name}'{suggest(name, passes.names())}")
+        complaints.add(path, f"no pass '{name}'{suggest(name, passes.names())}")
+        return None
     path = (*path, name)
     if not isinstance(options, Mapping | None):
-        where = f"{document.where(path)}: {spell(path)}"
-        raise UsageError(f"{where}: the options are a map", f"as `- {name}: {{option: value}}`")
-    return validate(passes.get(name), options or {}, document, path, _dialect_options(options))
+        complaints.add(path, "the options are a map", f"as `- {name}: {{option: value}}`")
+        return None
+    return complaints.validate(passes.get(name), options or {}, path, _dialect_options(options))
 
 
 def _dialect_options(options: Mapping[str, Any] | None) -> Iterable[str]:

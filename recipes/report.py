@@ -15,7 +15,7 @@ from compress.passes.artifact.write import Artifact
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.recipes.engines.verdicts import loading_lines
-from compress.recipes.recipe import Gates, Recipe
+from compress.recipes.recipe import FIGURES, Gates, Recipe
 
 
 class ArtifactReport(Artifact):
@@ -107,11 +107,9 @@ def with_paths(report: RunReport, output: Path) -> RunReport:
 
 
 def _missed(gates: Gates, metrics: Metrics) -> list[str]:
-    missed = []
-    for gate, limit, value in (
-        ("max_kl", gates.max_kl, metrics.kl_divergence),
-        ("max_perplexity", gates.max_perplexity, metrics.perplexity),
-    ):
-        if limit is not None and (value is None or value > limit):
-            missed.append(f"{gate}: {'not measured' if value is None else f'{value:.4g}'} is above {limit:.4g}")
-    return missed
+    limits = {gate: getattr(gates, gate) for gate in FIGURES}
+    return [
+        f"{gate}: {value:.4g} is above {limit:.4g}"
+        for gate, limit in limits.items()
+        if limit is not None and (value := getattr(metrics, FIGURES[gate])) > limit
+    ]

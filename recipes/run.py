@@ -24,14 +24,13 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.report import Reporter
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.model.config import load_config
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.sweep.sweep import sweep
 from compress.recipes.engines.verdicts import notes
+from compress.recipes.opening import open_recipe
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, with_paths
-from compress.recipes.stages import keyed, layerwise, open_source, read_texts
+from compress.recipes.stages import keyed, layerwise
 from compress.recipes.workshop import WORK, begin, workshop
 
 _COMPUTING = ("compress-llm", "torch", "transformers", "tokenizers")
@@ -54,11 +53,11 @@ def run(
     Raises RefusedError if the plan does not fit or another process works there.
     """
     reporter = reporter or Reporter()
-    source = open_source(recipe, reporter.note)
-    skeleton = Skeleton(load_config(source), source.spec, torch.device(device))
-    budget = _budget(torch.device(device), max_ram, max_vram)
-    texts = read_texts(recipe.passes, source, reporter)
-    artifacts = plan_opened(recipe, source, skeleton, budget, texts).artifacts
+    place = torch.device(device)
+    budget = _budget(place, max_ram, max_vram)
+    opened = open_recipe(recipe, place, reporter)
+    recipe, source = opened.recipe, opened.source
+    artifacts = plan_opened(opened, budget).artifacts
     files = _hashes(source.path, reporter)
     base = {
         "seed": recipe.seed,
@@ -69,7 +68,7 @@ def run(
         work = output / WORK
         state = Run(
             source=source,
-            skeleton=skeleton,
+            skeleton=opened.skeleton,
             output=output,
             work=work,
             journal=journal,
@@ -80,7 +79,7 @@ def run(
             manifest=_manifest(recipe, source, files),
             source_digest=_digest(files),
         )
-        report = _execute(recipe, state, keyed(recipe.passes, base, texts, work))
+        report = _execute(recipe, state, keyed(recipe.passes, base, opened.texts, work))
     said = [note for artifact in artifacts for note in notes(artifact.dialect, artifact.targets)]
     return report.model_copy(update={"notes": said})
 

@@ -1,29 +1,24 @@
-"""What a recipe runs on, which of its passes run together, and what the bytes of each stage depend on."""
+"""Which passes of a recipe run together, and what the bytes of each stage depend on."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from compress.formats import open_checkpoint
-from compress.formats.base import Checkpoint, ModelSpec
-from compress.formats.files.source import resolve
-from compress.formats.views.fit import Decoded, decoded_spec
+from compress.formats.base import ModelSpec
 from compress.passes.choice.chooser import Choice, Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass
-from compress.passes.core.report import Reporter
 from compress.passes.core.stage import Stage
 from compress.passes.model.anatomy import Anatomy
-from compress.passes.model.blank import matrices
 from compress.passes.model.sequences import Sequences
-from compress.recipes.recipe import Recipe
 
 Steps = tuple[Pass, ...]
 """The passes of one stage: a whole-model pass, or neighbouring layer-wise ones."""
 Texts = Mapping[int, Sequences]
-"""What passes have read, by the number of their stage."""
+"""What passes have read, by their number in the recipe."""
 
 
 def stages(passes: Sequence[Pass]) -> list[Steps]:
@@ -35,6 +30,11 @@ def stages(passes: Sequence[Pass]) -> list[Steps]:
         else:
             grouped.append((step,))
     return grouped
+
+
+def first_numbers(grouped: Sequence[Steps]) -> list[int]:
+    """The number in the recipe of each stage's first pass."""
+    return list(accumulate((len(steps) for steps in grouped), initial=0))[:-1]
 
 
 def layerwise(steps: Steps) -> tuple[LayerPass, ...]:
@@ -66,27 +66,6 @@ def _ways(
     return ways
 
 
-def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
-    """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
-    source = matrices(open_checkpoint(resolve(recipe.model, progress=progress)))
-    if any(isinstance(step, LayerPass) for step in recipe.passes):
-        return Decoded(source, decoded_spec(source.spec))
-    return source
-
-
-def read_texts(passes: Sequence[Pass], source: Checkpoint, reporter: Reporter) -> Texts:
-    """What whole-model passes read before anything is computed. Raises InputError for a file that has no text."""
-    readers = {number: steps[0] for number, steps in enumerate(stages(passes)) if not layerwise(steps)}
-    reporter.start("read text", len(readers), "step")
-    texts: dict[int, Sequences] = {}
-    for number, step in readers.items():
-        if isinstance(step, ModelPass) and (text := step.read(source)) is not None:
-            texts[number] = text
-        reporter.advance(step.name)
-    reporter.finish()
-    return texts
-
-
 def keyed(passes: Sequence[Pass], base: Mapping[str, Any], texts: Texts, work: Path) -> list[Stage]:
     """The stages, each with what its bytes depend on: `base`, and what the stages before it changed.
 
@@ -97,8 +76,8 @@ def keyed(passes: Sequence[Pass], base: Mapping[str, Any], texts: Texts, work: P
     spell = _Names()
     chain, calibration = dict(base), dict[str, Any]()
     staged = []
-    for number, steps in enumerate(grouped):
-        text, following = texts.get(number), layerwise(grouped[number + 1]) if number + 1 < len(grouped) else ()
+    for first, steps, after in zip(first_numbers(grouped), grouped, [*grouped[1:], ()]):
+        text, following = texts.get(first), layerwise(after)
         own = {
             f"{label}.{option}": value
             for step in steps

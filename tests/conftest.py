@@ -153,9 +153,18 @@ def tiny_llama(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def corpus(tmp_path: Path) -> Path:
+def corpus(tmp_path: Path, held_out: Path) -> Path:
+    """Text to calibrate on; `held_out`, to measure on, lies beside it."""
     path = tmp_path / "corpus.txt"
     path.write_text("\n".join(TEXT))
+    return path
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> Path:
+    """Text of the same kind that calibration does not see."""
+    path = tmp_path / "held_out.txt"
+    path.write_text("\n".join(reversed(TEXT)))
     return path
 
 

@@ -25,7 +25,7 @@ def run(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Default: out/ and the recipe's name."),
+        typer.Option("--output", "-o", metavar="DIR", help="Default: out/ and the recipe's name (its model's, for -)."),
     ] = None,
     overrides: Set = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in DIR did.")] = False,
@@ -37,11 +37,11 @@ def run(
 ) -> None:
     """Run a recipe. After an interruption the same command goes on where it stopped."""
     from compress.cli.views import recipes as show_recipes
-    from compress.recipes.recipe import load
+    from compress.recipes.recipe import default_output, load
     from compress.recipes.run import run as run_recipe
 
     loaded = load(recipe, overrides or ())
-    target = output or Path("out") / (Path(recipe).stem if recipe != "-" else "recipe")
+    target = output or default_output(recipe, loaded)
     ram, vram = (parse_bytes(size) if size else None for size in (max_ram, max_vram))
     place = device_here(device)
     with working(quiet) as reporter:

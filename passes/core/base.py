@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -53,6 +54,10 @@ class Pass(BaseModel, ABC):
         """The recipe key: the name of the file that the pass is written in."""
         return type(self).__module__.rpartition(".")[2]
 
+    def settled(self, model: ModelSpec, anatomy: Anatomy, note: Callable[[str], None]) -> Self:
+        """The step with the options that are left open decided for this model; `note` what the user should know."""
+        return self
+
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         """What the step makes of the model's headers: shapes, formats, configuration. Raises RefusedError.
 
@@ -76,13 +81,24 @@ class ModelPass(Pass):
     """Whether it runs the calibration sequences through the model."""
     calibrates: ClassVar[bool] = False
     """Whether it chooses the calibration sequences for the stages after it."""
+    measures: ClassVar[frozenset[str]] = frozenset()
+    """The figures (fields of `Scores`) that it measures of the model as it stands."""
+    writes: ClassVar[bool] = False
+    """Whether it writes an artifact."""
 
     def extent(self) -> Extent | None:
         """How much text it chooses or runs by its options, where that is known before it is there."""
         return None
 
-    def read(self, source: Checkpoint) -> Sequences | None:
-        """The text that it needs, before anything is computed. Raises InputError for a file that has none."""
+    def text(self, folder: Path) -> str | None:
+        """Which text `read` reads, by a name that is the same for the same text; None for one made for the purpose."""
+        return None
+
+    def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
+        """The text that it needs, before anything is computed; `folder` is where relative paths begin.
+
+        Raises InputError for a file that has none.
+        """
         return None
 
     def prepare(self, run: Run, stage: Stage) -> None:

@@ -16,7 +16,12 @@ from compress.formats.errors import InputError
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import render_chat
 
+BUILTIN = "builtin"
+OWN = "self"
+MADE = frozenset({BUILTIN, OWN})
+"""Data that is no file and no dataset, and of which evaluation gets a part of its own."""
 _MAX_TEXT = 1 << 30
+_TEXT_FILES = {".jsonl", ".txt", ".md", ".raw", ".text"}
 
 
 class TextOptions(BaseModel):
@@ -35,14 +40,40 @@ class TextOptions(BaseModel):
     split: str = Field("train", description="of a dataset")
     column: str = Field("text", description="of a dataset or a .jsonl file")
 
+    def file(self, folder: Path) -> Path | None:
+        """The file that `data` names, in `folder` or where the shell stands; None if it names no file."""
+        if self.data in MADE:
+            return None
+        path = beside(folder, self.data)
+        return path if path.suffix in _TEXT_FILES or path.is_file() else None
 
-def sequences_of(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool) -> Sequences:
+    def text(self, folder: Path) -> str | None:
+        """Which text it is, by a name that is the same for the same text; None for one made for the purpose."""
+        if self.data in MADE:
+            return None
+        file = self.file(folder)
+        return f"{self.data} ({self.split})" if file is None else str(file.resolve())
+
+
+def beside(folder: Path, name: str) -> Path:
+    """What lies under that name in `folder`; where nothing does, what the name means where the shell stands."""
+    path = folder / name
+    try:
+        return path if path.exists() else Path(name)
+    except OSError:  # a name that no file can have
+        return Path(name)
+
+
+def sequences_of(
+    options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool, folder: Path = Path()
+) -> Sequences:
     """The sequences that `options` describe; `held_out` picks the part of `builtin` that calibration never sees.
 
+    A relative path begins at `folder`, if there is something there, else where the shell stands.
     Packed sequences are spread evenly over the text for calibration, and are its first windows when held out, as
     perplexity is measured. Each begins with the tokenizer's BOS where the model uses one.
     """
-    documents = _documents(options, tokenizer, held_out)
+    documents = _documents(options, tokenizer, held_out, folder)
     make = _packed if options.pack else _padded
     sequences = make(options, tokenizer, documents, spread=not held_out)
     if sequences.count == 0:
@@ -50,15 +81,13 @@ def sequences_of(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_
     return sequences
 
 
-def _documents(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool) -> Iterator[str]:
-    path = Path(options.data)
-    if options.data == "builtin":
+def _documents(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool, folder: Path) -> Iterator[str]:
+    if options.data == BUILTIN:
         return _builtin(held_out)
-    if path.suffix == ".jsonl":
-        return _jsonl(path, options, tokenizer)
-    if path.suffix in {".txt", ".md", ".raw", ".text"} or path.is_file():
-        return iter([_read(path)])
-    return _dataset(options, tokenizer)
+    path = options.file(folder)
+    if path is None:
+        return _dataset(options, tokenizer)
+    return _jsonl(path, options, tokenizer) if path.suffix == ".jsonl" else iter([_read(path)])
 
 
 def _builtin(held_out: bool) -> Iterator[str]:

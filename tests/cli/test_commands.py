@@ -35,7 +35,7 @@ model: {model}
 passes:
   - calibrate: {{data: {corpus}, samples: 8, seq_len: 32}}
   - gptq: {{bits: 8, group_size: 32}}
-  - evaluate: {{data: {corpus}, samples: 2, seq_len: 32}}
+  - evaluate: {{data: {held_out}, samples: 2, seq_len: 32}}
   - export: {{dialect: gguf}}
 gates: {{max_kl: {gate}}}
 """
@@ -59,9 +59,9 @@ def imported(arguments: list[str], *modules: str) -> str:
 
 
 @pytest.fixture
-def recipe(tiny_llama: Path, corpus: Path, tmp_path: Path) -> Path:
+def recipe(tiny_llama: Path, corpus: Path, held_out: Path, tmp_path: Path) -> Path:
     path = tmp_path / "recipe.yaml"
-    path.write_text(RECIPE.format(model=tiny_llama, corpus=corpus, gate=5))
+    path.write_text(RECIPE.format(model=tiny_llama, corpus=corpus, held_out=held_out, gate=5))
     return path
 
 

@@ -42,7 +42,7 @@ def test_gptq_may_follow_awq_on_the_same_weights(tiny_llama: Path, corpus: Path)
 )
 def test_nothing_else_may_quantize_twice(tiny_llama: Path, corpus: Path, steps: list[dict[str, Any]]) -> None:
     with pytest.raises(RefusedError, match="was quantized by an earlier pass"):
-        plan(recipe(tiny_llama, corpus, *steps))
+        plan(recipe(tiny_llama, corpus, *steps, {"export": {"dialect": "dense", "requantize": True}}))
 
 
 def test_the_artifact_is_the_folded_model(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:

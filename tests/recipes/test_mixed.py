@@ -88,14 +88,14 @@ def test_the_plan_counts_the_stage_and_reads_no_weight(tiny_llama: Path, corpus:
     "steps, error, what",
     [
         ([{"mixed": {"average_bits": 4}}, export("gptq")], UsageError, "none there takes bits"),
-        ([GPTQ, {"mixed": {"average_bits": 4}}], UsageError, "none there takes bits"),
+        ([GPTQ, {"mixed": {"average_bits": 4}}, export("gptq")], UsageError, "none there takes bits"),
         ([{"mixed": {"average_bits": 2}}, GPTQ, export("gptq")], RefusedError, "already take 2.500"),
         ([{"mixed": {"average_bits": 4, "bits": [4, 5]}}, GPTQ, export("gptq")], RefusedError, "already take 4.500"),
         ([{"mixed": {"average_bits": 5, "bits": [4, 5]}}, GPTQ, export("gptq")], RefusedError, "not 5"),
         ([{"mixed": {"average_bits": 5}}, GPTQ, export("awq")], RefusedError, "awq cannot hold"),
-        ([{"mixed": {"average_bits": 5}}, {"gptq": {"group_size": 48}}], RefusedError, "48"),
+        ([{"mixed": {"average_bits": 5}}, {"gptq": {"group_size": 48}}, export("gptq")], RefusedError, "48"),
         (
-            [{"mixed": {"average_bits": 5}}, {"gptq": {"bits": [{"match": "*", "value": 4}]}}],
+            [{"mixed": {"average_bits": 5}}, {"gptq": {"bits": [{"match": "*", "value": 4}]}}, export("gptq")],
             UsageError,
             "leaves no bits for mixed",
         ),
@@ -111,7 +111,11 @@ def test_what_cannot_be_done_is_said_before_compute(
 
 def test_it_needs_calibration(tiny_llama: Path) -> None:
     with pytest.raises(UsageError, match="mixed needs calibration data"):
-        plan(from_data({"model": str(tiny_llama), "passes": [{"mixed": {"average_bits": 5}}, {"rtn": {}}]}))
+        plan(
+            from_data(
+                {"model": str(tiny_llama), "passes": [{"mixed": {"average_bits": 5}}, {"rtn": {}}, export("gptq")]}
+            )
+        )
 
 
 def test_a_target_refuses_candidates_that_it_cannot_load(tiny_llama: Path, corpus: Path) -> None:
@@ -149,4 +153,4 @@ def contents(output: Path) -> dict[str, bytes]:
 def test_bits_are_integer_grids(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
     """A hint, not a crash, where the pass behind solves for a table of values."""
     with pytest.raises(UsageError, match="not to have an integer grid"):
-        plan(recipe(tiny_llama, corpus, {"mixed": {"average_bits": 5}}, {"gptq": {"format": "nf4"}}))
+        plan(recipe(tiny_llama, corpus, {"mixed": {"average_bits": 5}}, {"gptq": {"format": "nf4"}}, export("gptq")))

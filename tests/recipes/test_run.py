@@ -23,7 +23,7 @@ def recipe(model: Path, corpus: Path, *, gptq: dict[str, Any] | None = None, **m
     passes = [
         {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}},
         {"gptq": {"group_size": 32, **(gptq or {})}},
-        {"evaluate": {"data": str(corpus), "samples": 4, "seq_len": 32}},
+        {"evaluate": {"data": str(corpus.with_name("held_out.txt")), "samples": 4, "seq_len": 32}},
         {"export": {"dialect": "gptq"}},
         {"export": {"dialect": "gguf"}},
     ]
@@ -131,7 +131,7 @@ def test_head_and_embedding_by_name(tmp_path: Path, make_model: Callable[..., Pa
                 "bits": [{"match": "*embed*", "value": 8}, {"value": 4}],
             }
         },
-        {"evaluate": {"data": str(corpus), "samples": 4, "seq_len": 32}},
+        {"evaluate": {"data": str(corpus.with_name("held_out.txt")), "samples": 4, "seq_len": 32}},
         {"export": {"dialect": "gguf"}},
     ]
     report = run(build(Document("test", {"model": str(model), "passes": passes}, {})), tmp_path / "out")

@@ -29,8 +29,8 @@ def recipe(model: Path, corpus: Path, *steps: dict) -> Recipe:
     return build(Document("test", {"model": str(model), "passes": passes}, {}))
 
 
-def test_w8a8_and_an_fp8_cache_are_measured(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
-    measure = {"evaluate": {"data": str(corpus), "samples": 2, "seq_len": 32}}
+def test_w8a8_and_an_fp8_cache_are_measured(tiny_llama: Path, corpus: Path, held_out: Path, tmp_path: Path) -> None:
+    measure = {"evaluate": {"data": str(held_out), "samples": 2, "seq_len": 32}}
     losses = []
     for name, steps in {
         "w8a16": [{"int8": {"activations": "none"}}],
@@ -66,7 +66,7 @@ def test_a_cache_alone_is_exported(tiny_llama: Path, corpus: Path, tmp_path: Pat
 
 
 def test_a_cache_cannot_be_calibrated_on_nothing(tiny_llama: Path) -> None:
-    document = Document("test", {"model": str(tiny_llama), "passes": [{"kv_cache": {}}]}, {})
+    document = Document("test", {"model": str(tiny_llama), "passes": [{"kv_cache": {}}, {"evaluate": {}}]}, {})
     with pytest.raises(UsageError, match="kv_cache needs calibration data"):
         plan(build(document))
 

@@ -1,0 +1,97 @@
+"""What cannot end well is said before anything is computed: of a recipe alone, without its model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from compress.formats.errors import UsageError
+from compress.passes.core.base import ModelPass, Pass
+from compress.recipes.recipe import FIGURES, Recipe
+
+_EXPORT = "`- export: {dialect: …}` (`compress dialects` lists them)"
+
+
+def foresee(recipe: Recipe, note: Callable[[str], None]) -> None:
+    """Raise UsageError for a run that has no result, or that would be judged by what it does not measure."""
+    _refuse_work_for_nothing(recipe)
+    _refuse_gates_without_figures(recipe)
+    _refuse_text_that_was_seen(recipe)
+    if not any(_writes(step) for step in recipe.passes):
+        note("nothing is written: the recipe has no export")
+
+
+def _refuse_work_for_nothing(recipe: Recipe) -> None:
+    """Whatever changes the model must be written or measured after it."""
+    steps = recipe.passes
+    if not any(_writes(step) or _measures(step) for step in steps):
+        raise UsageError("the recipe has no result: no pass writes the model, and none measures it", f"add {_EXPORT}")
+    seen = max(number for number, step in enumerate(steps) if _writes(step) or _measures(step))
+    lost = next((number for number in range(seen + 1, len(steps)) if _changes(steps[number])), None)
+    if lost is not None:
+        last = steps[_last_change(recipe)].name
+        written = [number for number, step in enumerate(steps) if _writes(step)]
+        raise UsageError(
+            f"{recipe.origin.line('passes', lost)}what {steps[lost].name} makes of the model is lost: "
+            "no pass after it writes or measures the model",
+            f"move {_spelled(recipe, written[-1])} after {last}" if written else f"add {_EXPORT} after {last}",
+        )
+
+
+def _refuse_gates_without_figures(recipe: Recipe) -> None:
+    """A gate judges the result: a pass must measure it after all that changes the model."""
+    last = _last_change(recipe)
+    after = f" after {recipe.passes[last].name}" if last >= 0 else ""
+    for gate, figure in FIGURES.items():
+        measuring = [number for number, step in enumerate(recipe.passes) if figure in _measures(step)]
+        if getattr(recipe.gates, gate) is None or any(number > last for number in measuring):
+            continue
+        add = f"add `- evaluate: {{data: builtin}}`{after}"
+        raise UsageError(
+            f"{recipe.origin.line('gates', gate)}gates.{gate}: no pass measures the {figure.replace('_', ' ')}{after}",
+            f"move {_spelled(recipe, measuring[-1])}{after}" if measuring else add,
+        )
+
+
+def _refuse_text_that_was_seen(recipe: Recipe) -> None:
+    """What a model was calibrated on flatters it."""
+    calibrated = {text: number for number, text in _texts(recipe, lambda step: step.calibrates)}
+    for number, text in _texts(recipe, lambda step: bool(step.measures)):
+        if text in calibrated:
+            step, line = recipe.passes[number], recipe.origin.line("passes", number, recipe.passes[number].name, "data")
+            raise UsageError(
+                f"{line}{step.name}: {text} is the text of {recipe.passes[calibrated[text]].name}, "
+                "and what the model was calibrated on flatters it",
+                "measure on text held out from it: another file or split, or `data: builtin`",
+            )
+
+
+def _texts(recipe: Recipe, wanted: Callable[[ModelPass], bool]) -> Iterator[tuple[int, str]]:
+    """The texts of the passes that are `wanted`, by the number of the pass."""
+    for number, step in enumerate(recipe.passes):
+        if isinstance(step, ModelPass) and wanted(step):
+            text = step.text(recipe.origin.folder_of("passes", number, step.name, "data"))
+            if text is not None:
+                yield number, text
+
+
+def _last_change(recipe: Recipe) -> int:
+    """The number of the last pass that changes the model; -1 if none does."""
+    return max((number for number, step in enumerate(recipe.passes) if _changes(step)), default=-1)
+
+
+def _spelled(recipe: Recipe, number: int) -> str:
+    """A pass of the recipe, with its line where there is one."""
+    line = recipe.origin.line("passes", number).removesuffix(": ")
+    return recipe.passes[number].name + (f" ({line})" if line else "")
+
+
+def _changes(step: Pass) -> bool:
+    return step.alters and not (isinstance(step, ModelPass) and step.calibrates)
+
+
+def _writes(step: Pass) -> bool:
+    return isinstance(step, ModelPass) and step.writes
+
+
+def _measures(step: Pass) -> frozenset[str]:
+    return step.measures if isinstance(step, ModelPass) else frozenset()

@@ -1,0 +1,79 @@
+"""A recipe with its model's headers and its texts at hand: what its plan and its run start from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from compress.formats import open_checkpoint
+from compress.formats.base import Checkpoint
+from compress.formats.files.source import resolve
+from compress.formats.views.fit import Decoded, decoded_spec
+from compress.passes.core.base import LayerPass, ModelPass, Pass
+from compress.passes.core.report import Reporter
+from compress.passes.forward.text import beside
+from compress.passes.model.blank import matrices
+from compress.passes.model.config import load_config
+from compress.passes.model.sequences import Sequences
+from compress.passes.model.skeleton import Skeleton
+from compress.recipes.foresight import foresee
+from compress.recipes.recipe import Recipe
+from compress.recipes.stages import Texts
+
+
+@dataclass(frozen=True)
+class Opened:
+    """`recipe` has every option settled; `source` is its model, of which only headers were read."""
+
+    recipe: Recipe
+    source: Checkpoint
+    skeleton: Skeleton
+    texts: Texts
+
+
+def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Opened:
+    """Open what a recipe names. Raises UsageError for what cannot end well, InputError for a bad file or text."""
+    foresee(recipe, reporter.note)
+    source = open_source(recipe, reporter.note)
+    skeleton = Skeleton(load_config(source), source.spec, device)
+    settled = _settled(recipe, source, skeleton, reporter.note)
+    return Opened(settled, source, skeleton, _read_texts(settled, source, reporter))
+
+
+def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
+    """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
+    path = beside(recipe.origin.folder_of("model"), recipe.model)
+    source = matrices(open_checkpoint(resolve(str(path), progress=progress)))
+    if any(isinstance(step, LayerPass) for step in recipe.passes):
+        return Decoded(source, decoded_spec(source.spec))
+    return source
+
+
+def _settled(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, note: Callable[[str], None]) -> Recipe:
+    """The recipe with no option left open, each decided for the model as it reaches its pass."""
+    model, steps = source.spec, list[Pass]()
+    for number, step in enumerate(recipe.passes):
+        with recipe.origin.placing("passes", number):
+            skeleton = skeleton.of_spec(model, source.path)
+            steps.append(step.settled(model, skeleton.anatomy, note))
+            if isinstance(step, ModelPass):  # no other changes a shape
+                model = step.plan(model, skeleton.anatomy)
+    return recipe.model_copy(update={"passes": tuple(steps)})
+
+
+def _read_texts(recipe: Recipe, source: Checkpoint, reporter: Reporter) -> Texts:
+    """What whole-model passes read before anything is computed. Raises InputError for a file that has no text."""
+    reporter.start("read text", len(recipe.passes), "pass")
+    texts: dict[int, Sequences] = {}
+    for number, step in enumerate(recipe.passes):
+        if isinstance(step, ModelPass):
+            path = ("passes", number, step.name, "data")
+            with recipe.origin.placing(*path):
+                text = step.read(source, recipe.origin.folder_of(*path))
+            if text is not None:
+                texts[number] = text
+        reporter.advance(step.name)
+    reporter.finish()
+    return texts

@@ -1,0 +1,40 @@
+"""Where a recipe was written: the lines for messages, and the folder that its relative paths begin at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from compress.formats.errors import CompressError
+from compress.recipes.overrides import SET
+from compress.recipes.yaml import Document
+
+_NO_TEXT = Document("recipe", {}, {})
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A recipe's text. Two recipes are the same wherever they stand, so it takes no part in comparing."""
+
+    document: Document = field(default=_NO_TEXT, compare=False)
+    folder: Path = field(default=Path(), compare=False)
+
+    def line(self, *path: str | int) -> str:
+        """`recipe.yaml:7: ` for what stands at `path`; empty for a recipe that was not read from a text."""
+        return f"{self.document.where(path)}: " if self.document.places else ""
+
+    @contextmanager
+    def placing(self, *path: str | int) -> Iterator[None]:
+        """Whatever is refused within speaks of what stands at `path`: its line goes before the message."""
+        try:
+            yield
+        except CompressError as error:
+            if str(error).startswith(line := self.line(*path)):
+                raise
+            raise type(error)(f"{line}{error}", error.hint) from error
+
+    def folder_of(self, *path: str | int) -> Path:
+        """Where the relative path that stands at `path` begins: with the recipe, or where the shell stands."""
+        return Path() if self.document.where(path).startswith(SET) else self.folder

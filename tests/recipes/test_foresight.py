@@ -1,0 +1,143 @@
+"""What cannot end well is said before anything is computed, by the plan and by the run alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.formats.errors import CompressError, UsageError
+from compress.passes.core.report import Reporter
+from compress.recipes.plan import plan
+from compress.recipes.recipe import Recipe, build
+from compress.recipes.run import run
+from compress.recipes.yaml import parse
+
+
+class Notes(Reporter):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+
+Write = Callable[..., Recipe]
+CALIBRATE = "calibrate: {data: corpus.txt, samples: 8, seq_len: 32}"
+GPTQ = "gptq: {group_size: 32}"
+EVALUATE = "evaluate: {data: held_out.txt, samples: 2, seq_len: 32}"
+EXPORT = "export: {dialect: gptq}"
+
+
+@pytest.fixture
+def write(tmp_path: Path, tiny_llama: Path, corpus: Path, held_out: Path) -> Write:
+    """write(*passes, **head) → the recipe, its passes from line 3 on, on the tiny Llama and texts beside it."""
+
+    def make(*passes: str, gates: str = "", model: Path = tiny_llama) -> Recipe:
+        lines = [f"model: {model}", "passes:", *(f"  - {step}" for step in passes)]
+        lines += [f"gates: {{{gates}}}"] if gates else []
+        return build(parse("\n".join(lines), "recipe.yaml"), tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def refused(tmp_path: Path) -> Callable[[Recipe], CompressError]:
+    """refused(recipe) → what both plan and run raise, nothing having been made."""
+
+    def refuse(recipe: Recipe) -> CompressError:
+        with pytest.raises(CompressError) as planned:
+            plan(recipe)
+        with pytest.raises(CompressError) as ran:
+            run(recipe, tmp_path / "out")
+        assert (str(ran.value), ran.value.hint) == (str(planned.value), planned.value.hint)
+        assert not (tmp_path / "out").exists()
+        return planned.value
+
+    return refuse
+
+
+Refused = Callable[[Recipe], CompressError]
+
+WITHOUT_RESULT: dict[str, tuple[list[str], str, str]] = {
+    "nothing but text": ([CALIBRATE], "the recipe has no result", "add `- export: {dialect: …}`"),
+    "no export": ([CALIBRATE, GPTQ], "the recipe has no result", "add `- export: {dialect: …}`"),
+    "an export before the work": (
+        [CALIBRATE, "export: {dialect: dense}", GPTQ],
+        "recipe.yaml:5: what gptq makes of the model is lost", "move export (recipe.yaml:4) after gptq",
+    ),
+    "work after the last export": (
+        [CALIBRATE, GPTQ, EXPORT, "kv_cache: {}"],
+        "recipe.yaml:6: what kv_cache makes of the model is lost", "move export (recipe.yaml:5) after kv_cache",
+    ),
+    "work after the measuring": (
+        [CALIBRATE, EVALUATE, GPTQ], "recipe.yaml:5: what gptq makes of the model is lost",
+        "add `- export: {dialect: …}` (`compress dialects` lists them) after gptq",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WITHOUT_RESULT)
+def test_work_without_a_result_is_refused(case: str, write: Write, refused: Refused) -> None:
+    steps, message, hint = WITHOUT_RESULT[case]
+    error = refused(write(*steps))
+    assert isinstance(error, UsageError) and str(error).startswith(message) and error.hint.startswith(hint)
+
+
+def test_measuring_alone_is_a_result(write: Write) -> None:
+    assert plan(write(EVALUATE)).verdict == "fits"
+    notes = Notes()
+    assert plan(write(CALIBRATE, GPTQ, EVALUATE), reporter=notes).verdict == "fits"
+    assert "nothing is written: the recipe has no export" in notes.said
+
+
+def test_an_export_before_and_after_the_work_is_fine(write: Write) -> None:
+    assert len(plan(write("export: {dialect: gguf}", CALIBRATE, GPTQ, EXPORT)).artifacts) == 2
+
+
+@pytest.mark.parametrize("gate", ["max_kl", "max_perplexity"])
+def test_a_gate_that_nothing_measures_is_refused(gate: str, write: Write, refused: Refused) -> None:
+    error = refused(write(CALIBRATE, GPTQ, EXPORT, gates=f"{gate}: 2"))
+    assert str(error).startswith(f"recipe.yaml:6: gates.{gate}: no pass measures the ")
+    assert error.hint == "add `- evaluate: {data: builtin}` after gptq"
+    early = refused(write(EVALUATE, CALIBRATE, GPTQ, EXPORT, gates=f"{gate}: 2"))
+    assert early.hint == "move evaluate (recipe.yaml:3) after gptq"
+    assert plan(write(CALIBRATE, GPTQ, EVALUATE, EXPORT, gates=f"{gate}: 2")).verdict == "fits"
+    assert plan(write(EVALUATE, gates=f"{gate}: 2")).verdict == "fits"
+
+
+@pytest.mark.parametrize("spelling", ["corpus.txt", "./corpus.txt", "link.txt"])
+def test_text_that_calibration_saw_does_not_measure(
+    spelling: str, write: Write, refused: Refused, tmp_path: Path
+) -> None:
+    (tmp_path / "link.txt").symlink_to(tmp_path / "corpus.txt")
+    error = refused(write(CALIBRATE, GPTQ, f"evaluate: {{data: {spelling}}}", EXPORT))
+    assert str(error).startswith("recipe.yaml:5: evaluate: ") and "corpus.txt" in str(error)
+    assert "`data: builtin`" in error.hint
+
+
+def test_a_part_of_a_dataset_that_calibration_saw_does_not_measure(write: Write, refused: Refused) -> None:
+    error = refused(write("calibrate: {data: some/set}", GPTQ, "evaluate: {data: some/set}"))
+    assert "some/set (train)" in str(error) and "split" in error.hint
+
+
+def test_builtin_text_has_a_part_for_each(write: Write) -> None:
+    small = "data: builtin, samples: 2, seq_len: 32"
+    assert plan(write(f"calibrate: {{{small}}}", GPTQ, f"evaluate: {{{small}}}")).verdict == "fits"
+
+
+@pytest.mark.parametrize("content", [None, "", "\n \n"])
+@pytest.mark.parametrize("step", [CALIBRATE, EVALUATE])
+def test_a_text_that_is_not_there_or_empty_is_refused(
+    content: str | None, step: str, write: Write, refused: Refused, tmp_path: Path
+) -> None:
+    name = "corpus.txt" if step is CALIBRATE else "held_out.txt"
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    error: Any = refused(write(CALIBRATE, GPTQ, EVALUATE, EXPORT))
+    assert str(error).startswith(f"recipe.yaml:{3 if step is CALIBRATE else 5}: ") and name in str(error)
