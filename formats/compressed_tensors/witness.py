@@ -22,7 +22,7 @@ Floats = NDArray[np.float32]
 
 
 def read_independently(directory: Path) -> Callable[[str], Tensor]:
-    """Tensors by name, fp32: what an engine computes with, w = scale·(code − zero)."""
+    """Tensors by name, fp32: what an engine computes with, w = scale·(code − zero); scales of the cache flat."""
     stored = read_with_library(directory)
     settings = json.loads((directory / "config.json").read_bytes())["quantization_config"]
 
@@ -31,7 +31,8 @@ def read_independently(directory: Path) -> Callable[[str], Tensor]:
         try:
             scales = stored(f"{module}.weight_scale").float().numpy()
         except KeyError:
-            return stored(name).float()
+            values = stored(name).float()
+            return values.flatten() if name.endswith((".k_scale", ".v_scale")) else values  # [heads, 1, 1] in files
         group = _group(settings, module)
         weights = group["weights"]
         if group["format"].endswith("fp4-pack-quantized"):

@@ -99,3 +99,15 @@ def test_an_artifact_is_judged_by_its_weights_and_by_its_static_scales(
     name = next(name for name in tensors if name.endswith("input_scale"))
     save_file({**tensors, name: 2 * tensors[name]}, path / "model.safetensors", {"format": "pt"})
     assert name in {problem.where for problem in verify(path).problems if problem.check == "tensors"}
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "int8"])
+def test_scales_of_the_cache_by_head_are_written_and_read_back(
+    dtype: str, tiny_llama: Path, corpus: Path, tmp_path: Path
+) -> None:
+    step, export = {"kv_cache": {"dtype": dtype, "per": "head"}}, {"export": {"dialect": "compressed-tensors"}}
+    run(recipe(tiny_llama, corpus, step, export), tmp_path / "out")
+    read = open_checkpoint(tmp_path / "out" / "compressed-tensors")
+    assert read.spec.kv_cache == CacheFormat(dtype, "head")
+    assert read.spec.tensors["model.layers.0.self_attn.k_scale"].shape == (2,)
+    assert verify(tmp_path / "out" / "compressed-tensors").passed
