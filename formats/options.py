@@ -1,23 +1,37 @@
-"""Options that may differ from module to module: one value, or a list of `{match, value}` rules.
+"""Options that may differ from module to module: one value, rules, or their short form.
 
     bits: 4
+    bits: {"*.down_proj": 8, default: 4}
     bits: [{match: "*.down_proj", value: 8}, {value: 4}]
 
-`match` is a shell pattern over the module's name (`model.layers.0.mlp.down_proj`); the first rule that
-matches decides, and a rule without `match` matches everything.
+The first rule that matches decides; `default`, or a rule without `match`, speaks of all the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 from typing_extensions import TypeAliasType
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+DEFAULT = "default"
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether `pattern` means the module `name` (`model.layers.0.mlp.down_proj`).
+
+    A shell pattern (`*`, `?`, `[`) speaks of the whole name, a plain one of the whole name or the end of it:
+    `down_proj`, `mlp.down_proj`.
+    """
+    if any(sign in pattern for sign in "*?["):
+        return fnmatchcase(name, pattern)
+    return name == pattern or name.endswith(f".{pattern}")
 
 
 class Match(BaseModel, Generic[T_co]):
@@ -29,7 +43,7 @@ class Match(BaseModel, Generic[T_co]):
 
     def covers(self, name: str) -> bool:
         """Whether this rule speaks of the module `name`."""
-        return self.match is None or fnmatchcase(name, self.match)
+        return self.match is None or matches(self.match, name)
 
 
 class Among(Match[T_co]):
@@ -41,7 +55,24 @@ class Among(Match[T_co]):
         return name in self.names
 
 
-PerTensor = TypeAliasType("PerTensor", T | tuple[Match[T], ...], type_params=(T,))
+class _ShortForm:
+    """Lets rules be written as a map from pattern to value, too. Values that are maps themselves cannot have it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        kind: type[Match[Any]] = get_args(source)[0]
+        (value,) = kind.__pydantic_generic_metadata__["args"]
+        written = core_schema.dict_schema(core_schema.str_schema(), handler.generate_schema(value), min_length=1)
+        read = core_schema.no_info_after_validator_function(lambda values: _rules(kind, values), written)
+        return core_schema.union_schema([handler(source), read])
+
+
+def _rules(kind: type[Match[T]], values: Mapping[str, T]) -> tuple[Match[T], ...]:
+    """The rules that a short form stands for: the default last, wherever it was written."""
+    named = sorted(values.items(), key=lambda item: item[0] == DEFAULT)
+    return tuple(kind(match=None if pattern == DEFAULT else pattern, value=value) for pattern, value in named)
+
+
+PerTensor = TypeAliasType("PerTensor", T | Annotated[tuple[Match[T], ...], _ShortForm()], type_params=(T,))
 
 
 def resolve(option: PerTensor[T], name: str) -> T | None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import AliasChoices, Field
 from torch import Tensor
 
 from compress.formats.base import ModelSpec
-from compress.formats.errors import RefusedError, UsageError
-from compress.formats.options import resolve
+from compress.formats.errors import RefusedError, UsageError, suggest
+from compress.formats.options import matches, resolve
 from compress.kernels.qtensor import NumberFormat, quantize
 from compress.passes.core.base import LayerPass
 from compress.passes.core.change import Change
@@ -34,7 +33,11 @@ class LinearPass(LayerPass):
         description="patterns of module names; by default all linears of the decoder layers, every expert's among "
         "them. Routers of experts (engines keep them dense), `lm_head` and embeddings are included only by name",
     )
-    skip: tuple[str, ...] = Field((), description="patterns of module names to leave as they are")
+    skip: tuple[str, ...] = Field(
+        (),
+        validation_alias=AliasChoices("skip", "ignore"),  # llm-compressor's word for it
+        description="patterns of module names to leave as they are: `lm_head`, `down_proj`, `model.layers.0.*`",
+    )
     stacks: ClassVar[bool] = True
 
     @abstractmethod
@@ -58,8 +61,9 @@ class LinearPass(LayerPass):
     def targets(self, anatomy: Anatomy) -> frozenset[str]:
         known = {name: (name,) for name in (*anatomy.linears, *anatomy.routers)} | anatomy.ends
         for pattern in (*(self.include or ()), *self.skip):
-            if not any(fnmatchcase(alias, pattern) for names in known.values() for alias in names):
-                raise UsageError(f"no linear layer is named {pattern!r}", f"names look like {anatomy.linears[0]}")
+            if not any(_matches(names, (pattern,)) for names in known.values()):
+                near = suggest(pattern, {name.rpartition(".")[2] for names in known.values() for name in names})
+                raise UsageError(f"no linear layer is named {pattern!r}{near}", f"names look like {anatomy.linears[0]}")
         chosen = anatomy.linears if self.include is None else tuple(known)
         return frozenset(name for name in chosen if self._covers(known[name]) and self.number_format(name))
 
@@ -111,7 +115,7 @@ class LinearPass(LayerPass):
 
 
 def _matches(names: tuple[str, ...], patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
+    return any(matches(pattern, name) for name in names for pattern in patterns)
 
 
 def _split(whole: Change, rows: Mapping[str, int]) -> dict[str, Change]:

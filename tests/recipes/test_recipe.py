@@ -53,6 +53,21 @@ def test_a_recipe(write: Any) -> None:
     assert hash(gptq) == hash(load(write(GOOD)).passes[1])
 
 
+def test_a_wrong_value_of_a_short_form_is_named(write: Any) -> None:
+    text = GOOD.replace('[{match: "*.down_proj", value: 8}, {value: 4}]', '{"*.down_proj": 9, default: 4}')
+    with pytest.raises(UsageError) as refused:
+        load(write(text))
+    assert str(refused.value).startswith("recipe.yaml:6: passes[1].gptq.bits.*.down_proj: 9 ")
+
+
+def test_ignore_is_another_word_for_skip(write: Any) -> None:
+    recipe, other = (load(write(GOOD.replace("group_size: 64", f"{word}: [lm_head]"))) for word in ("ignore", "skip"))
+    assert recipe == other
+    assert recipe.passes[1].skip == ("lm_head",)  # type: ignore[attr-defined]
+    with pytest.raises(UsageError):
+        load(write(GOOD.replace("group_size: 64", "ignore: [a]\n      skip: [b]")))
+
+
 def test_a_resolved_recipe_is_a_recipe(write: Any) -> None:
     recipe = load(write(GOOD))
     again = from_data(json.loads(recipe.model_dump_json()))

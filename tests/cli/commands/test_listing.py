@@ -27,7 +27,17 @@ def test_a_listing_says_what_the_classes_say() -> None:
 def test_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["passes"]) == main(["dialects"]) == main(["passes", "gptq"]) == main(["dialects", "gguf"]) == 0
     shown = capsys.readouterr().out
-    for word in ("calibrate", "rtn", "gguf", "dense", "group_size", "a list of {match, value}", "q8_0"):
+    for word in (
+        "calibrate",
+        "rtn",
+        "gguf",
+        "dense",
+        "group_size",
+        "integer 2…8, may vary",
+        "int | nf4",
+        "default: 4}",
+        "q8_0",
+    ):
         assert word in shown
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out)["properties"]["passes"]

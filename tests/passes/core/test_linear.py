@@ -1,0 +1,38 @@
+"""Which linear layers a pass is for: by default all, by pattern, by the end of a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from compress.formats import open_checkpoint
+from compress.formats.errors import UsageError
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.model.config import load_config
+from compress.passes.model.skeleton import Skeleton
+from compress.passes.rtn import RTN
+
+
+@pytest.fixture
+def anatomy(tiny_llama: Path) -> Anatomy:
+    source = open_checkpoint(tiny_llama)
+    return Skeleton(load_config(source), source.spec, torch.device("cpu")).anatomy
+
+
+def test_a_plain_name_means_the_end_of_a_name(anatomy: Anatomy) -> None:
+    everything = RTN().targets(anatomy)
+    kept = RTN(skip=("q_proj",)).targets(anatomy)
+    assert everything - kept == {name for name in everything if name.endswith(".q_proj")} != set()
+    assert RTN(skip=("*.q_proj",)).targets(anatomy) == kept
+    assert RTN(include=("q_proj",)).targets(anatomy) == everything - kept
+    assert RTN(include=("lm_head",)).targets(anatomy) == {"model.embed_tokens"}  # tied
+    one = min(everything)
+    assert RTN(skip=(one,)).targets(anatomy) == everything - {one}
+
+
+def test_a_name_that_means_nothing_is_refused_with_the_nearest(anatomy: Anatomy) -> None:
+    for options in (RTN(skip=("q_prj",)), RTN(include=("q_prj",))):
+        with pytest.raises(UsageError, match="named 'q_prj'; did you mean 'q_proj'"):
+            options.targets(anatomy)
