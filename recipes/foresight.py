@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from pydantic import AliasChoices
+
 from compress.formats.errors import UsageError
 from compress.passes.core.base import ModelPass, Pass
 from compress.recipes.recipe import FIGURES, Recipe
@@ -18,6 +20,20 @@ def foresee(recipe: Recipe, note: Callable[[str], None]) -> None:
     _refuse_text_that_was_seen(recipe)
     if not any(_writes(step) for step in recipe.passes):
         note("nothing is written: the recipe has no export")
+    for said in _other_words(recipe):
+        note(said)
+
+
+def _other_words(recipe: Recipe) -> Iterator[str]:
+    """What an option was called that has another name here."""
+    entries = (recipe.origin.document.data or {}).get("passes", [])
+    for number, (step, entry) in enumerate(zip(recipe.passes, entries)):
+        for option, field in type(step).model_fields.items():
+            known = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
+            for word in known:
+                if word != option and word in (entry[step.name] or {}):
+                    line = recipe.origin.line("passes", number, step.name, str(word))
+                    yield f"{line}{step.name}: `{word}` is called `{option}` here, and taken for it"
 
 
 def _refuse_work_for_nothing(recipe: Recipe) -> None:

@@ -141,3 +141,12 @@ def test_a_text_that_is_not_there_or_empty_is_refused(
         (tmp_path / name).write_text(content)
     error: Any = refused(write(CALIBRATE, GPTQ, EVALUATE, EXPORT))
     assert str(error).startswith(f"recipe.yaml:{3 if step is CALIBRATE else 5}: ") and name in str(error)
+
+
+def test_a_word_of_another_tool_is_taken_and_its_name_here_said(write: Write) -> None:
+    notes = Notes()
+    plan(write("rtn: {group_size: 32, ignore: [down_proj]}", EXPORT), reporter=notes)
+    assert "recipe.yaml:3: rtn: `ignore` is called `skip` here, and taken for it" in notes.said
+    notes = Notes()
+    plan(write("rtn: {group_size: 32, skip: [down_proj]}", "export: {dialect: gptq}"), reporter=notes)
+    assert not any("skip" in said for said in notes.said)
