@@ -16,6 +16,7 @@ import torch
 from device_report import Bench
 from random_models import LLAMA_8B, TINY, make_model
 from stopwatch import Place, Stopwatch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from compress.formats import open_checkpoint
@@ -126,8 +127,10 @@ def traced(bench: Bench) -> Iterator[str]:
     with profile(activities=activities) as trace:
         sweeping.sweep(*prepared)
     kind = "device" if bench.device.type == "cuda" else "cpu"
-    spent = {each.key: getattr(each, f"self_{kind}_time_total") for each in trace.key_averages()}
-    calls = {each.key: each.count for each in trace.key_averages()}
+    # A GPU's time stands beside its kernels, and once more beside the ops that launch them.
+    told = [each for each in trace.key_averages() if (each.device_type == DeviceType.CUDA) == (kind == "device")]
+    spent = {each.key: getattr(each, f"self_{kind}_time_total") for each in told}
+    calls = {each.key: each.count for each in told}
     total = sum(spent.values())
     yield from (f"{total / 1e6:.2f} s of the {kind} in all.", "", "| kernel or op | calls | ms |", "|---|---|---|")
     for name in sorted(spent, key=lambda name: -spent[name])[:15]:

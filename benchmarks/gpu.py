@@ -90,16 +90,16 @@ def tests(report: Report) -> Iterator[str]:
         *("tests/kernels", "tests/passes/test_devices.py"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=HERE.parent, env=environment, capture_output=True, text=True, timeout=min(145, report.left())
-    )
-    lines = done.stdout.splitlines()
-    yield from (
-        "```",
-        *[line for line in lines if line.startswith(("FAILED", "ERROR", "E  "))][:60],
-        *lines[-3:],
-        "```",
-    )
+    try:
+        done = subprocess.run(
+            command, cwd=HERE.parent, env=environment, capture_output=True, timeout=min(140, report.left())
+        )
+        output, ending = done.stdout, f"ended with {done.returncode}"
+    except subprocess.TimeoutExpired as late:
+        output, ending = late.stdout or b"", f"cut off after {late.timeout:.0f} s"
+    lines = output.decode(errors="replace").splitlines()
+    told = [line for line in lines if line.startswith(("FAILED", "ERROR", "E  "))]
+    yield from (f"pytest {ending}:", "", "```", *told[:60], *lines[-3:], "```")
 
 
 def _version(name: str) -> str:

@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from inspect import getattr_static
 from typing import Any
 
 import torch
@@ -32,16 +33,16 @@ class Stopwatch:
     @contextmanager
     def watching(self, places: Sequence[Place]) -> Iterator[None]:
         """Within, every call of these functions is timed."""
-        kept = [(owner, name, _raw(owner, name)) for _, owner, name in places]
+        before = [(owner, name, vars(owner).get(name)) for _, owner, name in places]
         try:
             for label, owner, name in places:
-                raw = _raw(owner, name)
-                timed = self._timed(label, raw.__func__ if isinstance(raw, staticmethod) else raw)
-                setattr(owner, name, staticmethod(timed) if isinstance(raw, staticmethod) else timed)
+                found = getattr_static(owner, name)
+                timed = self._timed(label, getattr(owner, name))
+                setattr(owner, name, staticmethod(timed) if isinstance(found, staticmethod) else timed)
             yield
         finally:
-            for owner, name, raw in reversed(kept):
-                setattr(owner, name, raw)
+            for owner, name, own in reversed(before):
+                delattr(owner, name) if own is None else setattr(owner, name, own)
 
     def rows(self, total: float) -> list[str]:
         """Markdown rows, the longest first, and what is left of `total` seconds."""
@@ -68,7 +69,3 @@ class Stopwatch:
                 self._inner[-1] += taken
 
         return timed
-
-
-def _raw(owner: object, name: str) -> Any:
-    return vars(owner)[name]
