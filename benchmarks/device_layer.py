@@ -16,7 +16,6 @@ import torch
 from device_report import Bench
 from random_models import LLAMA_8B, TINY, make_model
 from stopwatch import Place, Stopwatch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from compress.formats import open_checkpoint
@@ -128,7 +127,7 @@ def traced(bench: Bench) -> Iterator[str]:
         sweeping.sweep(*prepared)
     kind = "device" if bench.device.type == "cuda" else "cpu"
     # A GPU's time stands beside its kernels, and once more beside the ops that launch them.
-    told = [each for each in trace.key_averages() if (each.device_type == DeviceType.CUDA) == (kind == "device")]
+    told = [each for each in trace.key_averages() if (each.device_type.name == "CUDA") == (kind == "device")]
     spent = {each.key: getattr(each, f"self_{kind}_time_total") for each in told}
     calls = {each.key: each.count for each in told}
     total = sum(spent.values())
