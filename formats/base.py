@@ -64,6 +64,7 @@ class ModelSpec:
     """A model's headers: its `config.json` and the specs of its tensors, by Hugging Face name.
 
     `files` are the checkpoint's non-weight files: the size of a container that holds a tokenizer needs them.
+    `name` is what files of weights are named after: what its publisher calls the model, or "".
     `activations` are the linear modules (names without `.weight`) whose inputs are rounded at run time, and
     `kv_cache` says how the cache is; static scales are tensors like any other.
     """
@@ -73,6 +74,7 @@ class ModelSpec:
     files: Mapping[str, bytes] = field(default_factory=dict)
     activations: Mapping[str, ActivationFormat] = field(default_factory=dict)
     kv_cache: CacheFormat | None = None
+    name: str = ""
 
     @property
     def parameters(self) -> int:
@@ -133,7 +135,13 @@ class Dialect(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: ClassVar[str]
     loads: ClassVar[Mapping[str, str]]
-    """Engine → the one line that loads an artifact there; `{path}` stands for its directory."""
+    """Engine → the one line that loads an artifact there; `{path}` stands for its directory, `{file}` for the name
+    of its one file of weights."""
+
+    @property
+    def folder(self) -> str:
+        """The directory that an export is written to where nothing else is said."""
+        return self.name
 
     @classmethod
     @abstractmethod

@@ -30,7 +30,7 @@ class Export(ModelPass):
     path: str | None = Field(
         None,
         pattern=r"^\w[\w.-]*$",
-        description="folder in the output directory; by default the dialect's name",
+        description="folder in the output directory; by default the dialect's name, with the type of a gguf if given",
     )
     requantize: bool = Field(False, description="decode what the container cannot hold exactly, and convert it")
 
@@ -42,7 +42,7 @@ class Export(ModelPass):
     @property
     def folder(self) -> str:
         """The artifact's folder in the output directory."""
-        return self.path or self.dialect
+        return self.path or self.container().folder
 
     def container(self) -> Dialect:
         """The dialect with its options. Raises ValueError (pydantic's, or ours for an unknown name)."""

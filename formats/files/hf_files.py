@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from compress.formats.files.safetensors.shards import Weights
 from compress.formats.files.storage import encode_json, parse_json
 from compress.kernels.qtensor import QTensor
 
+_IN_CACHE = re.compile(r"/models--[^/]+?--(?P<name>[^/]+)/snapshots/[^/]+$")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -32,7 +34,7 @@ class HFCheckpoint(Checkpoint):
         self._refuse_pickles()
         self.weights = Weights(path)
         self._files = self._read_files()
-        self.spec = ModelSpec(config, self.weights.specs, self._files)
+        self.spec = ModelSpec(config, self.weights.specs, self._files, name=_hub_name(path))
 
     def read(self, name: str) -> Tensor | QTensor:
         return self.weights.read(name)
@@ -54,6 +56,12 @@ class HFCheckpoint(Checkpoint):
         pickles = sorted(path.name for path in self.path.iterdir() if path.suffix in PICKLES)
         if pickles and not any(self.path.glob("*.safetensors")):
             raise pickle_error(self.path / pickles[0])
+
+
+def _hub_name(path: Path) -> str:
+    """A model's name in the hub's cache, where it lies under `models--<owner>--<name>/snapshots/<commit>`."""
+    match = _IN_CACHE.search(path.absolute().as_posix())
+    return match["name"] if match else ""
 
 
 def pickle_error(path: Path) -> InputError:

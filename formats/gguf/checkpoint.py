@@ -16,7 +16,7 @@ from compress.formats.base import Checkpoint, ModelSpec, TensorSpec
 from compress.formats.errors import InputError
 from compress.formats.files.storage import encode_json
 from compress.formats.gguf.config import dims_of, read_config, read_family
-from compress.formats.gguf.file import GGUFFile
+from compress.formats.gguf.file import GGUFFile, model_name
 from compress.formats.gguf.header import TensorInfo
 from compress.formats.gguf.metadata import Metadata
 from compress.formats.gguf.names import Architecture, Place, reorder, row_order
@@ -52,7 +52,7 @@ class GGUFCheckpoint(Checkpoint):
             **_config_files(config, vocab),
             **tokenizer_files(vocab, config["max_position_embeddings"]),
         }
-        self.spec = ModelSpec(config, tensors, self._files)
+        self.spec = ModelSpec(config, tensors, self._files, name=model_name(path))
 
     def read(self, name: str) -> Tensor | QTensor:
         place = self._places[name]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -21,7 +21,7 @@ from compress.formats.files.storage import RegularFile
 from compress.formats.gguf.blocks.types import BLOCKS, BlockType, type_of
 from compress.formats.gguf.checkpoint import FREQ_FACTORS, GGUFCheckpoint
 from compress.formats.gguf.config import dims_of, family_of, write_config
-from compress.formats.gguf.file import file_size, write_gguf
+from compress.formats.gguf.file import SUFFIX, file_size, gguf_file, write_gguf
 from compress.formats.gguf.from_tokenizer import vocab_of
 from compress.formats.gguf.header import MAGIC, Value
 from compress.formats.gguf.metadata import string, uint
@@ -34,7 +34,6 @@ from compress.formats.views.casting import scale_misfit
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor
 
-FILE = "model.gguf"
 BlockName = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 # llama.h, enum llama_ftype: what most of the file is.
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32}
@@ -52,15 +51,24 @@ class GGUF(Dialect):
 
     name: ClassVar[str] = "gguf"
     loads: ClassVar[Mapping[str, str]] = {
-        "llama.cpp": "llama-cli -m {path}/model.gguf",
-        "transformers": 'AutoModelForCausalLM.from_pretrained("{path}", gguf_file="model.gguf")',
+        "llama.cpp": "llama-cli -m {path}/{file}",
+        "transformers": 'AutoModelForCausalLM.from_pretrained("{path}", gguf_file="{file}")',
     }
     type: PerTensor[BlockName] = "f16"
 
+    @property
+    def folder(self) -> str:
+        if "type" not in self.model_fields_set:
+            return self.name
+        return f"{self.name}-{self.type if isinstance(self.type, str) else 'mixed'}"
+
     @classmethod
     def recognizes(cls, path: Path) -> bool:
+        found = gguf_file(path)
+        if found is None:
+            return False
         try:
-            with RegularFile(_file(path)) as file:
+            with RegularFile(found) as file:
                 magic = bytearray(len(MAGIC))
                 file.read_at(0, magic)
         except InputError:
@@ -91,14 +99,14 @@ class GGUF(Dialect):
     def layout(self, model: ModelSpec) -> Layout:
         """See Dialect.layout. Needs `model.files`: the tokenizer is a part of the file."""
         plan = self._plan(model)
-        return Layout((FileLayout(FILE, file_size(plan.metadata, plan.tensors)),))
+        return Layout((FileLayout(plan.name, file_size(plan.metadata, plan.tensors)),))
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         """See Dialect.write. The one file is all that llama.cpp needs; no other is written."""
         plan = self._plan(replace(model.spec, files=model.files()))
         entries = {entry.place.gguf: entry for entry in plan.entries}
         write_gguf(
-            directory / FILE,
+            directory / plan.name,
             plan.metadata,
             plan.tensors,
             lambda name: plan.encode(entries[name], model),
@@ -126,7 +134,7 @@ class GGUF(Dialect):
             factors = Place(FREQ_FACTORS, (), (dims.head // 2,), "same")
             entries.append(_Entry(factors, None, BLOCKS["f32"]))
         metadata = {**_general(family, config, entries), **settings, **write_vocab(vocab)}
-        return _Plan(metadata, tuple(entries), dims, rope)
+        return _Plan(file_name(model, entries), metadata, tuple(entries), dims, rope)
 
     def _entry(self, place: Place, model: ModelSpec) -> _Entry:
         source = next((name for name in place.hf if name in model.tensors), None)
@@ -154,6 +162,7 @@ class _Entry:
 class _Plan:
     """A whole file but for the weights."""
 
+    name: str
     metadata: Mapping[str, Value]
     entries: tuple[_Entry, ...]
     dims: Dims
@@ -180,7 +189,16 @@ class _Plan:
 
 
 def _file(path: Path) -> Path:
-    return path / FILE if path.is_dir() else path
+    found = gguf_file(path)
+    if found is None:
+        raise InputError(f"{path} does not hold one {SUFFIX} file", "give the file itself")
+    return found
+
+
+def file_name(model: ModelSpec, entries: Sequence[_Entry]) -> str:
+    """What llama.cpp's users expect: the model's name, then the type of most weights: `SmolLM2-135M-Q4_0.gguf`."""
+    name = re.sub(r"[^\w.-]+", "-", model.name or _said_name(model.config) or "model", flags=re.ASCII)
+    return f"{name[:_LONGEST_NAME].strip('.-') or 'model'}-{_commonest(entries).upper()}{SUFFIX}"
 
 
 def _is_tied(family: Architecture, model: ModelSpec) -> bool:
@@ -203,16 +221,25 @@ def _check_inventory(family: Architecture, places: list[Place], model: ModelSpec
 
 
 def _general(family: Architecture, config: Mapping[str, Any], entries: list[_Entry]) -> dict[str, Value]:
-    weights: Counter[str] = Counter()
-    for entry in entries:
-        weights[entry.block.name] += prod(entry.place.shape)
-    # The last component only: a path would tell where the model lay. None is made up where there is none:
-    # llama.cpp goes by it (whatever calls itself phi3 must have Phi-3's special tokens).
-    name = re.split(r"[/\\]", str(config.get("_name_or_path") or "").rstrip("/\\"))[-1]
+    # None is made up where there is none: llama.cpp goes by it (what calls itself phi3 must have its special tokens).
+    name = _said_name(config)
     return {
         "general.architecture": string(family.name),
         "general.type": string("model"),
         **({"general.name": string(name[:_LONGEST_NAME])} if name else {}),
-        "general.file_type": uint(_FILE_TYPES[weights.most_common(1)[0][0]]),
+        "general.file_type": uint(_FILE_TYPES[_commonest(entries)]),
         "general.quantization_version": uint(_QUANTIZATION_VERSION),
     }
+
+
+def _said_name(config: Mapping[str, Any]) -> str:
+    """The model's name as its configuration says: the last component, for a path would tell where the model lay."""
+    return re.split(r"[/\\]", str(config.get("_name_or_path") or "").rstrip("/\\"))[-1]
+
+
+def _commonest(entries: Sequence[_Entry]) -> str:
+    """The block type of most weights."""
+    weights: Counter[str] = Counter()
+    for entry in entries:
+        weights[entry.block.name] += prod(entry.place.shape)
+    return weights.most_common(1)[0][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,26 @@ from compress.kernels.qtensor import QTensor
 
 NewTensor = tuple[str, tuple[int, ...], BlockType]  # name, torch shape, type
 Fill = Callable[[str], bytes | bytearray | memoryview]
+
+
+SUFFIX = ".gguf"
+_TYPED = re.compile(r"(?P<name>.+?)[-._](I?Q\d\w*|B?F16|F32|TQ\d\w*|MXFP4\w*)", re.ASCII | re.IGNORECASE)
+_UNNAMED = ("model", "ggml-model")
+
+
+def gguf_file(path: Path) -> Path | None:
+    """The file that may be a model at `path`: itself, or the only `.gguf` of a directory without safetensors."""
+    if not path.is_dir():
+        return path
+    found = [] if any(path.glob("*.safetensors")) else list(path.glob(f"*{SUFFIX}"))
+    return found[0] if len(found) == 1 else None
+
+
+def model_name(path: Path) -> str:
+    """What a file is named after: its name without the type of its weights at the end; "" if that says nothing."""
+    match = _TYPED.fullmatch(path.stem)
+    name = match["name"] if match else path.stem
+    return "" if name in _UNNAMED else name
 
 
 class GGUFFile:

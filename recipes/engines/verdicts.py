@@ -94,7 +94,8 @@ def loading_lines(checkpoint: Checkpoint) -> dict[str, str]:
     """Engine → the line that loads the artifact in it, for the dialect's engines that can."""
     path, subject = str(checkpoint.path), subject_of(checkpoint)
     lines = dialects()[checkpoint.dialect].loads
-    return {engine: line for engine, line in lines.items() if verdict(engine, path, subject).loads}
+    loaded = {engine: line for engine, line in lines.items() if verdict(engine, path, subject).loads}
+    return {engine: line.replace("{file}", checkpoint.path.name) for engine, line in loaded.items()}
 
 
 def notes(dialect: str, found: Iterable[Verdict]) -> Iterator[str]:

@@ -67,7 +67,7 @@ def serve(path: Path) -> Iterator[Engine]:
     import xllamacpp
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(path / "model.gguf" if path.is_dir() else path)
+    params.model.path = str(next(path.glob("*.gguf")) if path.is_dir() else path)
     params.n_ctx = 256
     params.n_parallel = 1
     # More threads wait for each other, long where cores are shared.

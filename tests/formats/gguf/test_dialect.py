@@ -23,13 +23,15 @@ from compress.formats.base import Checkpoint, ModelSpec, TensorSpec
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.gguf.blocks.types import BLOCKS
 from compress.formats.gguf.config import dims_of
-from compress.formats.gguf.dialect import FILE, GGUF
-from compress.formats.gguf.file import GGUFFile
+from compress.formats.gguf.dialect import GGUF
+from compress.formats.gguf.file import GGUFFile, gguf_file
 from compress.formats.gguf.names import ARCHITECTURES
 from compress.formats.gguf.rope import llama3_factors, llama3_rope, rope_of
 from compress.formats.options import Match
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor, quantize
+from compress.passes.export import Export
+from compress.recipes.engines.verdicts import loading_lines
 
 MakeModel = Callable[..., Path]
 SIZES: dict[str, Any] = {
@@ -129,8 +131,8 @@ def write(model: Checkpoint, directory: Path, **options: Any) -> Path:
     told: list[str] = []
     dialect.write(model, directory, told.append)
     layout = dialect.layout(replace(model.spec, files=model.files()))
-    assert [path.name for path in directory.iterdir()] == [plan.name for plan in layout.files] == [FILE]
-    assert (directory / FILE).stat().st_size == layout.nbytes
+    assert [path.name for path in directory.iterdir()] == [plan.name for plan in layout.files]
+    assert gguf_file(directory).stat().st_size == layout.nbytes
     assert set(told) >= set(model.spec.tensors) - {"lm_head.weight"}
     return directory
 
@@ -195,7 +197,7 @@ def test_both_generations_of_config_json_are_read(make: Callable[[str], Path]) -
 
 def test_metadata_is_what_llama_cpp_asks_for(make: Callable[[str], Path], tmp_path: Path) -> None:
     directory = write(open_checkpoint(make("llama3")), tmp_path / "out")
-    reader = library.GGUFReader(directory / FILE)
+    reader = library.GGUFReader(gguf_file(directory))
     fields = {name: field.contents() for name, field in reader.fields.items()}
     keys = library.Keys
     expected = {
@@ -275,7 +277,7 @@ def test_quantized_weights_keep_codes_and_parameters(
         assert torch.equal(witness(tensor), values), tensor
     # GGUF to GGUF changes nothing, down to the last byte.
     written = write(again, tmp_path / "again", type="f32")
-    assert (written / FILE).read_bytes() == (directory / FILE).read_bytes()
+    assert gguf_file(written).read_bytes() == gguf_file(directory).read_bytes()
 
 
 def test_larger_groups_and_whole_zero_points_keep_their_values(
@@ -293,7 +295,7 @@ def test_larger_groups_and_whole_zero_points_keep_their_values(
 def test_dense_types_go_by_module_name(make: Callable[[str], Path], tmp_path: Path) -> None:
     rules = ({"match": "model.embed*", "value": "bf16"}, {"match": "*.down_proj", "value": "q8_0"})
     directory = write(open_checkpoint(make("llama")), tmp_path / "out", type=rules)
-    tensors = GGUFFile(directory / FILE).header.tensors
+    tensors = GGUFFile(gguf_file(directory)).header.tensors
     assert tensors["token_embd.weight"].type is BLOCKS["bf16"]
     assert tensors["blk.1.ffn_down.weight"].type is BLOCKS["q8_0"]
     assert tensors["blk.1.ffn_up.weight"].type is BLOCKS["f16"]
@@ -330,7 +332,10 @@ def test_transformers_reads_the_file_as_we_do(
     name: str, make: Callable[[str], Path], quantized: Quantize, tmp_path: Path
 ) -> None:
     directory = write(quantized(open_checkpoint(make(name)), INT8), tmp_path / "out", type="f32")
-    ours, theirs = GGUF.open(directory), AutoModelForCausalLM.from_pretrained(directory, gguf_file=FILE)
+    ours, theirs = (
+        GGUF.open(directory),
+        AutoModelForCausalLM.from_pretrained(directory, gguf_file=gguf_file(directory).name),
+    )
     for tensor, values in theirs.state_dict().items():
         if tensor in ours.spec.tensors:
             stored = ours.read(tensor)
@@ -343,5 +348,52 @@ def test_no_path_of_the_machine_is_written(make_model: MakeModel, tmp_path: Path
     held = Held(model, tensors)
     held.spec = replace(held.spec, config={**held.spec.config, "_name_or_path": "/home/someone/tiny/"})
     directory = write(held, tmp_path / "out")
-    assert GGUFFile(directory / FILE).header.metadata["general.name"].value == "tiny"
+    assert GGUFFile(gguf_file(directory)).header.metadata["general.name"].value == "tiny"
     assert GGUF.open(directory).spec.config["_name_or_path"] == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("said", "called", "expected"),
+    [
+        ({}, "", "model-F16.gguf"),
+        ({"_name_or_path": "org/SmolLM2-135M"}, "", "SmolLM2-135M-F16.gguf"),
+        ({"_name_or_path": "org/other"}, "SmolLM2-135M", "SmolLM2-135M-F16.gguf"),
+        ({"_name_or_path": "a model: näme"}, "", "a-model-n-me-F16.gguf"),
+        ({"_name_or_path": "../.."}, "", "model-F16.gguf"),
+    ],
+)
+def test_a_file_is_named_after_model_and_type(
+    make: Callable[[str], Path], tmp_path: Path, said: Any, called: str, expected: str
+) -> None:
+    held = open_checkpoint(make("llama"))
+    held.spec = replace(held.spec, config={**held.spec.config, **said}, name=called)
+    directory = write(held, tmp_path / "out")
+    assert [file.name for file in directory.iterdir()] == [expected]
+    assert open_checkpoint(directory).dialect == "gguf"
+
+
+def test_a_file_is_named_after_the_type_of_most_weights(
+    make: Callable[[str], Path], quantized: Quantize, tmp_path: Path
+) -> None:
+    model = open_checkpoint(make("llama"))
+    rules = ({"match": "*.mlp.*", "value": "q8_0"}, {"value": "f32"})
+    assert gguf_file(write(model, tmp_path / "rules", type=rules)).name == "model-Q8_0.gguf"
+    assert gguf_file(write(quantized(model, INT8), tmp_path / "int8", type="f32")).name == "model-Q8_0.gguf"
+
+
+def test_the_lines_that_load_it_name_the_file(make: Callable[[str], Path], tmp_path: Path) -> None:
+    lines = loading_lines(open_checkpoint(write(open_checkpoint(make("llama")), tmp_path / "out")))
+    assert lines["llama.cpp"] == "llama-cli -m {path}/model-F16.gguf"
+
+
+@pytest.mark.parametrize(
+    ("option", "folder"), [({}, "gguf"), ({"type": "q8_0"}, "gguf-q8_0"), ({"type": "f16"}, "gguf-f16")]
+)
+def test_exports_of_different_types_go_to_different_folders(option: Any, folder: str) -> None:
+    assert Export(dialect="gguf", **option).folder == folder
+    assert Export(dialect="gguf", path="mine", **option).folder == "mine"
+
+
+def test_an_export_of_mixed_types_says_so() -> None:
+    rules = [{"match": "*.down_proj", "value": "q8_0"}, {"value": "q4_0"}]
+    assert Export(dialect="gguf", type=rules).folder == "gguf-mixed"

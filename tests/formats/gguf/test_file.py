@@ -15,7 +15,7 @@ from torch import Tensor
 
 from compress.formats.errors import InputError, RefusedError, StorageError
 from compress.formats.gguf.blocks.types import BLOCKS
-from compress.formats.gguf.file import GGUFFile, NewTensor, file_size, write_gguf
+from compress.formats.gguf.file import GGUFFile, NewTensor, file_size, gguf_file, model_name, write_gguf
 from compress.formats.gguf.header import Value, ValueType, encode_header, lay_out
 from compress.kernels.qtensor import QTensor
 
@@ -178,3 +178,26 @@ def test_tensors_that_gguf_cannot_hold(new: tuple[str, tuple[int, ...], str], me
     name, shape, kind = new
     with pytest.raises(RefusedError, match=message):
         lay_out([(name, shape, BLOCKS[kind])], 32)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct"), ("a-Q8_0.gguf", "a"), ("a-b-F16.gguf", "a-b"),
+        ("a_bf16.gguf", "a"), ("x.IQ3_XXS.gguf", "x"), ("x-Q4_K_M.gguf", "x"), ("Qwen3-4B.gguf", "Qwen3-4B"),
+        ("model.gguf", ""), ("model-Q8_0.gguf", ""), ("ggml-model-f16.gguf", ""),
+    ],
+)  # fmt: skip
+def test_a_model_is_called_as_its_file_without_the_type(file: str, name: str) -> None:
+    assert model_name(Path(file)) == name
+
+
+def test_a_directory_is_known_by_its_only_file(tmp_path: Path) -> None:
+    assert gguf_file(tmp_path) is None and gguf_file(tmp_path / "x.gguf") == tmp_path / "x.gguf"
+    (tmp_path / "any name.gguf").touch()
+    assert gguf_file(tmp_path) == tmp_path / "any name.gguf"
+    (tmp_path / "model.safetensors").touch()  # whose directory it then is
+    assert gguf_file(tmp_path) is None
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "another.gguf").touch()
+    assert gguf_file(tmp_path) is None

@@ -11,8 +11,8 @@ import pytest
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
 from compress.formats.gguf.blocks.types import BLOCKS
-from compress.formats.gguf.dialect import FILE, GGUF
-from compress.formats.gguf.file import GGUFFile, write_gguf
+from compress.formats.gguf.dialect import GGUF
+from compress.formats.gguf.file import GGUFFile, gguf_file, write_gguf
 from compress.formats.gguf.header import Value, ValueType
 from compress.formats.gguf.metadata import Metadata
 from compress.formats.gguf.to_tokenizer import tokenizer_files
@@ -40,7 +40,7 @@ def damaged(
     directory: Path, tmp_path: Path, metadata: dict[str, Value | None], integers: bool = False, **shapes: Any
 ) -> Path:
     """The GGUF file of `directory` with other metadata (None: without it) and tensors of other shapes."""
-    source = GGUFFile(directory / FILE)
+    source = GGUFFile(gguf_file(directory))
     pairs = {key: value for key, value in {**source.header.metadata, **metadata}.items() if value is not None}
     held = {info.name: info.shape for info in source.header.tensors.values()}
     held = {name: shape for name, shape in {**held, **shapes}.items() if shape}
@@ -118,7 +118,7 @@ def test_no_value_of_any_key_raises_anything_but_an_input_error(
     name: str, written: Callable[[str], Path], tmp_path: Path
 ) -> None:
     directory = written(name)
-    metadata = GGUFFile(directory / FILE).header.metadata
+    metadata = GGUFFile(gguf_file(directory)).header.metadata
     rope = f"{metadata['general.architecture'].value}.rope.scaling."
     optional = [rope + "type", rope + "factor"]
     refused = 0
@@ -139,7 +139,7 @@ def test_what_is_not_gguf_is_not_recognized(tmp_path: Path, written: Callable[[s
     assert not GGUF.recognizes(tmp_path / "short.gguf")
     directory = written("llama")
     assert not GGUF.recognizes(tmp_path / "source")
-    assert GGUF.recognizes(directory) and GGUF.recognizes(directory / FILE)
+    assert GGUF.recognizes(directory) and GGUF.recognizes(gguf_file(directory))
 
 
 def array(element: ValueType, *items: Any) -> Value:
