@@ -98,3 +98,17 @@ def plain(option: PerTensor[T]) -> T:
     if isinstance(option, tuple) and option and all(isinstance(rule, Match) for rule in option):
         raise ValueError("the option still holds rules: resolve it for a module first")
     return cast(T, option)
+
+
+def may_be(option: object, value: object) -> bool:
+    """Whether a per-module option has this value for any module."""
+    rules = option if isinstance(option, tuple) else (option,)
+    return any(getattr(rule, "value", rule) == value for rule in rules)
+
+
+def replaced(option: PerTensor[T], old: T, new: T) -> PerTensor[T]:
+    """`option` with `new` wherever it says `old`."""
+    if isinstance(option, tuple) and all(isinstance(rule, Match) for rule in option):
+        rules = cast(tuple[Match[T], ...], option)
+        return tuple(rule.model_copy(update={"value": new}) if rule.value == old else rule for rule in rules)
+    return new if option == old else option

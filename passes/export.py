@@ -15,6 +15,7 @@ from compress.formats.views.matrices import restored_spec
 from compress.passes.artifact.write import Written, refuse_foreign, write_artifact, written_at
 from compress.passes.core.base import ModelPass, Product
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 
@@ -54,6 +55,9 @@ class Export(ModelPass):
     def products(self, model: ModelSpec) -> Sequence[Product]:
         dialect = self.container()
         written = restored_spec(fit_spec(model, dialect, self.requantize))
+        matrices = {name: spec for name, spec in written.tensors.items() if len(spec.shape) > 1}
+        dense = {name.removesuffix(".weight") for name, spec in matrices.items() if spec.format is None}
+        refuse_idle_rules(dialect, self.dialect, dense, {name.removesuffix(".weight") for name in matrices} - dense)
         return [Product(self.dialect, self.folder, written, dialect.options(written), dialect.layout(written))]
 
     def prepare(self, run: Run, stage: Stage) -> None:

@@ -17,6 +17,7 @@ from compress.formats.options import matches, resolve
 from compress.kernels.qtensor import NumberFormat, quantize
 from compress.passes.core.base import LayerPass
 from compress.passes.core.change import Change
+from compress.passes.core.rules import refuse_idle_rules, ruled
 from compress.passes.forward.statistics import LinearStats
 from compress.passes.model.anatomy import Anatomy
 
@@ -59,13 +60,17 @@ class LinearPass(LayerPass):
         return Change(rounded, unreached=stats.gathered, notes={"fallback": "rtn"})
 
     def targets(self, anatomy: Anatomy) -> frozenset[str]:
+        return frozenset(name for name in self.chosen(anatomy) if self.number_format(name))
+
+    def chosen(self, anatomy: Anatomy) -> frozenset[str]:
+        """The modules that `include` and `skip` leave. Raises UsageError for a pattern that no module matches."""
         known = {name: (name,) for name in (*anatomy.linears, *anatomy.routers)} | anatomy.ends
         for pattern in (*(self.include or ()), *self.skip):
             if not any(_matches(names, (pattern,)) for names in known.values()):
                 near = suggest(pattern, {name.rpartition(".")[2] for names in known.values() for name in names})
                 raise UsageError(f"no linear layer is named {pattern!r}{near}", f"names look like {anatomy.linears[0]}")
         chosen = anatomy.linears if self.include is None else tuple(known)
-        return frozenset(name for name in chosen if self._covers(known[name]) and self.number_format(name))
+        return frozenset(name for name in chosen if self._covers(known[name]))
 
     def resolved(self, name: str) -> Self:
         """This pass with every per-tensor option as it is for the module `name`; defaults where no rule speaks."""
@@ -81,6 +86,7 @@ class LinearPass(LayerPass):
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         self._refuse_unknown_stacks(anatomy)
+        self._refuse_wrong_rules(anatomy)
         tensors = dict(model.tensors)
         for module in sorted(self.targets(anatomy)):
             name, number_format = f"{module}.weight", self.number_format(module)
@@ -98,6 +104,28 @@ class LinearPass(LayerPass):
                 f"{self.name}: {stacks[0]} holds several matrices in a form not known here ({len(stacks)} such)",
                 "to quantize the linear layers alone, name them: include: [...]",
             )
+
+    def _refuse_wrong_rules(self, anatomy: Anatomy) -> None:
+        """No rule decides for nothing, and no module stays as it is because no rule speaks of it."""
+        modules = self.chosen(anatomy)
+        refuse_idle_rules(self, self.name, modules, {*anatomy.linears, *anatomy.routers, *anatomy.ends} - modules)
+        silent = sorted(name for name in modules if self.number_format(name) is None)
+        if silent:
+            more = f" and {len(silent) - 1} more layers" if len(silent) > 1 else ""
+            raise UsageError(
+                f"{self.name}: no rule of {self._silent_option(silent[0])} speaks of {silent[0]}{more}",
+                "say what holds for all others: {value: 4} as the last rule, or `default: 4`; "
+                "or leave these layers as they are: `skip`",
+            )
+
+    def _silent_option(self, name: str) -> str:
+        """The option for want of whose rule the module has no number format."""
+        silent = {option: rules[0].value for option, rules in ruled(self) if resolve(rules, name) is None}
+        for option in silent:
+            others = {other: value for other, value in silent.items() if other != option}
+            if self.model_copy(update=others).number_format(name) is None:
+                return option
+        return ", ".join(silent)
 
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
         stacks: dict[LinearPass, list[str]] = {}

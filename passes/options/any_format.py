@@ -30,6 +30,9 @@ class FormatOptions(IntegerOptions, TableOptions):
 
     format: PerTensor[Literal["int"] | Table | Named] = Field("int", description="the number format to solve for")
 
+    def integral(self, name: str) -> bool:
+        return resolve(self.format, name) == "int"
+
     def number_format(self, name: str) -> NumberFormat | None:
         chosen: Literal["int"] | Table | Named | None = resolve(self.format, name)
         if chosen is None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError
-from compress.formats.options import PerTensor, plain
+from compress.formats.options import PerTensor, may_be, plain
 from compress.kernels.numbers.activations import ActivationFormat, grid_scale
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Tie
@@ -21,7 +21,7 @@ from compress.passes.core.change import Change
 from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.model.anatomy import Anatomy
-from compress.passes.options.rounding import RoundingOptions, may_be
+from compress.passes.options.rounding import RoundingOptions
 
 Mode = Literal["dynamic", "static", "none"]
 Range = Literal["minmax", "sigma", "percentile", "mse"]

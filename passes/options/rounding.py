@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from compress.formats.options import PerTensor, plain
+from compress.formats.options import PerTensor, may_be, plain
 from compress.kernels.qtensor import NumberFormat, Params, quantize
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
@@ -44,9 +44,3 @@ class RoundingOptions(LinearPass):
         if search == "inputs" and Moments in stats:  # an embedding has no inputs
             return stats[Moments].energy.float()
         return torch.ones(weight.shape[1], device=weight.device)
-
-
-def may_be(option: object, value: object) -> bool:
-    """Whether a per-tensor option has this value for any module."""
-    rules = option if isinstance(option, tuple) else (option,)
-    return any(getattr(rule, "value", rule) == value for rule in rules)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -150,3 +151,97 @@ def test_a_word_of_another_tool_is_taken_and_its_name_here_said(write: Write) ->
     notes = Notes()
     plan(write("rtn: {group_size: 32, skip: [down_proj]}", "export: {dialect: gptq}"), reporter=notes)
     assert not any("skip" in said for said in notes.said)
+
+
+BITS = "gptq: {{group_size: 32, bits: [{}]}}"
+IDLE: dict[str, tuple[str, str]] = {
+    "a typo": ('{match: "*.down_porj", value: 8}, {value: 4}', "; did you mean 'down_proj'?"),
+    "a layer that there is not": ('{match: "model.layers.9.*", value: 8}, {value: 4}', "no layer is named so; valid: "),
+    "one that comes too late": ('{value: 4}, {match: "*.down_proj", value: 8}', "rules before it do"),
+    "a layer that is not included": ('{match: "*embed*", value: 8}, {value: 4}', "model.embed_tokens is not among"),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_a_rule_that_decides_for_nothing_is_refused(case: str, write: Write, refused: Refused) -> None:
+    rules, reason = IDLE[case]
+    error = refused(write(CALIBRATE, BITS.format(rules), EXPORT))
+    assert isinstance(error, UsageError) and str(error).startswith("recipe.yaml:4: gptq: bits: the rule for '")
+    assert reason in str(error) and error.hint
+
+
+@pytest.mark.parametrize("option", ["damp: [{match: '*.nothing', value: 0.1}]", "act_order: [{match: x, value: true}]"])
+def test_so_it_is_with_every_option(option: str, write: Write, refused: Refused) -> None:
+    assert "decides for nothing" in str(refused(write(CALIBRATE, f"gptq: {{group_size: 32, {option}}}", EXPORT)))
+
+
+def test_so_it_is_with_the_options_of_a_container(write: Write, refused: Refused) -> None:
+    rules = 'type: [{match: "*.down_porj", value: q8_0}, {value: f16}]'
+    error = refused(write(f"export: {{dialect: gguf, {rules}}}"))
+    assert str(error).startswith("recipe.yaml:3: gguf: type: the rule for '*.down_porj' decides for nothing")
+    assert "did you mean 'down_proj'?" in str(error)
+    done = rules.replace("porj", "proj")
+    assert plan(write(f"export: {{dialect: gguf, {done}}}")).verdict == "fits"
+    assert "is not among what it is to change" in str(
+        refused(write(CALIBRATE, GPTQ, f"export: {{dialect: gguf, {done}}}"))
+    )
+
+
+@pytest.mark.parametrize(
+    ("step", "option"),
+    [
+        ('gptq: {group_size: 32, bits: [{match: "*.down_proj", value: 8}]}', "bits"),
+        (
+            'gptq: {group_size: [{match: "*.down_proj", value: 32}], damp: [{match: "*.q_proj", value: 0.1}]}',
+            "group_size",
+        ),
+        ('nf4: {block_size: [{match: "*.q_proj", value: 32}]}', "block_size"),
+    ],
+)
+def test_layers_that_no_rule_speaks_of_do_not_stay_dense_in_silence(
+    step: str, option: str, write: Write, refused: Refused
+) -> None:
+    error = refused(write(CALIBRATE, step, EVALUATE))
+    assert str(error).startswith("recipe.yaml:4: ") and f"no rule of {option} speaks of model.layers.0." in str(error)
+    assert "{value: 4}" in error.hint and "skip" in error.hint
+
+
+def test_rules_that_speak_of_all_layers_or_of_all_but_the_skipped_are_fine(write: Write) -> None:
+    two = BITS.format('{match: "*.mlp.*", value: 8}, {match: "*.self_attn.*", value: 4}')
+    skipped = 'gptq: {group_size: 32, bits: [{match: "*.mlp.*", value: 8}], skip: ["*.self_attn.*"]}'
+    for step in (two, skipped):
+        assert plan(write(CALIBRATE, step, EXPORT)).verdict == "fits"
+
+
+def test_mixed_fills_in_what_rules_leave_open(write: Write) -> None:
+    step = BITS.format('{match: "*.down_proj", value: 8}')
+    assert plan(write(CALIBRATE, "mixed: {average_bits: 6, bits: [4, 8]}", step, EXPORT)).verdict == "fits"
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "said"),
+    [
+        ("llama", 64, "groups of 64: 128 does not divide 64 columns"),
+        ("qwen3", 32, "groups of 32: 128 does not divide 64"),
+    ],
+)
+def test_groups_are_the_largest_usual_size_that_divides(
+    family: str, size: int, said: str, write: Write, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    asked = write("rtn: {bits: 4}", EXPORT, model=make_model(tmp_path / family, family))
+    notes, again = Notes(), Notes()
+    planned = plan(asked, reporter=notes)
+    report = run(asked, tmp_path / "out", reporter=again)
+    assert any(said in note for note in notes.said) and any(said in note for note in again.said)
+    assert report.artifacts[0].bytes == planned.artifacts[0].bytes
+    artifact = Path(report.artifacts[0].path)
+    assert json.loads((artifact / "quantize_config.json").read_text())["group_size"] == size
+    recipe = json.loads((artifact / "compress.json").read_text())["recipe"]
+    assert recipe["passes"][0]["rtn"]["group_size"] == size
+
+
+def test_groups_may_be_left_open_for_some_layers(write: Write) -> None:
+    rules = 'rtn: {group_size: [{match: "*.down_proj", value: 16}, {value: auto}]}'
+    notes = Notes()
+    assert plan(write(rules, EXPORT), reporter=notes).verdict == "fits"
+    assert "rtn: groups of 64: 128 does not divide 64 columns" in notes.said
