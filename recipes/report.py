@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from compress.formats import open_checkpoint
 from compress.formats.files.storage import parse_json, read_bytes, write_json
+from compress.passes.artifact.inventory import bits_of, format_name
 from compress.passes.artifact.write import Artifact
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
@@ -18,10 +19,18 @@ from compress.recipes.engines.verdicts import loading_lines
 from compress.recipes.recipe import FIGURES, Gates, Recipe
 
 
+class Ends(BaseModel):
+    """What lies outside the decoder layers: the embedding, and the head where it has weights of its own."""
+
+    bytes: int
+    format: str
+
+
 class ArtifactReport(Artifact):
     """One artifact: where it is, how large, and the one line that loads it in each engine that can."""
 
     loads: dict[str, str]
+    ends: Ends | None = None
 
 
 class Metrics(BaseModel):
@@ -41,7 +50,10 @@ class PassReport(BaseModel):
 
 
 class RunReport(BaseModel):
-    """What `compress run --json` prints. `missed` names the gates that were missed, `notes` what else to know."""
+    """What `compress run --json` prints. `missed` names the gates that were missed, `notes` what else to know.
+
+    `bits` are those that a stage chose, by module.
+    """
 
     model: str
     parameters: int
@@ -54,6 +66,7 @@ class RunReport(BaseModel):
     peak_ram_bytes: int
     peak_vram_bytes: int
     notes: list[str] = []
+    bits: dict[str, int] = {}
 
 
 class Reported(Committed):
@@ -72,16 +85,25 @@ def make_report(
         model=recipe.model,
         parameters=state.source.spec.parameters,
         source_bytes=state.source.nbytes(),
-        artifacts=[
-            ArtifactReport(**found.model_dump(), loads=loading_lines(open_checkpoint(state.output / found.path)))
-            for found in artifacts
-        ],
+        artifacts=[_report_of(found, state) for found in artifacts],
         metrics=metrics,
         passes=passes,
         missed=_missed(recipe.gates, metrics),
         seconds=seconds,
         peak_ram_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
+        bits=dict(state.left.bits or {}),
+    )
+
+
+def _report_of(artifact: Artifact, state: Run) -> ArtifactReport:
+    written = open_checkpoint(state.output / artifact.path)
+    ends = [written.spec.tensors.get(f"{name}.weight") for name in state.skeleton.anatomy.ends]
+    held = [spec for spec in ends if spec is not None]
+    nbytes = sum(round(spec.size * bits_of(spec) / 8) for spec in held)
+    formats = " and ".join(dict.fromkeys(format_name(spec) for spec in held))
+    return ArtifactReport(
+        **artifact.model_dump(), loads=loading_lines(written), ends=Ends(bytes=nbytes, format=formats) if held else None
     )
 
 

@@ -106,7 +106,7 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
     passes = [_timed(stage, state) for stage in stages]
     report = make_report(recipe, state, _artifacts(state, stages), passes, time.perf_counter() - started)
     mark(report, state.output)
-    summary = report.model_dump(exclude={"peak_ram_bytes"})
+    summary = report.model_dump(exclude={"peak_ram_bytes", "bits"})  # the manifest of the stage has the bits
     write_json(state.output / "compress.json", {**state.manifest, **state.left.manifest, "report": summary})
     state.journal.append(Reported(stage=key, report=report))
     return with_paths(report, state.output)

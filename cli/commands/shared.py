@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from compress.cli.terminal import completion
 from compress.cli.terminal.progress import reporter_for
+from compress.cli.terminal.silence import silenced
 from compress.formats.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
@@ -28,13 +29,13 @@ KVCache = Annotated[
     Literal["int8", "fp8"] | None,
     typer.Option("--kv-cache", help="Keep keys and values in 8 bits, scales per token and head."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no word of libraries.")]
 
 
 @contextmanager
 def working(quiet: bool) -> Iterator[Reporter]:
-    """Progress on standard error, and nothing of any library's on standard output."""
-    with reporter_for(quiet) as reporter, redirect_stdout(sys.stderr):
+    """Progress on standard error, and nothing of any library's on standard output; `quiet`, on neither."""
+    with silenced() if quiet else nullcontext(), reporter_for(quiet) as reporter, redirect_stdout(sys.stderr):
         yield reporter
 
 

@@ -32,11 +32,11 @@ def inspection(found: Inspection) -> list[RenderableType]:
         count = f"×{len(members)}" if len(members) > 1 else ""
         shape = " × ".join(map(str, first.shape))
         tensors.add_row(name, count, shape, first.format, f"{first.bits:.2f}")
-    able = new_table("", "", "")
+    able = new_table("engine or container", "verdict", "why not")
     for name, reason in found.targets.items():
         able.add_row(name, "no" if reason else "loads it", reason)
     for name, reason in found.dialects.items():
-        able.add_row(f"dialect {name}", "no" if reason else "holds it exactly", reason)
+        able.add_row(name, "no" if reason else "holds it exactly", reason)
     return [head, formats, tensors, f"other files: {', '.join(found.files)}", able]
 
 

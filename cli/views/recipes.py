@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -12,6 +14,9 @@ from compress.cli.terminal.units import duration, file_size, memory_size
 if TYPE_CHECKING:
     from compress.recipes.plan import Plan
     from compress.recipes.report import ArtifactReport, Metrics, RunReport
+
+_WORTH_A_WORD = 0.2
+"""The part of an artifact from which on its embeddings explain its size."""
 
 
 def run_report(report: RunReport) -> list[RenderableType]:
@@ -25,11 +30,12 @@ def run_report(report: RunReport) -> list[RenderableType]:
     for artifact in report.artifacts:
         share, bits = 100 * artifact.bytes / full, artifact.bits_per_weight
         table.add_row(artifact.dialect, file_size(artifact.bytes), f"{share:.0f} %", f"{bits:.2f}", artifact.path)
+    sizes = [line for artifact in report.artifacts for line in _ends(artifact)]
     seconds = " · ".join(f"{step.name} {duration(step.seconds)}" for step in report.passes)
     memory = f"peak memory {memory_size(report.peak_ram_bytes)}"
     if report.peak_vram_bytes:
         memory += f", on the GPU {memory_size(report.peak_vram_bytes)}"
-    parts: list[RenderableType] = [table, *_quality(report.metrics)]
+    parts: list[RenderableType] = [table, *sizes, *_chosen(report.bits), *_quality(report.metrics)]
     parts += [f"Time      {duration(report.seconds)} ({seconds}), {memory}", ""]
     for artifact in report.artifacts:
         parts += _loads(artifact)
@@ -53,7 +59,7 @@ def plan(planned: Plan) -> list[RenderableType]:
         bits = f"{artifact.bits_per_weight:.2f}"
         for file in artifact.files:
             files.add_row(artifact.path, file.name, f"{file.bytes:,}", file_size(file.bytes), bits)
-    loads = new_table("artifact", "target", "", "")
+    loads = new_table("artifact", "engine", "verdict", "why")
     for found in (found for artifact in planned.artifacts for found in artifact.targets):
         loads.add_row(found.path, found.target, "loads" if found.loads else "no", found.reason or found.note)
     notes = [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
@@ -61,6 +67,27 @@ def plan(planned: Plan) -> list[RenderableType]:
     verdict = f"Verdict: {planned.verdict}; memory {memory}, time about {duration(planned.seconds)}"
     size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
     return [f"{planned.model}: {planned.architecture}, {size}", stages, files, loads, *notes, verdict]
+
+
+def _ends(artifact: ArtifactReport) -> list[str]:
+    """Why an artifact is larger than its bits let expect."""
+    if artifact.ends is None or artifact.ends.bytes < _WORTH_A_WORD * artifact.bytes:
+        return []
+    size = file_size(artifact.ends.bytes)
+    return [f"{artifact.dialect}: {size} of {file_size(artifact.bytes)} are embeddings in {artifact.ends.format}"]
+
+
+def _chosen(bits: Mapping[str, int]) -> list[RenderableType]:
+    """How many modules got how many bits, and of which kind they are."""
+    if not bits:
+        return []
+    kinds = Counter(name.rpartition(".")[2] for name in bits)
+    table = new_table("bits chosen", "modules", "which", right=(0, 1))
+    for width in sorted(set(bits.values())):
+        found = Counter(name.rpartition(".")[2] for name, chosen in bits.items() if chosen == width)
+        which = (f"all {kind}" if count == kinds[kind] else f"{count} {kind}" for kind, count in found.items())
+        table.add_row(str(width), str(found.total()), ", ".join(which))
+    return [table]
 
 
 def _quality(metrics: Metrics) -> list[RenderableType]:

@@ -82,6 +82,14 @@ def format_name(spec: TensorSpec) -> str:
     return spec.format.name if spec.format else spec.dtype
 
 
+def bits_of(tensor: TensorSpec) -> float:
+    """Bits per weight, scales and zero points included, whatever the container adds."""
+    if tensor.format:
+        return tensor.format.bits_per_weight(tensor.shape)
+    dtype = getattr(torch, tensor.dtype)
+    return float(dtype.itemsize * 8)
+
+
 def digests(tensor: Tensor | QTensor) -> dict[str, str]:
     """SHA-256, in hexadecimal, of the bytes of a tensor's parts."""
     parts = {"codes": tensor.codes, **tensor.params} if isinstance(tensor, QTensor) else {"values": tensor}

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel, ConfigDict
 
 from compress.formats import dialects, open_checkpoint
 from compress.formats.base import Dialect, ModelSpec, TensorSpec
 from compress.formats.errors import CompressError
 from compress.formats.views.fit import fit_spec
-from compress.passes.artifact.inventory import format_name
+from compress.passes.artifact.inventory import bits_of, format_name
 from compress.recipes.engines.verdicts import subject_of, verdicts
 
 
@@ -90,14 +89,6 @@ def _misfit(dialect: Dialect, spec: ModelSpec) -> str:
     except CompressError as error:
         return str(error)
     return ""
-
-
-def bits_of(tensor: TensorSpec) -> float:
-    """Bits per weight, scales and zero points included, whatever the container adds."""
-    if tensor.format:
-        return tensor.format.bits_per_weight(tensor.shape)
-    dtype = getattr(torch, tensor.dtype)
-    return float(dtype.itemsize * 8)
 
 
 def _by_format(tensors: Iterable[TensorSpec]) -> tuple[FormatLine, ...]:

@@ -134,6 +134,7 @@ def test_a_run_from_beginning_to_end(
     report = json.loads(shown.out)
     (artifact,) = report["artifacts"]
     assert {"dialect", "path", "bytes", "bits_per_weight"} <= set(artifact)
+    assert 0 < artifact["ends"]["bytes"] < artifact["bytes"]
     assert set(report["metrics"]) == {"perplexity", "reference_perplexity", "kl_divergence", "top1_agreement"}
     assert {"passes", "seconds", "peak_ram_bytes", "peak_vram_bytes"} <= set(report)
     (file,) = Path(artifact["path"]).glob("*.gguf")
@@ -176,7 +177,15 @@ def test_plan_of_a_model_and_inspect(tiny_llama: Path, capsys: pytest.CaptureFix
     assert table["cache"]["kind"] == "GQA"
     assert main(["plan", str(tiny_llama)]) == main(["inspect", str(tiny_llama)]) == 0
     shown = capsys.readouterr().out
-    for word in ("INT4", "GQA", "batch 32", "model.layers.*.mlp.up_proj.weight", "float32", "×2"):
+    for word in (
+        "INT4",
+        "GQA",
+        "batch 32",
+        "model.layers.*.mlp.up_proj.weight",
+        "float32",
+        "×2",
+        "engine or container",
+    ):
         assert word in shown
     assert main(["plan", str(tiny_llama), "--set", "seed=1"]) == 2
 

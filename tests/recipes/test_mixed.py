@@ -50,7 +50,7 @@ def test_artifacts_hold_the_bits_and_stay_within_the_plan(
         if artifact.dialect == "gguf":  # holds 2 and 3 bits in wider blocks
             continue
         found = {name: spec.format for name, spec in reopened.spec.tensors.items() if spec.format}
-        assert {name.removesuffix(".weight"): format.bits for name, format in found.items()} == chosen  # type: ignore[attr-defined]
+        assert {name.removesuffix(".weight"): format.bits for name, format in found.items()} == chosen == report.bits  # type: ignore[attr-defined]
         assert len(set(chosen.values())) > 1
         witness = dialects()[artifact.dialect].witness(path)
         for name in found:
