@@ -29,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run", cls=Command)(recipes.run)
+app.command("quantize", cls=Command)(recipes.quantize)
 app.command("plan", cls=Command)(recipes.plan)
 app.command("inspect", cls=Command)(checkpoints.inspect)
 app.command("export", cls=Command)(checkpoints.export)
@@ -41,7 +42,7 @@ app.command("recipes", cls=Command)(listing.recipes)
 app.command("schema", cls=Command)(listing.schema)
 app.command("init", cls=Command)(listing.init)
 
-_RESUMABLE = (["run"], ["export"])
+_RESUMABLE = (["run"], ["quantize"], ["export"])
 """Commands whose work is committed as it goes."""
 
 

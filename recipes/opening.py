@@ -42,10 +42,14 @@ def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Ope
     return Opened(settled, source, skeleton, _read_texts(settled, source, reporter))
 
 
+def model_of(recipe: Recipe) -> str:
+    """The recipe's model, its path as it is from where the shell stands."""
+    return str(beside(recipe.origin.folder_of("model"), recipe.model))
+
+
 def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
     """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
-    path = beside(recipe.origin.folder_of("model"), recipe.model)
-    source = matrices(open_checkpoint(resolve(str(path), progress=progress)))
+    source = matrices(open_checkpoint(resolve(model_of(recipe), progress=progress)))
     if any(isinstance(step, LayerPass) for step in recipe.passes):
         return Decoded(source, decoded_spec(source.spec))
     return source

@@ -1,17 +1,19 @@
-"""The commands on recipes: run, plan."""
+"""The commands on recipes: run, quantize, plan."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from compress.cli.commands.shared import Device, MaxRam, MaxVram, Quiet, Set, device_here, working
+from compress.cli.commands.carry_out import Budgets, carry_out
+from compress.cli.commands.shared import Device, Fresh, MaxRam, MaxVram, Quiet, Set, device_here, working
 from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
 from compress.cli.terminal.units import parse_bytes
-from compress.formats.errors import GateError, UsageError
+from compress.formats.errors import UsageError
 
 
 def run(
@@ -28,7 +30,7 @@ def run(
         typer.Option("--output", "-o", metavar="DIR", help="Default: out/ and the recipe's name (its model's, for -)."),
     ] = None,
     overrides: Set = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in DIR did.")] = False,
+    fresh: Fresh = False,
     device: Device = "cpu",
     max_ram: MaxRam = None,
     max_vram: MaxVram = None,
@@ -36,21 +38,57 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe. After an interruption the same command goes on where it stopped."""
-    from compress.cli.views import recipes as show_recipes
     from compress.recipes.recipe import default_output, load
-    from compress.recipes.run import run as run_recipe
 
     loaded = load(recipe, overrides or ())
+    budgets = Budgets(device_here(device), *(parse_bytes(size) if size else None for size in (max_ram, max_vram)))
     target = output or default_output(recipe, loaded)
-    ram, vram = (parse_bytes(size) if size else None for size in (max_ram, max_vram))
-    place = device_here(device)
-    with working(quiet) as reporter:
-        report = run_recipe(loaded, target, fresh=fresh, device=place, max_ram=ram, max_vram=vram, reporter=reporter)
-    emit(report.model_dump(mode="json"), json, lambda: show_recipes.run_report(report))
-    if report.missed:
-        for gate in report.missed:
-            typer.echo(f"gate missed: {gate}", err=True)
-        raise typer.Exit(GateError.exit_code)
+    first_look = recipe == "quickstart" or sys.stdout.isatty()
+    carry_out(loaded, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=first_look)
+
+
+def quantize(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A directory, a .gguf file, a hub id, or pypi:PACKAGE.")
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            metavar="CONTAINER,…",
+            help="What to write: gguf for llama.cpp, gptq or compressed-tensors for vLLM. See `compress dialects`.",
+            autocompletion=completion.containers,
+        ),
+    ],
+    bits: Annotated[int | None, typer.Option("--bits", help="Bits per weight, 2 to 8.  [default: 4]")] = None,
+    method: Annotated[
+        str, typer.Option("--method", help="See `compress passes`.", autocompletion=completion.passes)
+    ] = "gptq",
+    group_size: Annotated[
+        int | None, typer.Option("--group-size", help="Columns that share a scale; -1: the whole row.")
+    ] = None,
+    data: Annotated[str, typer.Option("--data", help="Text to calibrate on: a file, a dataset's name.")] = "builtin",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: out/MODEL-METHOD-BITS.")
+    ] = None,
+    fresh: Fresh = False,
+    device: Device = "cpu",
+    max_ram: MaxRam = None,
+    max_vram: MaxVram = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Quantize a model without a recipe. Shows the recipe that it runs, ready to be kept and changed."""
+    from compress.recipes.jobs.quantize import folder_of, recipe_of, recipe_text
+
+    containers = [name.strip() for name in to.split(",")]
+    text = recipe_text(model, containers, method=method, bits=bits, group_size=group_size, data=data)
+    recipe = recipe_of(text)
+    budgets = Budgets(device_here(device), *(parse_bytes(size) if size else None for size in (max_ram, max_vram)))
+    if not quiet:
+        typer.echo(f"# the recipe that runs; keep it as a file, change it, and `compress run FILE`\n{text}", err=True)
+    target, first_look = output or folder_of(recipe), sys.stdout.isatty()
+    carry_out(recipe, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=first_look)
 
 
 def plan(

@@ -25,6 +25,7 @@ Set = Annotated[
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.", autocompletion=completion.devices)]
 MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")]
 MaxVram = Annotated[str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory to stay below, as 16GiB.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in DIR did.")]
 KVCache = Annotated[
     Literal["int8", "fp8"] | None,
     typer.Option("--kv-cache", help="Keep keys and values in 8 bits, scales per token and head."),

@@ -12,6 +12,7 @@ from compress.cli.terminal.tables import new_table
 from compress.cli.terminal.units import duration, file_size, memory_size
 
 if TYPE_CHECKING:
+    from compress.recipes.jobs.answers import Answers
     from compress.recipes.plan import Plan
     from compress.recipes.report import ArtifactReport, Metrics, RunReport
 
@@ -40,6 +41,13 @@ def run_report(report: RunReport) -> list[RenderableType]:
     for artifact in report.artifacts:
         parts += _loads(artifact)
     return [*parts, *(f"note: {note}" for note in report.notes)]
+
+
+def answers(found: Answers) -> list[RenderableType]:
+    """A question, and who answered what."""
+    width = max(map(len, found.answers))
+    lines = [f"  {name:<{width}}  {' '.join(text.split())} …" for name, text in found.answers.items()]
+    return ["", found.question, *lines]
 
 
 def artifact_report(artifact: ArtifactReport) -> list[RenderableType]:

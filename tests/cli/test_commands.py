@@ -17,18 +17,8 @@ import pytest
 from compress.cli.app import main
 
 COMMANDS = [
-    "run",
-    "plan",
-    "inspect",
-    "export",
-    "eval",
-    "verify",
-    "generate",
-    "passes",
-    "dialects",
-    "recipes",
-    "schema",
-    "init",
+    *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "generate"),
+    *("passes", "dialects", "recipes", "schema", "init"),
 ]
 RECIPE = """\
 model: {model}

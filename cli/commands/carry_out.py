@@ -1,0 +1,75 @@
+"""A recipe carried out for somebody who watches: progress, the report, a first answer, the gates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from compress.cli.commands.shared import working
+from compress.cli.terminal.output import emit
+from compress.formats.errors import GateError
+
+if TYPE_CHECKING:
+    from compress.recipes.recipe import Recipe
+    from compress.recipes.report import RunReport
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Where to compute, and in how many bytes; None: in all that there is."""
+
+    device: str
+    max_ram: int | None
+    max_vram: int | None
+
+
+def carry_out(
+    recipe: Recipe, output: Path, budgets: Budgets, *, fresh: bool, json: bool, quiet: bool, first_look: bool
+) -> None:
+    """Run `recipe` into `output` and say what came of it; `first_look` lets small models answer a question, too.
+
+    Exits with GateError's code if a gate was missed.
+    """
+    from compress.cli.views import recipes as show_recipes
+    from compress.recipes.run import run
+
+    with working(quiet) as reporter:
+        report = run(
+            recipe,
+            output,
+            fresh=fresh,
+            device=budgets.device,
+            max_ram=budgets.max_ram,
+            max_vram=budgets.max_vram,
+            reporter=reporter,
+        )
+    emit(report.model_dump(mode="json"), json, lambda: show_recipes.run_report(report))
+    if first_look and not (json or quiet):
+        _show_answers(recipe, report, budgets.device)
+    if report.missed:
+        for gate in report.missed:
+            typer.echo(f"gate missed: {gate}", err=True)
+        raise typer.Exit(GateError.exit_code)
+
+
+def _show_answers(recipe: Recipe, report: RunReport, device: str) -> None:
+    """The answers of the original and of what became of it, if the model is small."""
+    from compress.cli.terminal.tables import show
+    from compress.cli.views import recipes as show_recipes
+    from compress.recipes.jobs.answers import LARGEST, ask
+    from compress.recipes.opening import model_of
+
+    if not report.artifacts or report.parameters > LARGEST:
+        return
+    artifact = report.artifacts[0]
+    try:
+        with working(quiet=False) as reporter:
+            reporter.note("asking the original and the result a question")
+            found = ask({"original": model_of(recipe), artifact.dialect: artifact.path}, device=device)
+    except Exception as error:  # noqa: BLE001 - the run is done and well: an answer less is no failure
+        typer.echo(f"note: no answer to show: {type(error).__name__}: {error}", err=True)
+        return
+    show(*show_recipes.answers(found))
