@@ -16,7 +16,8 @@ _PART = 256
 def takes(total: Tensor, inputs: Tensor) -> bool:
     """Whether the kernel can: tokens row by row, of a type whose products tensor cores add up in fp32."""
     known = inputs.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    return known and total.is_contiguous() and inputs.stride(1) == 1 and inputs.numel() > 0
+    sums = total.dtype == torch.float32 and total.is_contiguous()
+    return known and sums and inputs.stride(1) == 1 and inputs.numel() > 0
 
 
 def add_hessian(total: Tensor, inputs: Tensor) -> None:

@@ -104,6 +104,19 @@ def test_kernels_compute_in_the_interpreter_what_torch_computes():
     assert done.stdout.split() == sorted(FILES)
 
 
+def test_what_the_hessian_kernel_cannot_read_it_does_not_take():
+    pytest.importorskip("triton")
+    from compress.kernels.gpu.add_hessian import takes
+
+    total, x = torch.zeros(4, 4), torch.zeros(6, 8)
+    assert takes(total, x[:, :4]) and takes(total, x[:, :4].bfloat16())
+    assert not takes(total, x[:, ::2])
+    assert not takes(total, x[:0, :4])
+    assert not takes(total, x[:, :4].double())
+    assert not takes(total.double(), x[:, :4])
+    assert not takes(torch.zeros(4, 8)[:, ::2], x[:, :4])
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_kernels_compile_without_spilling_registers(name, capability, tmp_path):
