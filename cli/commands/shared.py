@@ -14,6 +14,7 @@ from compress.cli.terminal import completion
 from compress.cli.terminal.progress import reporter_for
 from compress.cli.terminal.silence import silenced
 from compress.formats.errors import RefusedError, UsageError
+from compress.passes.forward.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from compress.passes.core.report import Reporter
@@ -36,6 +37,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no 
 @contextmanager
 def working(quiet: bool) -> Iterator[Reporter]:
     """Progress on standard error, and nothing of any library's on standard output; `quiet`, on neither."""
+    keep_freed_memory()
     with silenced() if quiet else nullcontext(), reporter_for(quiet) as reporter, redirect_stdout(sys.stderr):
         yield reporter
 

@@ -1,7 +1,6 @@
 """A second reading of our compressed-tensors files, from the formula alone: it shares no code with the first.
 
-The stream of bits is taken apart bit by bit (numpy.unpackbits) where kernels/pack.py shifts words, and a
-layer's scheme is found by its name among the targets, where the first goes by shapes.
+A layer's scheme is found by its name among the targets, where the first goes by shapes.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.formats.files.safetensors.witness import read_with_library
+from compress.formats.files.safetensors.witness import codes_in, read_with_library
 
 Floats = NDArray[np.float32]
 
@@ -59,8 +58,8 @@ def _integers(stored: Callable[[str], Tensor], module: str, group: Mapping[str, 
     (rows, columns), bits = stored(f"{module}.weight_shape").tolist(), weights["num_bits"]
     zeros = zeros + np.float32(2 ** (bits - 1))
     if not weights["symmetric"]:
-        zeros = _codes(stored(f"{module}.weight_zero_point").numpy().T, rows, bits).T
-    return _codes(stored(f"{module}.weight_packed").numpy(), columns, bits), zeros
+        zeros = codes_in(stored(f"{module}.weight_zero_point").numpy().T, bits, rows).T
+    return codes_in(stored(f"{module}.weight_packed").numpy(), bits, columns), zeros
 
 
 def spread(values: Floats, shape: tuple[int, ...], block: int | None = None) -> Floats:
@@ -103,10 +102,3 @@ def _group(settings: Mapping[str, Any], module: str) -> Mapping[str, Any]:
         group for group in groups if module in group["targets"] or group["targets"] == ["Linear"]
     ]
     return found[0]
-
-
-def _codes(words: NDArray[np.int32], count: int, bits: int) -> Floats:
-    """words [n, m] → the first `count` codes in the bits of each row, lowest bit first."""
-    octets = np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
-    stream = np.unpackbits(octets, axis=1, bitorder="little")[:, : count * bits].reshape(len(words), count, bits)
-    return np.packbits(stream, axis=2, bitorder="little")[:, :, 0].astype(np.float32)

@@ -1,7 +1,4 @@
-"""A second reading of our GPTQ files, from the formula alone: it shares no code with the first.
-
-The stream of bits is taken apart bit by bit (numpy.unpackbits) where kernels/pack.py shifts words.
-"""
+"""A second reading of our GPTQ files, from the formula alone: it shares no code with the first."""
 
 from __future__ import annotations
 
@@ -9,12 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.formats.files.safetensors.witness import read_with_library
+from compress.formats.files.safetensors.witness import codes_in, read_with_library
 
 
 def read_independently(directory: Path) -> Callable[[str], Tensor]:
@@ -29,17 +24,10 @@ def read_independently(directory: Path) -> Callable[[str], Tensor]:
             words = stored(f"{module}.qweight").numpy()
         except KeyError:
             return stored(name).float()
-        scales = stored(f"{module}.scales").float().numpy()
-        groups = stored(f"{module}.g_idx").numpy()
-        codes = _codes(words.T, len(groups)).T
-        zeros = _codes(stored(f"{module}.qzeros").numpy(), scales.shape[1]) + offset
-        return torch.from_numpy(scales[groups] * (codes - zeros[groups])).T.contiguous()
+        scales, groups = stored(f"{module}.scales").float().numpy(), stored(f"{module}.g_idx").numpy()
+        bits = words.size * 32 // (len(groups) * scales.shape[1])
+        zeros = codes_in(stored(f"{module}.qzeros").numpy(), bits, scales.shape[1]) + offset
+        steps = codes_in(words.T, bits, len(groups)) - zeros.T[:, groups]
+        return torch.from_numpy(scales.T[:, groups] * steps).contiguous()
 
     return read
-
-
-def _codes(words: NDArray[np.int32], count: int) -> NDArray[np.float32]:
-    """words [n, m] → the `count` codes in the bits of each row, lowest bit first."""
-    octets = np.ascontiguousarray(words, dtype="<i4").view(np.uint8)
-    bits = np.unpackbits(octets, axis=1, bitorder="little").reshape(len(words), count, -1)
-    return np.packbits(bits, axis=2, bitorder="little")[:, :, 0].astype(np.float32)

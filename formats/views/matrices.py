@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from compress.formats.base import Checkpoint, ModelSpec, Origin, TensorSpec
 from compress.formats.views.view import View
 from compress.kernels.qtensor import QTensor
 
-Read = Callable[[str], Tensor | QTensor]
+T = TypeVar("T", Tensor, Tensor | QTensor)
 
 
 class Matrices(View):
@@ -28,7 +29,7 @@ class Matrices(View):
     def __init__(self, model: Checkpoint, origins: Mapping[str, Origin]) -> None:
         super().__init__(model, model.spec)
         self._cuts = {name: origin for name, origin in origins.items() if _is_cut(name, origin, model.spec)}
-        self._held: dict[str, Tensor | QTensor] = {}
+        self._read = self.through(model.read)
         self.spec = replace(model.spec, tensors=self._tensors(origins))
 
     def _tensors(self, origins: Mapping[str, Origin]) -> dict[str, TensorSpec]:
@@ -44,27 +45,29 @@ class Matrices(View):
         return tensors
 
     def read(self, name: str) -> Tensor | QTensor:
-        return self.cut(name, self.inner.read)
+        return self._read(name)
 
-    def cut(self, name: str, read: Read) -> Tensor | QTensor:
-        """The tensor `name`, through `read`, which knows the names of the files."""
-        origin = self._cuts.get(name)
-        if origin is None:
-            return read(name)
-        whole = self._whole(origin, read)
-        assert isinstance(whole, Tensor)
-        part = whole if origin.index is None else whole[origin.index]
-        return part.T.contiguous() if origin.transposed else part
+    def through(self, read: Callable[[str], T]) -> Callable[[str], T]:
+        """The tensors by their names here, through `read`, which knows the names of the files.
 
-    def _whole(self, origin: Origin, read: Read) -> Tensor | QTensor:
-        """The stored tensor. A layer's stacks are held until another layer's are asked for: their slices follow."""
-        if origin.index is None:
-            return read(origin.name)
-        if origin.name not in self._held:
-            if any(_owner(held) != _owner(origin.name) for held in self._held):
-                self._held.clear()
-            self._held[origin.name] = read(origin.name)
-        return self._held[origin.name]
+        A layer's stacks are held until another layer's are asked for: their slices follow.
+        """
+        held: dict[str, T] = {}
+
+        def whole(name: str) -> T:
+            if name not in held:
+                if any(_owner(other) != _owner(name) for other in held):
+                    held.clear()
+                held[name] = read(name)
+            return held[name]
+
+        def cut(name: str) -> T:
+            origin = self._cuts.get(name)
+            if origin is None:
+                return read(name)
+            return _cut_out(read(origin.name) if origin.index is None else whole(origin.name), origin)
+
+        return cut
 
 
 class Restored(View):
@@ -131,6 +134,12 @@ def _is_cut(name: str, origin: Origin, model: ModelSpec) -> bool:
     """Whether the files keep the tensor in its other form: not if they hold it quantized, or as one of its own."""
     stored = model.tensors.get(origin.name)
     return stored is not None and stored.format is None and (origin.name == name or name not in model.tensors)
+
+
+def _cut_out(whole: Tensor | QTensor, origin: Origin) -> Tensor:
+    assert isinstance(whole, Tensor)  # what is quantized is not cut
+    part = whole if origin.index is None else whole[origin.index]
+    return part.T.contiguous() if origin.transposed else part
 
 
 def _cut_shape(shape: tuple[int, ...], origin: Origin) -> tuple[int, ...]:

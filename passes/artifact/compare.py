@@ -1,101 +1,89 @@
-"""Is what was written what was meant? Weights and logits of an artifact, read by an independent reader."""
+"""Is what is written what was meant? Weights and logits of an artifact, read by an independent reader."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from compress.formats.base import Checkpoint, Dialect, ModelSpec
+from compress.formats.base import Checkpoint, Dialect
 from compress.formats.errors import CompressError
-from compress.formats.views.matrices import Matrices
-from compress.formats.views.runtime_scales import runtime_scales
 from compress.passes.artifact.fingerprint import Fingerprint, answers_at, fingerprint, fixed_tokens
-from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.scores import score
-from compress.passes.forward.walk import Stream, Walk
+from compress.passes.artifact.inventory import Reading
+from compress.passes.artifact.readings import CONVERTED, Readings, Tell
+from compress.passes.forward.logits import logits_of
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
-from compress.passes.model.weights import Weights, dense
-
-_EXACT = 1e-6
-_CONVERTED = 0.5
+from compress.passes.model.weights import dense
 
 
 @dataclass(frozen=True)
 class Verified:
-    """Figures for the manifest, and what the artifact answers."""
+    """Figures for the manifest, what the artifact answers, and what our reader gave of each of its tensors."""
 
     figures: dict[str, float]
     fingerprint: Fingerprint
+    readings: Mapping[str, Reading]
 
 
-def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skeleton: Skeleton, work: Path) -> Verified:
-    """Compare the artifact with `model` in memory: every tensor that the forward uses, then the weights' logits.
+def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skeleton: Skeleton, tell: Tell) -> Verified:
+    """Compare the artifact with `model` in memory: every tensor, then the logits that the weights give.
 
     A quantized tensor must decode to the same values; a dense one may have been converted to the container's
-    type, at a bounded loss. Raises CompressError naming the tensor.
+    type, at a bounded loss. Each is read once by each reader; `tell` gets its name. Raises CompressError naming
+    the tensor.
     """
     _check_runtime(model, artifact)
     text, tokens = fixed_tokens(artifact, skeleton.vocabulary)
-    sequences, path = Sequences(torch.tensor([tokens])), artifact.path
-    worst: dict[str, float] = {}
-    with torch.no_grad(), TemporaryDirectory(dir=work) as folder:
-        seen = _unrounded(_compared(model, _witnessed(artifact, dialect), worst), model.spec)
-        memory = _carried(skeleton, sequences, _unrounded(dense(model), model.spec), Path(folder) / "memory")
-        written = _carried(skeleton, sequences, seen, Path(folder) / "artifact")
-        scores = score(written, memory)
-        answers = fingerprint(written, text)
-    assert scores.kl_divergence is not None and scores.top1_agreement is not None
-    if not scores.kl_divergence < _CONVERTED:
+    readings = Readings(model, artifact, dialect, kept=twice(skeleton), tell=tell)
+    with torch.no_grad():
+        meant, written = logits_of(skeleton, Sequences(torch.tensor([tokens])), readings.weights("meant", "written"))
+        readings.compare_rest()
+    divergence, agreement = _divergence(meant, written)
+    if not divergence < CONVERTED:
         raise CompressError(
-            f"{path}: logits differ from the model in memory (KL {scores.kl_divergence:.3g})",
+            f"{artifact.path}: logits differ from the model in memory (KL {divergence:.3g})",
             "the container's conversion of dense tensors loses too much: choose a finer type",
         )
     figures = {
-        "kl_divergence": scores.kl_divergence,
-        "top1_agreement": scores.top1_agreement,
-        "largest_weight_error": max(worst.values(), default=0.0),
+        "kl_divergence": divergence,
+        "top1_agreement": agreement,
+        "largest_weight_error": max(readings.errors.values(), default=0.0),
     }
-    return Verified(figures, answers)
+    return Verified(figures, fingerprint(tokens, text, written), readings.seen)
 
 
-def answers_again(
-    artifact: Checkpoint, dialect: type[Dialect], skeleton: Skeleton, recorded: Fingerprint, *, rounded: bool = False
-) -> Tensor:
-    """What the artifact answers now, [places, vocabulary] fp32, its weights read by both readers.
+def answers_again(readings: Readings, skeleton: Skeleton, recorded: Fingerprint) -> Tensor:
+    """What an artifact answers now, [places, vocabulary] fp32, its weights read by both readers.
 
-    What it rounds at run time is rounded only if `rounded`. Raises CompressError naming the first tensor that the
-    two readers do not read alike.
+    Nothing is rounded at run time. Raises CompressError naming the first tensor that the two do not read alike.
     """
-    read = _compared(artifact, _witnessed(artifact, dialect), {})
-    read = read if rounded else _unrounded(read, artifact.spec)
-    with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
-        walk = _carried(skeleton, recorded.sequences, read, Path(folder))
-        return answers_at(walk, [place.after for place in recorded.next])
+    with torch.no_grad():
+        (logits,) = logits_of(skeleton, recorded.sequences, readings.weights("written"))
+        readings.compare_rest()
+    return answers_at(logits, [place.after for place in recorded.next])
 
 
-def _unrounded(weights: Weights, spec: ModelSpec) -> Weights:
-    """`weights` without what is rounded at run time; its static scales are read here, to be compared as well.
-
-    Rounding turns the last bit of a sum into a step of its grid: two right forwards of one model then differ as
-    much as the rounding itself does, which hides what is wrong with the weights.
-    """
-    for name in sorted(runtime_scales(spec)):
-        weights(name)
-    return replace(weights, activations={}, kv_cache=None)
+def rounded_answers(artifact: Checkpoint, skeleton: Skeleton, recorded: Fingerprint) -> Tensor:
+    """What it answers, [places, vocabulary] fp32, with what it rounds at run time; our reader's weights."""
+    with torch.no_grad():
+        (logits,) = logits_of(skeleton, recorded.sequences, [dense(artifact)])
+    return answers_at(logits, [place.after for place in recorded.next])
 
 
-def _carried(skeleton: Skeleton, sequences: Sequences, read: Weights, folder: Path) -> Walk:
-    """One model's walk over `sequences`, at its last boundary."""
-    hidden = HiddenStates(folder, sequences.length, skeleton.width, sequences.count)
-    walk = Walk(skeleton, sequences, [Stream(read, hidden)])
-    walk.carry(0, lambda boundary: None)
-    return walk
+def twice(skeleton: Skeleton) -> frozenset[str]:
+    """The matrix that a forward asks for at both ends, if there is one."""
+    return frozenset({skeleton.anatomy.embedding} if skeleton.anatomy.tied else ())
+
+
+def _divergence(reference: Tensor, logits: Tensor) -> tuple[float, float]:
+    """KL divergence in nats per token of logits [tokens, vocabulary], and the part of tokens with one likeliest."""
+    log_q, log_p = reference.log_softmax(-1), logits.log_softmax(-1)
+    agreement = float((log_q.argmax(-1) == log_p.argmax(-1)).double().mean())
+    divergence = log_q.exp().mul_(log_q.sub_(log_p)).sum(-1)
+    return float(divergence.double().mean()), agreement
 
 
 def _check_runtime(model: Checkpoint, artifact: Checkpoint) -> None:
@@ -104,36 +92,3 @@ def _check_runtime(model: Checkpoint, artifact: Checkpoint) -> None:
     if dict(meant.activations) != dict(seen.activations) or meant.kv_cache != seen.kv_cache:
         where = artifact.path
         raise CompressError(f"{where} says otherwise how activations or the cache are rounded", "please report this")
-
-
-def _witnessed(artifact: Checkpoint, dialect: type[Dialect]) -> Callable[[str], Tensor]:
-    """The tensors of the artifact through the witness, by the names that they have in the program."""
-    witness = dialect.witness(artifact.path)
-    if not isinstance(artifact, Matrices):
-        return witness
-
-    def read(name: str) -> Tensor:
-        tensor = artifact.cut(name, witness)
-        assert isinstance(tensor, Tensor)
-        return tensor
-
-    return read
-
-
-def _compared(model: Checkpoint, witness: Callable[[str], Tensor], worst: dict[str, float]) -> Weights:
-    """The witness's tensors, each checked against the model's on the way."""
-    meant = dense(model)
-
-    def read(name: str) -> Tensor:
-        seen, expected = witness(name).float(), meant(name)
-        if seen.shape != expected.shape:
-            raise CompressError(f"{name} came back as {list(seen.shape)}, not {list(expected.shape)}")
-        scale = float(expected.norm())
-        error = float((seen - expected).norm()) / scale if scale > 0 else float(seen.norm())
-        limit = _EXACT if model.spec.tensors[name].format is not None else _CONVERTED
-        if not error <= limit:
-            raise CompressError(f"{name} came back changed: relative error {error:.3g}", "please report this")
-        worst[name] = error
-        return seen
-
-    return replace(meant, read=read)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
-from compress.passes.forward.walk import Walk
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
 
@@ -23,7 +22,8 @@ TEXT = (
 )
 """Words, numbers, code and letters beyond ASCII, so that many parts of a tokenizer have a say."""
 
-_LENGTH = 64
+_LENGTH = 32
+_LONGEST = 64
 _SHORTEST = 8
 _TOP = 8
 
@@ -32,7 +32,7 @@ class Next(BaseModel):
     """The likeliest tokens after the first `after` tokens, with the natural logarithms of their probabilities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    after: int = Field(ge=1, le=_LENGTH)
+    after: int = Field(ge=1, le=_LONGEST)
     likeliest: tuple[tuple[NonNegativeInt, FiniteFloat], ...] = Field(min_length=1, max_length=_TOP)
 
 
@@ -41,8 +41,8 @@ class Fingerprint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     text: str | None
-    tokens: tuple[NonNegativeInt, ...] = Field(min_length=_SHORTEST, max_length=_LENGTH)
-    next: tuple[Next, ...] = Field(min_length=1, max_length=_LENGTH)
+    tokens: tuple[NonNegativeInt, ...] = Field(min_length=_SHORTEST, max_length=_LONGEST)
+    next: tuple[Next, ...] = Field(min_length=1, max_length=_LONGEST)
 
     @model_validator(mode="after")
     def _check_places(self) -> Self:
@@ -77,15 +77,15 @@ def tokens_of(artifact: Checkpoint, text: str) -> tuple[int, ...]:
     return tuple(int(token) for token in found[:_LENGTH])
 
 
-def fingerprint(walk: Walk, text: str | None) -> Fingerprint:
-    """What the model of `walk`, at its last boundary, answers at the quarters of its one sequence."""
-    (tokens,) = walk.sequences.ids.tolist()
+def fingerprint(tokens: Sequence[int], text: str | None, logits: Tensor) -> Fingerprint:
+    """What a model whose `logits` [tokens, vocabulary] these are answers at the quarters of `tokens`."""
     places = [len(tokens) * quarter // 4 for quarter in (1, 2, 3, 4)]
-    answers = answers_at(walk, places)
     return Fingerprint(
         text=text,
-        tokens=tokens,
-        next=tuple(Next(after=place, likeliest=_likeliest(row)) for place, row in zip(places, answers)),
+        tokens=tuple(tokens),
+        next=tuple(
+            Next(after=place, likeliest=_likeliest(row)) for place, row in zip(places, answers_at(logits, places))
+        ),
     )
 
 
@@ -94,13 +94,9 @@ def _likeliest(row: Tensor) -> tuple[tuple[int, float], ...]:
     return tuple(zip(best.indices.tolist(), (round(value, 5) for value in best.values.tolist())))
 
 
-def answers_at(walk: Walk, places: Sequence[int]) -> Tensor:
-    """Log-probabilities [places, vocabulary] fp32 of the token after the first `place` tokens of the one sequence."""
-    (stream,) = walk.streams
-    project, _ = walk.skeleton.back(stream.weights)
-    hidden = stream.hidden.read(len(walk.skeleton.anatomy.layers), 0, 1)[:, [place - 1 for place in places]]
-    logits: Tensor = project(hidden.to(walk.skeleton.device))[0]
-    return logits.float().log_softmax(-1).cpu()
+def answers_at(logits: Tensor, places: Sequence[int]) -> Tensor:
+    """Log-probabilities [places, vocabulary] fp32 of the token after the first `place` tokens of `logits`."""
+    return logits[[place - 1 for place in places]].log_softmax(-1)
 
 
 def largest_difference(recorded: Fingerprint, answers: Tensor) -> float:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from compress.formats.base import Checkpoint, TensorSpec
+from compress.formats.base import Checkpoint, ModelSpec, TensorSpec
 from compress.formats.errors import InputError
 from compress.kernels.qtensor import QTensor
 
@@ -40,41 +41,52 @@ class Entry(BaseModel):
 Inventory = Mapping[str, Entry]
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What our reader gave of a tensor: digests as in an `Entry`, and whether it is dense and bit for bit as meant."""
+
+    sha256: Mapping[str, str]
+    kept: bool
+
+
 def take_inventory(
-    artifact: Checkpoint, model: Checkpoint, source: Checkpoint, authors: Mapping[str, str], tied: str | None
+    artifact: ModelSpec,
+    model: ModelSpec,
+    source: ModelSpec,
+    readings: Mapping[str, Reading],
+    authors: Mapping[str, str],
+    *,
+    container: str,
+    rewritten: frozenset[str],
+    tied: str | None,
 ) -> dict[str, Entry]:
-    """Every tensor of `source` and of `artifact`, which was written from `model`; reads all of both.
+    """Every tensor of `source` and of `artifact`, which was written from `model` and read as `readings` say.
 
-    `authors` says which passes rewrote a tensor; `tied` names the head's own tensor where the embedding may
-    stand for it.
+    `authors` says which passes rewrote a tensor, `rewritten` which tensors are not the source's any more; `tied`
+    names the head's own tensor where the embedding may stand for it. `container` is credited with the rest.
     """
-    names = dict.fromkeys([*source.spec.tensors, *artifact.spec.tensors])
-    return {name: _entry(name, artifact, model, source, authors.get(name, ""), name == tied) for name in names}
+
+    def entry(name: str) -> Entry:
+        author = authors.get(name, "")
+        if name not in artifact.tensors:
+            by = container if name in model.tensors else author or "a pass"
+            return Entry(state="tied" if name == tied else "dropped", by=by)
+        spec, reading = artifact.tensors[name], readings[name]
+        original = source.tensors.get(name)
+        state, by = _state(spec, original, author, container, reading.kept and name not in rewritten)
+        return Entry(state=state, by=by, format=format_name(spec), shape=spec.shape, sha256=reading.sha256)
+
+    return {name: entry(name) for name in dict.fromkeys([*source.tensors, *artifact.tensors])}
 
 
-def _entry(name: str, artifact: Checkpoint, model: Checkpoint, source: Checkpoint, author: str, tied: bool) -> Entry:
-    container = f"export to {artifact.dialect}"
-    if name not in artifact.spec.tensors:
-        by = container if name in model.spec.tensors else author or "a pass"
-        return Entry(state="tied" if tied else "dropped", by=by)
-    tensor, spec = artifact.read(name), artifact.spec.tensors[name]
-    original = source.read(name) if name in source.spec.tensors else None
-    state, by = _state(tensor, original, author, container)
-    return Entry(state=state, by=by, format=format_name(spec), shape=spec.shape, sha256=digests(tensor))
-
-
-def _state(
-    tensor: Tensor | QTensor, original: Tensor | QTensor | None, author: str, container: str
-) -> tuple[State, str]:
-    if isinstance(tensor, QTensor):
-        return "quantized", author or ("the source" if isinstance(original, QTensor) else container)
+def _state(spec: TensorSpec, original: TensorSpec | None, author: str, container: str, kept: bool) -> tuple[State, str]:
+    if spec.format is not None:
+        return "quantized", author or ("the source" if original is not None and original.format else container)
     if author:
         return "rewritten", author
     if original is None:
         return "added", container
-    if isinstance(original, Tensor) and original.dtype == tensor.dtype and torch.equal(original, tensor):
-        return "copied", container
-    return "converted", container
+    return "copied" if kept and original.format is None else "converted", container
 
 
 def format_name(spec: TensorSpec) -> str:
@@ -101,25 +113,27 @@ def _sha256(value: Tensor) -> str:
     return hashlib.sha256(flat.numpy().data).hexdigest()
 
 
-def check_inventory(artifact: Checkpoint, inventory: Inventory) -> Iterator[tuple[str, str]]:
-    """Where and how the artifact's tensors are not those of the inventory; reads all of them."""
+def check_inventory(
+    artifact: Checkpoint, inventory: Inventory, readings: Mapping[str, Reading]
+) -> Iterator[tuple[str, str]]:
+    """Where and how the artifact's tensors are not those of the inventory; reads all that `readings` do not know."""
     present = {name: entry for name, entry in inventory.items() if entry.state not in _ABSENT}
     for name in sorted(artifact.spec.tensors.keys() - present.keys()):
         yield name, "is in the artifact, and its inventory does not know it"
     for name, entry in present.items():
         if name not in artifact.spec.tensors:
             yield name, f"is missing; it should be there, {entry.state}"
-        elif what := _difference(artifact, name, entry):
+        elif what := _difference(artifact, name, entry, readings.get(name)):
             yield name, what
 
 
-def _difference(artifact: Checkpoint, name: str, entry: Entry) -> str:
+def _difference(artifact: Checkpoint, name: str, entry: Entry, reading: Reading | None) -> str:
     spec = artifact.spec.tensors[name]
     found, recorded = (format_name(spec), spec.shape), (entry.format, entry.shape)
     if found != recorded:
         return f"is {found[0]} {list(found[1])}, was {recorded[0]} {list(recorded[1])}"
     try:
-        seen = digests(artifact.read(name))
+        seen = reading.sha256 if reading else digests(artifact.read(name))
     except InputError as error:
         return f"cannot be read: {error}"
     changed = [part for part in seen.keys() | entry.sha256.keys() if seen.get(part) != entry.sha256.get(part)]

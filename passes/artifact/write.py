@@ -78,7 +78,8 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
         if written != layout.nbytes:
             raise CompressError(f"{target}: {written:,} bytes written, {layout.nbytes:,} planned", "please report this")
         artifact = matrices(dialect.open(partial))
-        verified = verify(model, type(dialect), artifact, run.skeleton, run.work)
+        run.reporter.start(f"verify {dialect.name}", len(artifact.spec.tensors), "tensor")
+        verified = verify(model, type(dialect), artifact, run.skeleton, run.reporter.advance)
         record = Artifact(
             dialect=dialect.name,
             path=target.name,
@@ -87,8 +88,18 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
             quantized_share=_quantized_share(model.spec),
             verification=verified.figures,
         )
-        inventory = take_inventory(artifact, model, run.source, run.left.authors, _tied(run))
+        inventory = take_inventory(
+            artifact.spec,
+            model.spec,
+            run.source.spec,
+            verified.readings,
+            run.left.authors,
+            container=f"export to {dialect.name}",
+            rewritten=run.model.rewritten,
+            tied=run.skeleton.anatomy.head if run.skeleton.anatomy.tied else None,
+        )
         _describe(partial, record, run, artifact, inventory, verified.fingerprint)
+        run.reporter.finish()
         _put(partial, target, run)
     except OSError as error:
         raise StorageError(
@@ -135,12 +146,6 @@ def _put(partial: Path, target: Path, run: Run) -> None:
     os.rename(partial, target)
     sync_directory(target.parent)
     shutil.rmtree(before, ignore_errors=True)
-
-
-def _tied(run: Run) -> str | None:
-    """The head's own tensor, if the embedding stands for it."""
-    anatomy = run.skeleton.anatomy
-    return anatomy.head if anatomy.tied else None
 
 
 def _describe(

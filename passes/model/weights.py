@@ -39,11 +39,12 @@ class Weights:
 def dense(checkpoint: Checkpoint) -> Weights:
     """The checkpoint's tensors as the computation wants them: decoded, fp32; and what it rounds, as of now."""
 
-    def read(name: str) -> Tensor:
-        tensor = checkpoint.read(name)
-        return tensor.dequantize() if isinstance(tensor, QTensor) else tensor.to(torch.float32)
+    return Weights(lambda name: decoded(checkpoint.read(name)), checkpoint.spec.activations, checkpoint.spec.kv_cache)
 
-    return Weights(read, checkpoint.spec.activations, checkpoint.spec.kv_cache)
+
+def decoded(tensor: Tensor | QTensor) -> Tensor:
+    """A tensor's values, fp32."""
+    return tensor.dequantize() if isinstance(tensor, QTensor) else tensor.to(torch.float32)
 
 
 def cached_as(grid: Grid | None, weights: Weights) -> Weights:

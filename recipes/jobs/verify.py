@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ValidationError
+from torch import Tensor
 
 from compress.formats import dialects, open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError, InputError, RefusedError, UsageError, suggest
 from compress.formats.files.storage import parse_json, read_bytes
-from compress.passes.artifact.compare import answers_again
+from compress.passes.artifact.compare import answers_again, rounded_answers, twice
 from compress.passes.artifact.fingerprint import Fingerprint, disagreements, largest_difference, tokens_of
-from compress.passes.artifact.inventory import check_inventory
+from compress.passes.artifact.inventory import Reading, check_inventory
+from compress.passes.artifact.readings import Readings
 from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
 from compress.passes.core.report import Reporter
 from compress.passes.model.blank import matrices
@@ -100,6 +102,8 @@ class _Checks:
         self.problems: list[Problem] = []
         self.checked: dict[CheckName, int] = {}
         self.difference: float | None = None
+        self.answers: Tensor | None = None
+        self.failure = ""
         self.versions: dict[str, str] = {}
         self.engine_difference: float | None = None
         self.allowed = ENGINES
@@ -114,11 +118,10 @@ class _Checks:
         if artifact is None:
             return
         self._note("contents", len(self.record.embedded), self._contents(artifact))
-        self._note("tensors", len(self.record.inventory), check_inventory(artifact, self.record.inventory))
+        self._note("tensors", len(self.record.inventory), self._tensors(artifact), len(artifact.spec.tensors), "tensor")
         self._note("tokenizer", 1, self._tokenizer(artifact))
-        # The witness and transformers are for what we wrote: libraries hang, or worse, on what they do not expect.
         if not self._found("settings", "contents", "tensors"):
-            self._note("logits", len(self.record.fingerprint.next), self._logits(artifact))
+            self._note("logits", len(self.record.fingerprint.next), self._logits())
 
     def ask(self, engine: str, python: Path, machine: Machine | None) -> None:
         """Compare an engine's answers. Raises RefusedError if it is not installed for `python`."""
@@ -139,11 +142,15 @@ class _Checks:
             not_here=self.not_here,
         )
 
-    def _note(self, check: CheckName, count: int, found: Iterator[tuple[str, str]]) -> None:
-        self.reporter.start(f"verify {check}", 1, "check")
+    def _note(
+        self, check: CheckName, count: int, found: Iterator[tuple[str, str]], steps: int = 1, unit: str = "check"
+    ) -> None:
+        """Do one check. It tells its `steps` itself if there are several."""
+        self.reporter.start(f"verify {check}", steps, unit)
         self.checked[check] = count
         self.problems += [Problem(check=check, where=where, what=what) for where, what in found]
-        self.reporter.advance(check)
+        if unit == "check":
+            self.reporter.advance(check)
         self.reporter.finish()
 
     def _found(self, *checks: CheckName) -> bool:
@@ -186,19 +193,40 @@ class _Checks:
             alike = next((i for i, pair in enumerate(zip(tokens, recorded.tokens)) if len(set(pair)) > 1), "the last")
             yield "tokenizer", f"reads the recorded text as other tokens, from token {alike} on"
 
-    def _logits(self, artifact: Checkpoint) -> Iterator[tuple[str, str]]:
-        recorded = self.record.fingerprint
-        try:
-            skeleton = Skeleton(load_config(artifact), artifact.spec, torch.device("cpu"))
-            _check_vocabulary(recorded, skeleton.vocabulary)
-            answers = answers_again(artifact, dialects()[artifact.dialect], skeleton, recorded)
-            if self.asks and (artifact.spec.activations or artifact.spec.kv_cache):
-                rounded = answers_again(artifact, dialects()[artifact.dialect], skeleton, recorded, rounded=True)
-                self.allowed += 2 * largest_difference(recorded, rounded)
-        except CompressError as error:
-            yield "forward", str(error)
+    def _tensors(self, artifact: Checkpoint) -> Iterator[tuple[str, str]]:
+        """The digests of what our reader reads; the answers come of the same reading.
+
+        The witness and transformers are for what we wrote: libraries hang, or worse, on what they do not expect.
+        So settings and contents are the recorded ones before they see anything, and of each tensor the digests.
+        """
+        kind = dialects()[artifact.dialect]
+        readings: dict[str, Reading] = {}
+        if not self._found("settings", "contents"):
+            try:
+                skeleton = Skeleton(load_config(artifact), artifact.spec, torch.device("cpu"))
+                _check_vocabulary(self.record.fingerprint, skeleton.vocabulary)
+                both = Readings(
+                    artifact, artifact, kind, kept=twice(skeleton), check=self._recorded, tell=self.reporter.advance
+                )
+                readings = both.seen
+                self.answers = answers_again(both, skeleton, self.record.fingerprint)
+                if self.asks and (artifact.spec.activations or artifact.spec.kv_cache):
+                    rounded = rounded_answers(artifact, skeleton, self.record.fingerprint)
+                    self.allowed += 2 * largest_difference(self.record.fingerprint, rounded)
+            except CompressError as error:
+                self.failure = str(error)
+        yield from check_inventory(artifact, self.record.inventory, readings)
+
+    def _recorded(self, name: str, sha256: Mapping[str, str]) -> None:
+        entry = self.record.inventory.get(name)
+        if entry is None or dict(entry.sha256) != sha256:
+            raise CompressError(f"{name} is not as it was recorded")
+
+    def _logits(self) -> Iterator[tuple[str, str]]:
+        if self.answers is None:
+            yield "forward", self.failure
             return
-        self.difference = largest_difference(recorded, answers)
+        self.difference = largest_difference(self.record.fingerprint, self.answers)
         if not self.difference <= OURS:
             yield "logits", f"differ from the recorded ones by {self.difference:.3g} nats; {OURS} are allowed"
 
