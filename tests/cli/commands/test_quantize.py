@@ -71,7 +71,7 @@ def test_one_line_without_a_recipe(
     assert main(line) == 0
     shown = capfd.readouterr()
     paths = [artifact["path"] for artifact in json.loads(shown.out)["artifacts"]]
-    assert paths == [f"out/{tiny_llama.name}-gptq-4bit/{name}" for name in ("gguf", "gptq")]
+    assert paths == [f"out/{tiny_llama.name}-gptq-4bit/{name}" for name in ("gguf-q8_0", "gptq")]
     kept = tmp_path / "kept.yaml"
     kept.write_text("".join(text for text in shown.err.splitlines(True) if text[:1] in "mp- "))
     text = recipe_text(str(tiny_llama), ["gguf", "gptq"], group_size=32)
