@@ -55,7 +55,7 @@ def small_llama(make_model: Callable[..., Path], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def measure(tmp_path: Path, corpus: Path) -> Measure:
+def measure(tmp_path: Path, corpus: Path, held_out: Path) -> Measure:
     """Run steps on a device, between calibration and evaluation."""
     text = {"samples": 2, "seq_len": 16}
 
@@ -63,7 +63,7 @@ def measure(tmp_path: Path, corpus: Path) -> Measure:
         recipe = [
             {"calibrate": {**text, "data": data or str(corpus)}},
             *steps,
-            {"evaluate": {**text, "data": str(corpus)}},
+            {"evaluate": {**text, "data": str(held_out)}},
         ]
         made = build(Document("here", {"model": str(source), "passes": recipe}, {}))
         with pretended.gpu() if device == pretended.NAME else nullcontext():
