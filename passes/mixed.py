@@ -19,7 +19,7 @@ from torch import Tensor
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.numbers.int import IntFormat
-from compress.passes.choice.bit_budget import Allocations, Unit, average, kind_of, largest_choices, spread, tied_modules
+from compress.passes.choice.bit_budget import Allocations, Unit, average, largest_choices, spread, tied_modules
 from compress.passes.choice.chooser import Choice, Chooser
 from compress.passes.choice.sensitivity import Trials
 from compress.passes.core.base import LayerPass
@@ -28,7 +28,7 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Cost, Extent, walk_cost
-from compress.passes.model.anatomy import Anatomy
+from compress.passes.model.anatomy import Anatomy, kind_of
 from compress.passes.options.integers import Bits, IntegerOptions
 
 _BISECTIONS = 8

@@ -36,11 +36,6 @@ def tied_modules(anatomy: Anatomy, modules: Collection[str]) -> Iterator[tuple[s
         yield from map(tuple, tied.values())
 
 
-def kind_of(module: str) -> str:
-    """A module's name without its numbers: the same for all experts' matrices of one sort."""
-    return ".".join(step for step in module.split(".") if not step.isdigit())
-
-
 def _list_of(module: str, layer: str) -> str | None:
     """The list within a layer that holds the module under a number; None if none does."""
     steps = module.removeprefix(f"{layer}.").split(".")

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from compress.formats.files.native import NativeFile, save_tensors
 from compress.kernels.measure.error import output_energy
 from compress.kernels.qtensor import QTensor
-from compress.passes.choice.bit_budget import Unit, kind_of
+from compress.passes.choice.bit_budget import Unit
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.scores import score
 from compress.passes.forward.statistics import Hessian, LinearStats
 from compress.passes.forward.walk import Pause, Stream, Walk
+from compress.passes.model.anatomy import kind_of
 from compress.passes.model.weights import dense
 from compress.passes.options.integers import IntegerOptions
 from compress.passes.sweep.sweep import calibration_walk, may_hold

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -16,13 +16,15 @@ class Change:
 
     `target` [out, in] fp32 is what a pass after it in the same stage starts from, if that is not `weight`.
     `tensors` go beside it into the checkpoint, named within the module: `input_scale`. `unreached`: no calibration
-    token came to its inputs, so it was done without data. `notes` are for the report.
+    token came to its inputs, so it was done without data; `unmeasured` are then those `tensors` that are yet to
+    come, from linears of the same sort that tokens came to. `notes` are for the report.
     """
 
     weight: Tensor | QTensor
     target: Tensor | None = None
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     unreached: bool = False
+    unmeasured: tuple[str, ...] = ()
     notes: Mapping[str, float | str] = field(default_factory=dict)
 
     @property
@@ -39,4 +41,4 @@ class Change:
         else:
             cut = weight[part]
         target = None if self.target is None else self.target[part]
-        return Change(cut, target, self.tensors, self.unreached, self.notes)
+        return replace(self, weight=cut, target=target)

@@ -134,7 +134,12 @@ class LinearStats:
         return kind in self._statistics
 
     def add(self, x: Tensor, teacher_x: Tensor | None, gap: Tensor | None = None) -> None:
-        """Feed every statistic with x [tokens, in], and with the residual stream's gap [tokens, out]."""
+        """Feed every statistic with x [tokens, in], and with the residual stream's gap [tokens, out].
+
+        An expert that no token of a batch was routed to gets an empty x: that says nothing, and changes nothing.
+        """
+        if not len(x):
+            return
         for statistic in self._statistics.values():
             statistic.tokens += x.shape[0]
             statistic.add(x, teacher_x)

@@ -83,6 +83,11 @@ class Anatomy:
         return tuple(name for layer in self.layers for name in sorted(layer.routers))
 
 
+def kind_of(module: str) -> str:
+    """A module's name without its numbers: the same for all experts' matrices of one sort."""
+    return ".".join(step for step in module.split(".") if not step.isdigit())
+
+
 def find_layers(model: nn.Module) -> str:
     """The name of the list of decoder layers: the `ModuleList` that holds the most parameters."""
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}

@@ -6,6 +6,7 @@ Any layer that takes a cache calls its `update` with new keys (after the rotary 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,11 @@ class WatchedCache(DynamicCache):  # type: ignore[misc]  # transformers has no t
 def placeholder(config: PreTrainedConfig) -> WatchedCache:
     """A cache to record calls with; `with_cache` puts another in its place."""
     return WatchedCache(config, lambda keys, values: (keys, values))
+
+
+def cache_argument(forward: Callable[..., Any]) -> str:
+    """What `forward` calls the cache that it takes: `past_key_values`, or from transformers 5.24 on, `cache`."""
+    return "cache" if "cache" in inspect.signature(forward).parameters else "past_key_values"
 
 
 def with_cache(call: Call, config: PreTrainedConfig, watch: Watch) -> Call:

@@ -21,7 +21,7 @@ from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers
 from compress.passes.model.blank import empty_model
-from compress.passes.model.cache import Watch, find_attention, placeholder, rounding, with_cache
+from compress.passes.model.cache import Watch, cache_argument, find_attention, placeholder, rounding, with_cache
 from compress.passes.model.config import config_of
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
@@ -243,9 +243,9 @@ class Skeleton:
     def _record_calls(self, sequences: Sequences, cached: bool = False) -> list[Call]:
         embeds = torch.zeros(sequences.count, sequences.length, self.width, dtype=self.dtype, device=self.device)
         with torch.no_grad():
-            cache = {"past_key_values": placeholder(self._model.config)} if cached else {}
-            mask = self._inputs(sequences)[1]
-            self._probe.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=cached, **cache)
+            base, mask = self._probe.base_model, self._inputs(sequences)[1]
+            cache = {cache_argument(base.forward): placeholder(self._model.config)} if cached else {}
+            base(inputs_embeds=embeds, attention_mask=mask, use_cache=cached, **cache)
         return [cast(Call, stand_in.call) for stand_in in _stand_ins(self._probe)]
 
     def _filled(self, weights: Weights, without: set[str]) -> Any:

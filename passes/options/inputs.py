@@ -99,13 +99,16 @@ class InputOptions(RoundingOptions):
         return None if step.activations == "none" else step.input_format()
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
-        rounded = super().linear(weight, stats, number_format)
-        return replace(rounded, tensors=self._scales(stats), target=weight)
+        rounded = replace(super().linear(weight, stats, number_format), target=weight)
+        if plain(self.activations) != "static":
+            return rounded
+        if not stats.tokens:
+            return replace(rounded, unmeasured=("input_scale",))
+        return replace(rounded, tensors={"input_scale": self._scale(stats)})
 
-    def _scales(self, stats: LinearStats) -> dict[str, Tensor]:
+    def _scale(self, stats: LinearStats) -> Tensor:
+        """The static scale of the inputs: [1] fp32."""
         rule: Range = plain(self.range)
-        if plain(self.activations) != "static" or _RANGES[rule] not in stats:
-            return {}
         grid = self.input_format().grid
         reach = {
             "minmax": lambda: stats[Extremes].columns.amax(),
@@ -113,7 +116,7 @@ class InputOptions(RoundingOptions):
             "percentile": lambda: stats[Histogram].percentile(plain(self.percentile)),
             "mse": lambda: stats[Histogram].least_error(grid),
         }[rule]()
-        return {"input_scale": grid_scale(reach, grid).reshape(1)}
+        return grid_scale(reach, grid).reshape(1)
 
 
 def smoothing_scale(inputs: Tensor, weights: Sequence[Tensor], alpha: float) -> Tensor:

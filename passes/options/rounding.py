@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -30,6 +31,11 @@ class RoundingOptions(LinearPass):
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Moments}) if may_be(self.search, "inputs") else frozenset()
 
+    def rewrite(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
+        """`linear`, be there statistics or not: where no token came, scales are searched as if inputs were alike."""
+        unreached = bool(self.needs()) and stats.gathered and not stats.tokens
+        return replace(self.linear(weight, stats, number_format), unreached=unreached)
+
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
         return Change(quantize(weight, number_format, self.params(weight, stats, number_format)))
 
@@ -41,6 +47,6 @@ class RoundingOptions(LinearPass):
         search = plain(self.search)
         if search == "off":
             return None
-        if search == "inputs" and Moments in stats:  # an embedding has no inputs
+        if search == "inputs" and Moments in stats and stats.tokens:  # an embedding has no inputs
             return stats[Moments].energy.float()
         return torch.ones(weight.shape[1], device=weight.device)

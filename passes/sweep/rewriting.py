@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.base import LayerPass
 from compress.passes.forward.statistics import LinearStats
+from compress.passes.model.anatomy import kind_of
 from compress.passes.sweep.fold import Fold
 from compress.passes.sweep.tensor_report import UNREACHED, TensorReport, tensor_report
 
@@ -21,10 +23,24 @@ class Leavings:
     tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
     reports: dict[str, TensorReport] = field(default_factory=dict)
     authors: dict[str, str] = field(default_factory=dict)
+    unmeasured: dict[tuple[str, str], str] = field(default_factory=dict)
+    """(module, leaf) of tensors that no token came to be measured for, and the pass that wanted them."""
 
     def credit(self, tensor: str, author: str) -> None:
         """Note that the pass `author` rewrote `tensor`, maybe after others."""
         self.authors[tensor] = f"{self.authors[tensor]} + {author}" if tensor in self.authors else author
+
+    def lend(self) -> None:
+        """Tensors that were not measured become the largest of those of the same sort (all experts' `up_proj`) here.
+
+        Where none of that sort was measured they are 1: of a scale of inputs, that leaves usual ones in reach.
+        """
+        for (module, leaf), author in self.unmeasured.items():
+            alike = (self.tensors.get(f"{name}.{leaf}") for name in self.reports if kind_of(name) == kind_of(module))
+            found = [tensor for tensor in alike if isinstance(tensor, Tensor)]
+            self.tensors[f"{module}.{leaf}"] = torch.stack(found).amax(0) if found else torch.ones(1)
+            self.credit(f"{module}.{leaf}", author)
+            self.reports[module] = self.reports[module].noting(leaf, "largest of its sort" if found else "1")
 
 
 class Rewriting:
@@ -61,6 +77,7 @@ class Rewriting:
             for leaf, tensor in change.tensors.items():
                 self._left.tensors[f"{name}.{leaf}"] = tensor
                 self._left.credit(f"{name}.{leaf}", step.name)
+            self._left.unmeasured.update({(name, leaf): step.name for leaf in change.unmeasured})
             self._current[name] = values if change.target is None else change.target
 
     def finish(self, place: Mapping[str, Tensor] | None) -> None:

@@ -67,6 +67,7 @@ class Sweep:
         for name, process in units[len(committed) :]:
             started = time.perf_counter()
             left = process()
+            left.lend()
             self._commit(name, left, time.perf_counter() - started)
             self._tell_unreached(left)
             errors = [report.relative_error for report in left.reports.values()]
@@ -83,6 +84,9 @@ class Sweep:
         unreached = [name for name, report in left.reports.items() if report.unreached]
         if unreached:
             self.run.reporter.note(f"{UNREACHED}, so it is rounded to nearest: {', '.join(unreached)}")
+        if left.unmeasured:
+            lent = ", ".join(f"{module}.{leaf}" for module, leaf in left.unmeasured)
+            self.run.reporter.note(f"{UNREACHED}, so the largest of the layer's other experts stands for it: {lent}")
 
     def _make_walk(self) -> Walk:
         if self.run.left.calibration is None:

@@ -31,6 +31,10 @@ class TensorReport(BaseModel):
     unreached: bool = False
     notes: Mapping[str, float | str] = {}
 
+    def noting(self, name: str, note: float | str) -> TensorReport:
+        """This, with one more note."""
+        return self.model_copy(update={"notes": {**self.notes, name: note}})
+
     def flat(self) -> dict[str, float | str]:
         """As the manifest has it: figures and notes side by side."""
         reason = {"reason": UNREACHED} if self.unreached else {}

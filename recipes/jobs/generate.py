@@ -15,6 +15,7 @@ from compress.formats.errors import InputError
 from compress.formats.files.source import resolve
 from compress.kernels.numbers.activations import Grid
 from compress.passes.model.blank import matrices
+from compress.passes.model.cache import cache_argument
 from compress.passes.model.loading import load_model
 from compress.passes.model.quantized_cache import cache_for
 from compress.passes.model.tokenizer import load_tokenizer, render_chat
@@ -60,7 +61,7 @@ def generate(
             attention_mask=torch.ones_like(inputs),
             generation_config=settings,
             streamer=_Stream(tokenizer, write),
-            past_key_values=cache_for(network, checkpoint, kv_cache),
+            **{cache_argument(network.forward): cache_for(network, checkpoint, kv_cache)},
         )
 
 

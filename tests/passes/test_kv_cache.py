@@ -10,7 +10,7 @@ from compress.formats import open_checkpoint
 from compress.formats.errors import CompressError, RefusedError
 from compress.kernels.numbers.activations import CacheFormat
 from compress.passes.kv_cache import KVCache
-from compress.passes.model.cache import Peaks
+from compress.passes.model.cache import Peaks, cache_argument
 from compress.passes.model.quantized_cache import Codec, QuantizedCache, cache_for
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import cached_as, dense
@@ -23,7 +23,7 @@ def transformers_cache(source, ids):
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
     cache = DynamicCache()
     with torch.no_grad():
-        model(ids, past_key_values=cache, use_cache=True)
+        model(ids, **{cache_argument(model.forward): cache}, use_cache=True)
     return [(layer.keys, layer.values) for layer in cache.layers]
 
 
@@ -69,8 +69,8 @@ def test_the_measured_loss_is_that_of_generating_with_the_codes(
     with torch.no_grad():
         for position in range(rows.length - 1):
             token = rows.ids[:, position : position + 1]
-            log_p = model(token, past_key_values=cache, use_cache=True).logits[:, -1].log_softmax(-1)
-            log_q = model(token, past_key_values=plain, use_cache=True).logits[:, -1].log_softmax(-1)
+            log_p = model(token, **{cache_argument(model.forward): cache}, use_cache=True).logits[:, -1].log_softmax(-1)
+            log_q = model(token, **{cache_argument(model.forward): plain}, use_cache=True).logits[:, -1].log_softmax(-1)
             divergences.append((log_q.exp() * (log_q - log_p)).sum(-1).mean())
     assert measured == pytest.approx(float(torch.stack(divergences).mean()), rel=0.02)
     assert 1e-7 < measured < 0.02
@@ -104,7 +104,7 @@ def test_the_cache_is_smaller_and_can_be_cropped_and_reordered(tiny_llama):
     plain, codes = DynamicCache(config=model.config), cache_for(model, checkpoint, "int8")
     with torch.no_grad():
         for cache in (plain, codes):
-            model(ids, past_key_values=cache, use_cache=True)
+            model(ids, **{cache_argument(model.forward): cache}, use_cache=True)
     full = sum(layer.keys.nbytes + layer.values.nbytes for layer in plain.layers)
     assert codes.nbytes == 2 * 2 * 2 * 2 * 10 * (16 + 4) and codes.nbytes < 0.32 * full
     assert codes.get_seq_length() == 10
@@ -127,7 +127,9 @@ def test_a_sliding_window_keeps_its_window(tmp_path):
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits[:, -1]
         for position in range(12):
-            last = model(ids[:, position : position + 1], past_key_values=cache, use_cache=True).logits[:, -1]
+            last = model(
+                ids[:, position : position + 1], **{cache_argument(model.forward): cache}, use_cache=True
+            ).logits[:, -1]
     assert cache.layers[0].keys.shape[-2] == 3
     torch.testing.assert_close(last, whole, rtol=0.1, atol=0.01)
 

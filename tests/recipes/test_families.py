@@ -18,8 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
-from compress.kernels.qtensor import QTensor, quantize
-from compress.passes.core.report import Reporter
+from compress.kernels.qtensor import QTensor
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.blank import matrices
@@ -42,16 +41,6 @@ class Finished:
     source: Path
     output: Path
     report: RunReport
-
-
-class Told(Reporter):
-    """Keeps the notes of a run."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 def in_transformers(path: Path) -> PreTrainedModel:
@@ -211,47 +200,6 @@ def test_names_without_what_the_head_sits_on(tmp_path: Path, make_model: Callabl
     )
     again = matrices(open_checkpoint(source))
     torch.testing.assert_close(streamed_logits(again, rows, tmp_path / "hidden"), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("correct", [False, True])
-def test_experts_that_no_token_reaches_are_rounded_and_named(
-    correct: bool, tmp_path: Path, make_model: Callable[..., Path], corpus: Path
-) -> None:
-    """Three tokens, two of eight experts each: some are left over."""
-    source, told = make_model(tmp_path / "source", "qwen3_moe"), Told()
-    steps: list[dict[str, Any]] = [
-        {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 3}},
-        {"gptq": {"group_size": 32, "correct": correct}},
-        {"export": {"dialect": "gptq", "dtype": "float32"}},
-    ]
-    run(build(document(source, *steps)), tmp_path / "out", reporter=told)
-    reports = json.loads((tmp_path / "out" / "gptq" / "compress.json").read_text())["tensors"]
-    assert len(reports) == 2 * (4 + 8 * 3)
-    left = {name for name, report in reports.items() if report.get("reason") == "no calibration token reached it"}
-    assert 2 * 2 * 3 <= len(left) < len(reports) and all(".experts." in name for name in left)
-    assert all(any(name in note for note in told.notes) for name in left)
-    before, after = open_checkpoint(source), open_checkpoint(tmp_path / "out" / "gptq")
-    for name in left:
-        weight, stored = before.read(f"{name}.weight"), after.read(f"{name}.weight")
-        assert isinstance(weight, Tensor) and isinstance(stored, QTensor)
-        assert torch.equal(stored.codes, quantize(weight, stored.format, stored.format.fit(weight)).codes)
-
-
-def test_awq_leaves_experts_alone_that_no_token_reaches(
-    tmp_path: Path, make_model: Callable[..., Path], corpus: Path
-) -> None:
-    source = make_model(tmp_path / "source", "qwen3_moe")
-    steps = [
-        {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 3}},
-        {"awq": {"group_size": 32}},
-        {"export": {"dialect": "dense", "dtype": "float32"}},
-    ]
-    run(build(document(source, *steps)), tmp_path / "out")
-    reports = json.loads((tmp_path / "out" / "dense" / "compress.json").read_text())["tensors"]
-    assert any(report.get("reason") for report in reports.values())
-    expected = whole_logits(in_transformers(source), random_rows())
-    found = whole_logits(in_transformers(tmp_path / "out" / "dense"), random_rows())
-    assert float((found - expected).std()) < 0.5 * float(expected.std())
 
 
 def test_routers_are_quantized_by_name_only(tmp_path: Path, make_model: Callable[..., Path]) -> None:
