@@ -1,6 +1,7 @@
 """Checkpoints that were quantized in memory, as passes leave them for an export; artifacts, written and changed."""
 
 import errno
+import inspect
 import json
 import os
 import re
@@ -137,6 +138,28 @@ def export(tmp_path):
         return directory
 
     return write
+
+
+@pytest.fixture
+def judged(export):
+    """judged(dialect, model, checkpoint class, witness): the reader and the witness of what was written agree.
+
+    The two share no code: the witness's module imports nothing that decodes.
+    """
+
+    def compare(dialect, model, kind, witness):
+        directory = export(dialect, model)
+        artifact, read = open_checkpoint(directory), witness(directory)
+        assert isinstance(artifact, kind)
+        for name, spec in artifact.spec.tensors.items():
+            found = artifact.read(name)
+            values = found if spec.format is None else found.dequantize()
+            torch.testing.assert_close(read(name), values.float(), rtol=1e-6, atol=0)
+        imported = set(re.findall(r"^from (compress\\S+)", inspect.getsource(inspect.getmodule(witness)), re.MULTILINE))
+        assert imported <= {"compress.formats.files.safetensors.witness", "compress.formats.compressed_tensors.witness"}
+        return read
+
+    return compare
 
 
 @pytest.fixture
