@@ -69,7 +69,7 @@ def _settled(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, note: Calla
 
 def _read_texts(recipe: Recipe, source: Checkpoint, reporter: Reporter) -> Texts:
     """What whole-model passes read before anything is computed. Raises InputError for a file that has no text."""
-    reporter.start("read text", len(recipe.passes), "pass")
+    reporter.start("read text", len(recipe.passes), "step")
     texts: dict[int, Sequences] = {}
     for number, step in enumerate(recipe.passes):
         if isinstance(step, ModelPass):
