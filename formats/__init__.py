@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
-import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +24,7 @@ def dialects() -> dict[str, type[Dialect]]:
     """Every container convention, by name: the Dialects that the modules `dialect.py` define, wherever they lie."""
     from compress.formats.base import Dialect
 
-    names = (module.name for module in pkgutil.walk_packages(__path__, f"{__name__}."))
-    modules = [importlib.import_module(name) for name in names if name.endswith(".dialect")]
+    modules = [importlib.import_module(name) for name in _files()]
     found = [
         value
         for module in modules
@@ -48,8 +46,14 @@ def engines() -> list[str]:
 
 def _classes() -> dict[str, ast.ClassDef]:
     """The class of every dialect, by its folder."""
-    paths = sorted(Path(__file__).parent.rglob("dialect.py"))
-    return {path.parent.name: outline.class_of(path, path.parent.name) for path in paths}
+    return {path.parent.name: outline.class_of(path, path.parent.name) for path in _files().values()}
+
+
+def _files() -> dict[str, Path]:
+    """The file of every module `dialect`, by the module's name."""
+    found = ((Path(root), path) for root in __path__ for path in Path(root).rglob("dialect.py"))
+    names = {".".join((__name__, *path.relative_to(root).with_suffix("").parts)): path for root, path in found}
+    return dict(sorted(names.items()))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

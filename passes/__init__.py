@@ -22,8 +22,8 @@ def names() -> list[str]:
 
 def summaries() -> dict[str, str]:
     """What each pass is for, in a line, read from the files: nothing is imported."""
-    folder = Path(__file__).parent
-    return {name: outline.summary(outline.class_of(folder / f"{name}.py", name)) for name in names()}
+    files = {name: Path(root, f"{name}.py") for root in __path__ for name in names()}
+    return {name: outline.summary(outline.class_of(file, name)) for name, file in files.items() if file.is_file()}
 
 
 def get(name: str) -> type[Pass]:
