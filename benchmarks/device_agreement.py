@@ -74,7 +74,7 @@ def _compared(bench: Bench, name: str, recipe: dict[str, Any], held_out: Path) -
     kl = {place: report.metrics.kl_divergence or 0.0 for place, report in reports.items()}
     return (
         f"| {name} | {100 * equal_codes(paths['cpu'], paths['gpu']):.3f} % | {kl['cpu']:.6f} | {kl['gpu']:.6f} "
-        f"| {between[0].kl_divergence or 0.0:.2e} | {'yes' if _same(paths['gpu'], paths['again']) else '**no**'} "
+        f"| {between[-1].kl_divergence or 0.0:.2e} | {'yes' if _same(paths['gpu'], paths['again']) else '**no**'} "
         f"| {seconds['cpu']:.1f} | {seconds['again']:.1f} |"
     )
 

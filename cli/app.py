@@ -96,7 +96,8 @@ def _seldom_collecting() -> Iterator[None]:
 
 def _quiet_libraries() -> None:
     """Libraries tell nothing of their own on standard error, unless the user asked for it."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("RUST_BACKTRACE", "0")
     if not sys.warnoptions and not os.environ.get("COMPRESS_DEBUG"):
         warnings.simplefilter("ignore")

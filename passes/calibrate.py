@@ -18,7 +18,6 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_sequences
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Extent
 from compress.passes.forward.text import OWN, TextOptions, sequences_of
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
@@ -45,9 +44,6 @@ class Calibrate(TextOptions, ModelPass):
 
     def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
         return None if self.data == OWN else sequences_of(self, load_tokenizer(source), False, folder)
-
-    def extent(self) -> Extent | None:
-        return self.samples, self.seq_len
 
     def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
         return super().depends(sequences) if sequences is None else {"tokens": sequences.sha256()}

@@ -27,6 +27,8 @@ from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.weights import Weights, cached_as, dense
 
+_TITLES = {"reference": "evaluate the original", "candidate": "evaluate"}
+
 
 class Boundary(Committed):
     """The walk of that name (`reference`, `candidate`) has reached a boundary between layers."""
@@ -75,16 +77,11 @@ class Evaluate(TextOptions, ModelPass):
         return Outcome(scores=measured.scores, manifest={"evaluation": figures})
 
     def _measure(self, run: Run, stage: Stage, sequences: Sequences) -> Scores:
-        done = run.journal.of(Boundary, stage.key)
         untouched = run.skeleton.of(run.source)
-        layers = len(untouched.anatomy.layers) + len(run.skeleton.anatomy.layers)
-        run.reporter.start("evaluate", layers, "layer", done=len(done))
         with torch.no_grad():
             reference = self._carry(run, stage, sequences, "reference", untouched, dense(run.source))
             candidate = cached_as(self.kv_cache, dense(run.model))
-            scores = score(self._carry(run, stage, sequences, "candidate", run.skeleton, candidate), reference)
-        run.reporter.finish()
-        return scores
+            return score(self._carry(run, stage, sequences, "candidate", run.skeleton, candidate), reference)
 
     def _carry(
         self, run: Run, stage: Stage, sequences: Sequences, name: str, skeleton: Skeleton, weights: Weights
@@ -94,7 +91,9 @@ class Evaluate(TextOptions, ModelPass):
 
         def commit(boundary: int) -> None:
             run.journal.append(Boundary(stage=stage.key, walk=name, boundary=boundary))
-            run.reporter.advance(name)
+            run.reporter.advance()
 
+        run.reporter.start(_TITLES[name], len(skeleton.anatomy.layers), "layer", done=done)
         walk.carry(done, commit)
+        run.reporter.finish()
         return walk

@@ -9,8 +9,8 @@ from pydantic import ConfigDict, Field, model_validator
 
 from compress.formats import dialects
 from compress.formats.base import Dialect, ModelSpec
-from compress.formats.errors import suggest
-from compress.formats.views.fit import Decoded, fit_spec
+from compress.formats.errors import RefusedError, suggest
+from compress.formats.views.fit import Decoded, fit_spec, misfit_of
 from compress.formats.views.matrices import restored_spec
 from compress.passes.artifact.write import Written, refuse_foreign, write_artifact, written_at
 from compress.passes.core.base import ModelPass, Product
@@ -54,11 +54,23 @@ class Export(ModelPass):
 
     def products(self, model: ModelSpec) -> Sequence[Product]:
         dialect = self.container()
-        written = restored_spec(fit_spec(model, dialect, self.requantize))
+        written = restored_spec(self._fitted(model, dialect))
         matrices = {name: spec for name, spec in written.tensors.items() if len(spec.shape) > 1}
         dense = {name.removesuffix(".weight") for name, spec in matrices.items() if spec.format is None}
         refuse_idle_rules(dialect, self.dialect, dense, {name.removesuffix(".weight") for name in matrices} - dense)
         return [Product(self.dialect, self.folder, written, dialect.options(written), dialect.layout(written))]
+
+    def _fitted(self, model: ModelSpec, dialect: Dialect) -> ModelSpec:
+        """The headers of `model` as the container holds them; a refusal names containers that hold them exactly."""
+        try:
+            return fit_spec(model, dialect, self.requantize)
+        except RefusedError as error:
+            able = [f"`dialect: {name}`" for name, kind in dialects().items() if not misfit_of(model, kind())]
+            able.sort(key=lambda name: "dense" in name)  # last: it holds values, and saves no byte
+            if not able:
+                raise
+            more = f" (so does {', '.join(able[1:])})" if able[1:] else ""
+            raise RefusedError(str(error), f"{able[0]} holds it exactly{more}; {error.hint}") from error
 
     def prepare(self, run: Run, stage: Stage) -> None:
         refuse_foreign(run, run.output / self.folder)

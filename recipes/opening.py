@@ -16,11 +16,12 @@ from compress.passes.core.report import Reporter
 from compress.passes.forward.text import beside
 from compress.passes.model.blank import matrices
 from compress.passes.model.config import load_config
-from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
+from compress.recipes.artifacts import artifact_at
 from compress.recipes.foresight import foresee
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import Texts
+from compress.recipes.texts import read_texts
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Ope
     source = open_source(recipe, reporter.note)
     skeleton = Skeleton(load_config(source), source.spec, device)
     settled = _settled(recipe, source, skeleton, reporter.note)
-    return Opened(settled, source, skeleton, _read_texts(settled, source, reporter))
+    return Opened(settled, source, skeleton, read_texts(settled, source, skeleton, reporter))
 
 
 def model_of(recipe: Recipe) -> str:
@@ -49,7 +50,7 @@ def model_of(recipe: Recipe) -> str:
 
 def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
     """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
-    source = matrices(open_checkpoint(resolve(model_of(recipe), progress=progress)))
+    source = matrices(open_checkpoint(artifact_at(resolve(model_of(recipe), progress=progress))))
     if any(isinstance(step, LayerPass) for step in recipe.passes):
         return Decoded(source, decoded_spec(source.spec))
     return source
@@ -65,19 +66,3 @@ def _settled(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, note: Calla
             if isinstance(step, ModelPass):  # no other changes a shape
                 model = step.plan(model, skeleton.anatomy)
     return recipe.model_copy(update={"passes": tuple(steps)})
-
-
-def _read_texts(recipe: Recipe, source: Checkpoint, reporter: Reporter) -> Texts:
-    """What whole-model passes read before anything is computed. Raises InputError for a file that has no text."""
-    reporter.start("read text", len(recipe.passes), "step")
-    texts: dict[int, Sequences] = {}
-    for number, step in enumerate(recipe.passes):
-        if isinstance(step, ModelPass):
-            path = ("passes", number, step.name, "data")
-            with recipe.origin.placing(*path):
-                text = step.read(source, recipe.origin.folder_of(*path))
-            if text is not None:
-                texts[number] = text
-        reporter.advance(step.name)
-    reporter.finish()
-    return texts

@@ -94,7 +94,7 @@ def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
 def _plan(opened: Opened, passes: Sequence[Pass], max_ram: int) -> Plan:
     """The plan of one way that the run may go."""
     recipe, source = opened.recipe, opened.source
-    way = _Way(opened, max_ram)
+    way = _Way(opened, passes, max_ram)
     grouped = stages(passes)
     for first, steps in zip(first_numbers(grouped), grouped):
         text = opened.texts.get(first)
@@ -120,7 +120,8 @@ def _plan(opened: Opened, passes: Sequence[Pass], max_ram: int) -> Plan:
 class _Way:
     """The model's headers on their way through the stages, each with the skeleton that its shapes ask for."""
 
-    def __init__(self, opened: Opened, budget: int) -> None:
+    def __init__(self, opened: Opened, passes: Sequence[Pass], budget: int) -> None:
+        self.passes = passes
         self.skeleton, self.origin, self.budget = opened.skeleton, opened.recipe.origin, budget
         self.path, self.model = opened.source.path, opened.source.spec
         self.planned: list[StagePlan] = []
@@ -137,7 +138,7 @@ class _Way:
         prepared: set[str] = set()
         for number, step in enumerate(steps, start=first):
             with self.origin.placing("passes", number):
-                self.products += [(product, self.model) for product in step.products(self.model)]
+                self.products += [(product, self.model) for product in self._products(number, step)]
                 self.model = self._apply(step, prepared)
             if isinstance(step, ModelPass) and step.calibrates:
                 self.calibration = text or step.extent()
@@ -151,6 +152,17 @@ class _Way:
                 memory_bytes=cost.memory,
             )
         )
+
+    def _products(self, number: int, step: Pass) -> Sequence[Product]:
+        """What `step` will write of the model as it is by then."""
+        try:
+            return step.products(self.model)
+        except RefusedError as error:
+            later = [found.name for found in self.passes[number + 1 :] if isinstance(found, LayerPass)]
+            if not later or any(spec.format for spec in self.model.tensors.values()):
+                raise
+            message = f"{step.name} stands before {later[-1]}: {error}"
+            raise RefusedError(message, f"move {step.name} after {later[-1]}") from error
 
     def _apply(self, step: Pass, prepared: set[str]) -> ModelSpec:
         """What `step` makes of the model. `prepared`: what an earlier pass of the same stage hands on unrounded."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml as plain_yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -20,6 +21,7 @@ from pydantic import (
 from compress import passes
 from compress.formats import dialects
 from compress.formats.errors import UsageError, suggest
+from compress.formats.files.source import name_of
 from compress.passes.core.base import Pass
 from compress.recipes import bundled, yaml
 from compress.recipes.engines.verdicts import check_targets
@@ -57,6 +59,16 @@ class Recipe(BaseModel):
     def origin(self) -> Origin:
         """Where it was written."""
         return self._origin
+
+    def text(self) -> str:
+        """The recipe as YAML: what was written, and what was settled since."""
+        head = self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        steps = [step.model_dump(mode="json", exclude_unset=True, exclude_none=True) for step in self.passes]
+        head["passes"] = [{step.name: options} for step, options in zip(self.passes, steps)]
+        ordered = {key: head[key] for key in type(self).model_fields if key in head}
+        return str(
+            plain_yaml.safe_dump(ordered, sort_keys=False, default_flow_style=None, width=110, allow_unicode=True)
+        )
 
     @field_validator("targets")
     @classmethod
@@ -107,8 +119,7 @@ def default_output(source: str, recipe: Recipe) -> Path:
     """Where `compress run SOURCE` writes if it is not told: out/ and the recipe's name, for stdin its model's."""
     if source != "-":
         return Path("out", Path(source).stem)
-    model = Path(recipe.model.removeprefix("pypi:").partition("==")[0])
-    return Path("out", model.resolve().name.removesuffix(".gguf").removesuffix(".safetensors"))
+    return Path("out", name_of(recipe.model))
 
 
 def with_targets(recipe: Recipe, names: Iterable[str]) -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ import torch
 from pydantic import BaseModel
 
 from compress.formats import open_checkpoint
-from compress.formats.files.storage import parse_json, read_bytes, write_json
+from compress.formats.files.storage import parse_json, read_bytes, write_bytes, write_json
+from compress.passes.artifact.card import CARD, model_card
 from compress.passes.artifact.inventory import bits_of, format_name
+from compress.passes.artifact.record import MANIFEST
 from compress.passes.artifact.write import Artifact
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
@@ -108,14 +111,17 @@ def _report_of(artifact: Artifact, state: Run) -> ArtifactReport:
 
 
 def mark(report: RunReport, output: Path) -> None:
-    """Artifacts that miss a gate are kept, and say so; those that miss none say nothing of the kind."""
+    """Artifacts say how they are loaded, and which gates they miss; those that miss none say nothing of the kind."""
     for artifact in report.artifacts:
-        path = output / artifact.path / "compress.json"
-        manifest = parse_json(read_bytes(path, 1 << 30), path)
-        marked = {key: value for key, value in manifest.items() if key != "missed_gates"}
+        directory = output / artifact.path
+        manifest = parse_json(read_bytes(directory / MANIFEST, 1 << 30), directory / MANIFEST)
+        marked = {key: value for key, value in manifest.items() if key != "missed_gates"} | {"loads": artifact.loads}
         marked |= {"missed_gates": report.missed} if report.missed else {}
+        card = model_card(marked).encode()
+        marked["files"] = {**manifest["files"], CARD: hashlib.sha256(card).hexdigest()}
         if marked != manifest:
-            write_json(path, marked)
+            write_bytes(directory / CARD, card)
+            write_json(directory / MANIFEST, marked)
 
 
 def with_paths(report: RunReport, output: Path) -> RunReport:

@@ -16,7 +16,9 @@ import torch
 from compress.formats.base import Checkpoint
 from compress.formats.errors import UsageError
 from compress.formats.files.carried import TEMPLATE_PATTERN
+from compress.formats.files.source import is_hub_id
 from compress.formats.files.storage import sha256_file, write_json
+from compress.passes.artifact.licence import licence_of
 from compress.passes.artifact.write import Artifact, written_at
 from compress.passes.core.base import ModelPass
 from compress.passes.core.journal import Done
@@ -26,7 +28,7 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.sweep.sweep import sweep
 from compress.recipes.engines.verdicts import notes
-from compress.recipes.opening import open_recipe
+from compress.recipes.opening import model_of, open_recipe
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, with_paths
@@ -141,8 +143,18 @@ def _manifest(recipe: Recipe, source: Checkpoint, files: Mapping[str, str]) -> d
     """What every artifact says of how it came about: recipe, inputs, versions, machine."""
     return {
         "recipe": recipe.model_dump(mode="json"),
-        "source": {"dialect": source.dialect, "files": dict(files)},
+        "recipe_text": recipe.text(),
+        "source": {"dialect": source.dialect, "files": dict(files), **_provenance(recipe, source)},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in (*_COMPUTING, *_WRITING)}},
+    }
+
+
+def _provenance(recipe: Recipe, source: Checkpoint) -> dict[str, Any]:
+    """Where the model is known from, and its licence, as far as anything tells."""
+    licence = licence_of(source.path, source.files())
+    return {
+        **({"hub": recipe.model} if is_hub_id(model_of(recipe)) else {}),
+        **({"licence": licence} if licence else {}),
     }
 
 

@@ -37,7 +37,8 @@ def inspection(found: Inspection) -> list[RenderableType]:
         able.add_row(name, "no" if reason else "loads it", reason)
     for name, reason in found.dialects.items():
         able.add_row(name, "no" if reason else "holds it exactly", reason)
-    return [head, formats, tensors, f"other files: {', '.join(found.files)}", able]
+    missed = [f"missed gates: {'; '.join(found.missed_gates)}"] if found.missed_gates else []
+    return [head, *missed, formats, tensors, f"other files: {', '.join(found.files)}", able]
 
 
 def results(rows: Sequence[EvalResult]) -> list[RenderableType]:
@@ -64,6 +65,8 @@ def verification(found: Verification) -> list[RenderableType]:
         lines.append(f"engine: at most {found.engine_difference:.2g} nats from the recorded logits ({engine})")
     if found.not_here:
         lines.append(f"engine: not asked, {found.not_here}")
+    if found.missed_gates:
+        lines.append(f"missed gates: {'; '.join(found.missed_gates)}")
     verdict = "passed" if found.passed else "did NOT pass"
     return [checks, *problems, *lines, f"{found.path} ({found.dialect}): {verdict}"]
 

@@ -42,6 +42,20 @@ def resolve(model: str, cache: Path | None = None, progress: Callable[[str], Non
     return _from_hub(model, progress)
 
 
+def is_hub_id(model: str) -> bool:
+    """Whether `model` names a model of the hub, and nothing that lies here."""
+    return bool(_HUB_ID.fullmatch(model)) and not model.startswith(".") and not Path(model).exists()
+
+
+def name_of(model: str) -> str:
+    """What a model is called: the last part of its id or its path, or its package."""
+    if model.startswith("pypi:"):
+        return model.removeprefix("pypi:").partition("==")[0]
+    path = Path(model)
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    return name.removesuffix(".gguf").removesuffix(".safetensors")
+
+
 def cache_directory() -> Path:
     """`$COMPRESS_CACHE`, or `compress` in the user's cache directory (XDG base directory specification)."""
     if own := os.environ.get("COMPRESS_CACHE"):

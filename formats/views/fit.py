@@ -7,7 +7,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from compress.formats.base import Dialect, ModelSpec
-from compress.formats.errors import RefusedError
+from compress.formats.errors import CompressError, RefusedError
+from compress.formats.views.matrices import restored_spec
 from compress.formats.views.view import View
 from compress.kernels.qtensor import QTensor
 
@@ -28,17 +29,31 @@ def fit_spec(model: ModelSpec, dialect: Dialect, requantize: bool) -> ModelSpec:
     return replace(model, tensors={**model.tensors, **dense})
 
 
+REQUANTIZE = "`requantize: true`"
+"""How a recipe asks for the conversion of what a container cannot hold; commands have a word of their own."""
+
+
+def misfit_of(model: ModelSpec, dialect: Dialect) -> str:
+    """Why `dialect` cannot hold `model` exactly; empty if it can."""
+    try:
+        refuse_misfits(model, dialect)
+        dialect.layout(restored_spec(model))
+    except CompressError as error:
+        return str(error)
+    return ""
+
+
 def refuse_misfits(model: ModelSpec, dialect: Dialect) -> None:
     """Raise RefusedError, naming the first tensor and what would work, unless `dialect` holds `model` exactly."""
     if reason := dialect.runtime_misfit(model):
-        raise RefusedError(reason, "or say `requantize: true` to export the weights alone")
+        raise RefusedError(reason, f"or say {REQUANTIZE} to export the weights alone")
     misfits = dialect.misfits(model)
     if misfits:
         name, reason = next(iter(misfits.items()))
         more = f" ({len(misfits) - 1} more like it)" if len(misfits) > 1 else ""
         raise RefusedError(
             f"{dialect.name} cannot hold {name} exactly{more}: {reason}",
-            "or say `requantize: true` to decode such tensors and convert them, at a loss",
+            f"or say {REQUANTIZE} to decode such tensors and convert them, at a loss",
         )
 
 

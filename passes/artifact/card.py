@@ -1,36 +1,51 @@
-"""The model card of an artifact: what it was made of, how, and what that cost."""
+"""The model card of an artifact: what it was made of, how, what that cost, and how to load it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+from compress.formats.files.source import name_of
+
+CARD = "README.md"
 
 
 def model_card(manifest: Mapping[str, Any]) -> str:
     """Markdown with the front matter that model hubs read, from the artifact's manifest."""
-    artifact, scores = manifest["artifact"], manifest["scores"]
-    model = manifest["recipe"]["model"]
+    artifact, model = manifest["artifact"], manifest["recipe"]["model"]
     lines = [
-        "---",
-        f"base_model: {json.dumps(model)}",
-        "tags: [compress-llm, quantized]",
-        "---",
-        f"# {model}, {artifact['bits_per_weight']:.2f} bits per weight ({artifact['dialect']})",
-        "",
-        "Made with `compress`. The recipe:",
-        "",
-        "```json",
-        json.dumps(manifest["recipe"]["passes"], indent=1),
-        "```",
+        *_front_matter(manifest["source"]),
+        f"# {name_of(model)}, {artifact['bits_per_weight']:.2f} bits per weight ({artifact['dialect']})",
+        *_missed(manifest.get("missed_gates", ())),
+        *_loads(manifest.get("loads", {})),
+        *_scores(manifest["scores"]),
+        *("", "Made with `compress`, from this recipe:", "", "```yaml", manifest["recipe_text"].rstrip(), "```"),
     ]
-    if scores:
-        lines += [
-            "",
-            "| | original | this |",
-            "|---|---|---|",
-            f"| perplexity | {scores['reference_perplexity']:.2f} | {scores['perplexity']:.2f} |",
-            f"| KL divergence (nats per token) | 0 | {scores['kl_divergence']:.4f} |",
-            f"| top-1 agreement | 100 % | {100 * scores['top1_agreement']:.1f} % |",
-        ]
     return "\n".join([*lines, "", "`compress.json` holds every hash, version and per-tensor error.", ""])
+
+
+def _front_matter(source: Mapping[str, Any]) -> Iterator[str]:
+    yield "---"
+    if "hub" in source:  # a name that the hub can link to; what lies elsewhere it would take for one
+        yield from (f"base_model: {source['hub']}", "base_model_relation: quantized")
+    yield from (f"{key}: {value}" for key, value in source.get("licence", {}).items())
+    yield from ("tags: [compress-llm, quantized]", "---")
+
+
+def _missed(gates: list[str]) -> Iterator[str]:
+    if gates:
+        yield from ("", f"**It misses what it was to reach:** {'; '.join(gates)}.")
+
+
+def _loads(lines: Mapping[str, str]) -> Iterator[str]:
+    if lines:
+        yield from ("", "To load it, PATH being this directory:", "", "| | |", "|---|---|")
+        yield from (f"| {engine} | `{line.replace('{path}', 'PATH')}` |" for engine, line in lines.items())
+
+
+def _scores(scores: Mapping[str, float] | None) -> Iterator[str]:
+    if scores:
+        yield from ("", "| | original | this |", "|---|---|---|")
+        yield f"| perplexity | {scores['reference_perplexity']:.2f} | {scores['perplexity']:.2f} |"
+        yield f"| KL divergence (nats per token) | 0 | {scores['kl_divergence']:.4f} |"
+        yield f"| top-1 agreement | 100 % | {100 * scores['top1_agreement']:.1f} % |"

@@ -20,7 +20,7 @@ from compress.formats.files.storage import (
     write_json,
 )
 from compress.formats.views.matrices import Restored
-from compress.passes.artifact.card import model_card
+from compress.passes.artifact.card import CARD, model_card
 from compress.passes.artifact.compare import verify
 from compress.passes.artifact.fingerprint import Fingerprint
 from compress.passes.artifact.inventory import Entry, take_inventory
@@ -164,7 +164,7 @@ def _describe(
         "scores": asdict(run.left.scores) if run.left.scores else None,
         "tensors": run.left.reports,
     }
-    write_bytes(directory / "README.md", model_card(manifest).encode())
+    write_bytes(directory / CARD, model_card(manifest).encode())
     proof = Record(
         files=hashes(directory),
         settings={**settings_on_disk(directory), **settings_inside(artifact)},

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from pydoc_data import topics
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from transformers import PreTrainedTokenizerBase
 
 from compress.formats.errors import InputError
+from compress.passes.forward import documents
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.tokenizer import render_chat
 
 BUILTIN = "builtin"
 OWN = "self"
 MADE = frozenset({BUILTIN, OWN})
 """Data that is no file and no dataset, and of which evaluation gets a part of its own."""
-_MAX_TEXT = 1 << 30
 _TEXT_FILES = {".jsonl", ".txt", ".md", ".raw", ".text"}
 
 
@@ -39,6 +35,10 @@ class TextOptions(BaseModel):
     pack: bool = Field(True, description="run texts together into full sequences; false: one text per sequence, padded")
     split: str = Field("train", description="of a dataset")
     column: str = Field("text", description="of a dataset or a .jsonl file")
+
+    def extent(self) -> tuple[int, int] | None:
+        """How many sequences it asks for, and their length."""
+        return self.samples, self.seq_len
 
     def file(self, folder: Path) -> Path | None:
         """The file that `data` names, in `folder` or where the shell stands; None if it names no file."""
@@ -73,100 +73,49 @@ def sequences_of(
     Packed sequences are spread evenly over the text for calibration, and are its first windows when held out, as
     perplexity is measured. Each begins with the tokenizer's BOS where the model uses one.
     """
-    documents = _documents(options, tokenizer, held_out, folder)
     make = _packed if options.pack else _padded
-    sequences = make(options, tokenizer, documents, spread=not held_out)
+    sequences = make(options, tokenizer, _documents(options, tokenizer, held_out, folder), spread=not held_out)
     if sequences.count == 0:
-        raise InputError(f"{options.data} has no text for a single sequence of {options.seq_len} tokens")
+        raise InputError(f"{options.data} has no text", "give a file or a dataset that has some, or `builtin`")
     return sequences
 
 
 def _documents(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool, folder: Path) -> Iterator[str]:
     if options.data == BUILTIN:
-        return _builtin(held_out)
+        return documents.builtin(held_out)
     path = options.file(folder)
     if path is None:
-        return _dataset(options, tokenizer)
-    return _jsonl(path, options, tokenizer) if path.suffix == ".jsonl" else iter([_read(path)])
+        return documents.dataset(options.data, options.split, options.column, tokenizer)
+    return documents.file(path, options.column, tokenizer)
 
 
-def _builtin(held_out: bool) -> Iterator[str]:
-    """The reference texts of `pydoc`: every fourth is held out."""
-    for number, (_, text) in enumerate(sorted(topics.topics.items())):
-        if (number % 4 == 0) == held_out:
-            yield text
-
-
-def _read(path: Path) -> str:
-    try:
-        if not path.is_file():
-            raise InputError(f"{path} is not there or is not a file", "give a text file, .jsonl, or `builtin`")
-        if path.stat().st_size > _MAX_TEXT:
-            raise InputError(f"{path} is larger than 1 GiB", "cut it: calibration wants some thousand tokens")
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text (byte {error.start})") from error
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from error
-
-
-def _jsonl(path: Path, options: TextOptions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    for number, line in enumerate(_read(path).splitlines(), start=1):
-        if line.strip():
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}:{number}: not JSON: {error}") from error
-            yield _text_of(record, f"{path}:{number}", options.column, tokenizer)
-
-
-def _text_of(record: Any, where: str, column: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    if isinstance(record, dict) and isinstance(record.get("messages"), list):
-        return render_chat(tokenizer, record["messages"], answer=False)
-    if isinstance(record, dict) and isinstance(record.get(column), str):
-        return str(record[column])
-    raise InputError(f"{where}: has neither `messages` nor a string `{column}`", "name it with `column:`")
-
-
-def _dataset(options: TextOptions, tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    import datasets
-
-    name, _, config = options.data.partition(":")
-    try:
-        records = datasets.load_dataset(name, config or None, split=options.split, streaming=True)
-        yield from (_text_of(record, f"{name} row", options.column, tokenizer) for record in records)
-    except (OSError, ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
-        hint = "it is no file either; offline, give a text file or `builtin`"
-        raise InputError(f"dataset {options.data}: {first}", hint) from error
-
-
-def _packed(
-    options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool
-) -> Sequences:
+def _packed(options: TextOptions, tokenizer: PreTrainedTokenizerBase, texts: Iterator[str], spread: bool) -> Sequences:
     prefix = _bos(tokenizer)
     body = options.seq_len - len(prefix)
     limit = None if spread else options.samples * body
     tokens: list[int] = []
-    for document in documents:
+    for document in texts:
         tokens.extend(_encode(tokenizer, document))
         if limit is not None and len(tokens) >= limit:
             break
     available = len(tokens) // body
+    if tokens and not available:
+        raise InputError(
+            f"{options.data} has {len(tokens)} tokens, and one sequence takes {body}",
+            f"give more text, or shorter sequences: seq_len: {max(2, len(tokens) + len(prefix))}",
+        )
     count = min(options.samples, available)
     chosen = [number * available // count for number in range(count)] if spread else range(count)
     cut = [prefix + tokens[body * number : body * (number + 1)] for number in chosen]
     return Sequences(torch.tensor(cut, dtype=torch.int64).reshape(count, options.seq_len))
 
 
-def _padded(
-    options: TextOptions, tokenizer: PreTrainedTokenizerBase, documents: Iterator[str], spread: bool
-) -> Sequences:
+def _padded(options: TextOptions, tokenizer: PreTrainedTokenizerBase, texts: Iterator[str], spread: bool) -> Sequences:
     prefix = _bos(tokenizer)
     ids = torch.zeros(options.samples, options.seq_len, dtype=torch.int64)
     mask = torch.zeros(options.samples, options.seq_len, dtype=torch.bool)
     count = 0
-    for document in documents:
+    for document in texts:
         sequence = (prefix + _encode(tokenizer, document))[: options.seq_len]
         if len(sequence) > len(prefix):
             ids[count, : len(sequence)], mask[count, : len(sequence)] = torch.tensor(sequence), True

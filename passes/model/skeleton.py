@@ -25,6 +25,7 @@ from compress.passes.model.cache import Watch, cache_argument, find_attention, p
 from compress.passes.model.config import config_of
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
+from compress.passes.model.positions import positions_of
 from compress.passes.model.residual import find_residuals
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.stand_in import StandIn
@@ -52,6 +53,8 @@ class Skeleton:
         self._layer_names = [f"{path}.{i}" for i in range(len(self._layers))]
         parent, _, leaf = path.rpartition(".")
         setattr(self._model.get_submodule(parent), leaf, nn.ModuleList(StandIn(layer) for layer in self._layers))
+        parts = (self._model, *self._layers)
+        self.positions = positions_of(config, parts, self._model.get_input_embeddings())
         self._move_buffers()
         self._attentions: tuple[Attention | None, ...] | None = None
         self._calls: dict[tuple[int, int, bool], list[Call]] = {}

@@ -17,7 +17,7 @@ from compress.kernels.numbers.activations import Grid
 from compress.passes.core.report import Reporter
 from compress.passes.evaluate import Evaluate
 from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.scores import score
+from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.text import sequences_of
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.blank import matrices
@@ -26,6 +26,7 @@ from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.weights import Weights, cached_as, dense
+from compress.recipes.artifacts import artifact_at
 
 
 class EvalResult(BaseModel):
@@ -52,51 +53,58 @@ def evaluate(
 ) -> list[EvalResult]:
     """Scores of each checkpoint, over the tokens of the reference's tokenizer (or of the first path's).
 
-    With `kv_cache` the candidates run with a cache on that grid; the reference does not.
+    The reference is the first row, once, though it be among `paths`. With `kv_cache` the candidates run with a
+    cache on that grid; the reference does not.
     Raises InputError for a file that cannot be read or a vocabulary that is not the reference's.
     """
     reporter = reporter or Reporter()
-    names = [*([reference] if reference else []), *paths]
-    checkpoints = [matrices(open_checkpoint(resolve(name, progress=reporter.note))) for name in names]
+    asked = [*([reference] if reference else []), *paths]
+    places = {name: artifact_at(resolve(name, progress=reporter.note)) for name in asked}
+    again = [name for name in paths if reference and kv_cache is None and _same(places[name], places[reference])]
+    names = [*([reference] if reference else []), *(name for name in paths if name not in again)]
+    checkpoints = [matrices(open_checkpoint(places[name])) for name in names]
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
     sequences = sequences_of(options, load_tokenizer(checkpoints[0]), held_out=True)
-    results = []
+    skeletons = [Skeleton(load_config(found), found.spec, torch.device(device)) for found in checkpoints]
+    for name, skeleton in zip(names, skeletons):
+        _check(name, skeleton, sequences, names[0], reporter)
     with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:
         walks = []
-        for number, (name, checkpoint) in enumerate(zip(names, checkpoints)):
+        for number, (name, checkpoint, skeleton) in enumerate(zip(names, checkpoints, skeletons)):
             weights = cached_as(None if reference and number == 0 else kv_cache, dense(checkpoint))
-            walk = _walk(
-                name, checkpoint, weights, sequences, Path(folder) / str(number), torch.device(device), reporter
-            )
-            if walk.skeleton.vocabulary < int(sequences.ids.max()) + 1:
-                raise InputError(f"{name} has another vocabulary than {names[0]}", "compare models of one family")
-            walks.append(walk)
+            walks.append(_walk(name, skeleton, weights, sequences, Path(folder) / str(number), reporter))
         first = walks[0] if reference else None
-        for name, checkpoint, walk in list(zip(names, checkpoints, walks))[1 if reference else 0 :]:
-            scores = score(walk, first)
-            results.append(
-                EvalResult(
-                    path=name,
-                    perplexity=scores.perplexity,
-                    kl_divergence=scores.kl_divergence,
-                    top1_agreement=scores.top1_agreement,
-                    bytes=checkpoint.nbytes(),
-                    tokens=scores.tokens,
-                )
-            )
-    return results
+        return [
+            _result(name, checkpoint, score(walk, first)) for name, checkpoint, walk in zip(names, checkpoints, walks)
+        ]
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _check(name: str, skeleton: Skeleton, sequences: Sequences, first: str, reporter: Reporter) -> None:
+    """Raise RefusedError for sequences that are too long for the model, InputError for tokens that it does not know."""
+    if skeleton.positions:
+        skeleton.positions.refuse_beyond(sequences.length, name, reporter.note)
+    if skeleton.vocabulary < int(sequences.ids.max()) + 1:
+        raise InputError(f"{name} has another vocabulary than {first}", "compare models of one family")
+
+
+def _result(name: str, checkpoint: Checkpoint, scores: Scores) -> EvalResult:
+    return EvalResult(
+        path=name,
+        perplexity=scores.perplexity,
+        kl_divergence=scores.kl_divergence,
+        top1_agreement=scores.top1_agreement,
+        bytes=checkpoint.nbytes(),
+        tokens=scores.tokens,
+    )
 
 
 def _walk(
-    name: str,
-    checkpoint: Checkpoint,
-    weights: Weights,
-    sequences: Sequences,
-    folder: Path,
-    device: torch.device,
-    reporter: Reporter,
+    name: str, skeleton: Skeleton, weights: Weights, sequences: Sequences, folder: Path, reporter: Reporter
 ) -> Walk:
-    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, device)
     hidden = HiddenStates(folder, sequences.length, skeleton.width, sequences.count)
     walk = Walk(skeleton, sequences, [Stream(weights, hidden)])
     reporter.start(f"evaluate {name}", len(skeleton.anatomy.layers), "layer")

@@ -19,6 +19,7 @@ from compress.passes.model.cache import cache_argument
 from compress.passes.model.loading import load_model
 from compress.passes.model.quantized_cache import cache_for
 from compress.passes.model.tokenizer import load_tokenizer, render_chat
+from compress.recipes.artifacts import artifact_at
 
 Write = Callable[[str], None]
 
@@ -41,7 +42,7 @@ def generate(
     greedy. With `kv_cache` keys and values are kept on that grid, whatever the checkpoint says; without, as it
     says. Raises InputError for a checkpoint, tokenizer or template that is broken.
     """
-    checkpoint = matrices(open_checkpoint(resolve(model)))
+    checkpoint = matrices(open_checkpoint(artifact_at(resolve(model))))
     tokenizer = load_tokenizer(checkpoint)
     ids = _prompt_ids(tokenizer, prompt, raw or tokenizer.chat_template is None)
     if not ids:

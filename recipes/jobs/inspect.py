@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from compress.formats import dialects, open_checkpoint
-from compress.formats.base import Dialect, ModelSpec, TensorSpec
-from compress.formats.errors import CompressError
-from compress.formats.views.fit import fit_spec
+from compress.formats.base import TensorSpec
+from compress.formats.views.fit import misfit_of
 from compress.passes.artifact.inventory import bits_of, format_name
+from compress.recipes.artifacts import artifact_at, missed_gates
 from compress.recipes.engines.verdicts import subject_of, verdicts
 
 
@@ -53,12 +53,14 @@ class Inspection(_Figures):
     formats: tuple[FormatLine, ...]
     files: tuple[str, ...]
     tensors: tuple[TensorLine, ...]
+    missed_gates: tuple[str, ...]
     targets: dict[str, str]
     dialects: dict[str, str]
 
 
 def inspect(path: Path) -> Inspection:
     """Open `path` (a directory or a file) and list what its headers say. Raises InputError."""
+    path = artifact_at(path, "compress inspect")
     checkpoint = open_checkpoint(path)
     spec = checkpoint.spec
     tensors = tuple(
@@ -77,18 +79,10 @@ def inspect(path: Path) -> Inspection:
         formats=_by_format(spec.tensors.values()),
         files=tuple(sorted(checkpoint.files())),
         tensors=tensors,
+        missed_gates=tuple(missed_gates(path)),
         targets={found.target: found.reason for found in verdicts(str(path), subject_of(checkpoint))},
-        dialects={name: _misfit(kind(), spec) for name, kind in dialects().items()},
+        dialects={name: misfit_of(spec, kind()) for name, kind in dialects().items()},
     )
-
-
-def _misfit(dialect: Dialect, spec: ModelSpec) -> str:
-    """Why `dialect`, with its own defaults, does not hold the model exactly; empty if it does."""
-    try:
-        dialect.layout(fit_spec(spec, dialect, requantize=False))
-    except CompressError as error:
-        return str(error)
-    return ""
 
 
 def _by_format(tensors: Iterable[TensorSpec]) -> tuple[FormatLine, ...]:

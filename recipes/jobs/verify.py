@@ -15,7 +15,6 @@ from torch import Tensor
 from compress.formats import dialects, open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError, InputError, RefusedError, UsageError, suggest
-from compress.formats.files.storage import parse_json, read_bytes
 from compress.passes.artifact.compare import answers_again, rounded_answers, twice
 from compress.passes.artifact.fingerprint import Fingerprint, disagreements, largest_difference, tokens_of
 from compress.passes.artifact.inventory import Reading, check_inventory
@@ -25,6 +24,7 @@ from compress.passes.core.report import Reporter
 from compress.passes.model.blank import matrices
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
+from compress.recipes.artifacts import artifact_at, manifest_at, missed_gates
 from compress.recipes.engines.ask import ask, engines
 from compress.recipes.engines.here import unable_here
 from compress.recipes.engines.machine import Machine
@@ -37,7 +37,6 @@ ENGINES = 0.5
 Where the artifact rounds at run time, twice as much more as our own rounding makes: answers are recorded without it.
 """
 _TIMEOUT = 1800.0
-_MAX_MANIFEST = 1 << 28
 
 CheckName = Literal["files", "settings", "opens", "contents", "tensors", "tokenizer", "logits", "engine"]
 
@@ -53,6 +52,7 @@ class Problem(BaseModel):
 class Verification(BaseModel):
     """What `compress verify` found; `checked` counts what was compared, check by check.
 
+    `missed_gates` are those of the run that made it: it may be whole, and not as good as it was to be.
     `not_here` is why the engine was not asked: nothing is known of it then, good or bad.
     """
 
@@ -65,6 +65,7 @@ class Verification(BaseModel):
     engine: dict[str, str] = {}
     engine_difference: float | None = None
     not_here: str = ""
+    missed_gates: list[str] = []
 
 
 def verify(
@@ -81,6 +82,7 @@ def verify(
     RefusedError if the engine is not installed for the interpreter `python` (by default this one). `machine` is
     what the engine runs on, by default this one.
     """
+    path = artifact_at(path, "compress verify")
     python = python or Path(sys.executable)
     if engine is not None:
         engine = _script(engine)
@@ -138,6 +140,7 @@ class _Checks:
             largest_difference=self.difference,
             problems=self.problems,
             engine=self.versions,
+            missed_gates=missed_gates(self.path),
             engine_difference=self.engine_difference,
             not_here=self.not_here,
         )
@@ -253,10 +256,9 @@ class _Checks:
 
 def _read_record(path: Path) -> tuple[str, Record]:
     """The dialect that the manifest names, and its record. Raises InputError."""
-    where = path / MANIFEST
-    if not where.is_file():
+    where, data = path / MANIFEST, manifest_at(path)
+    if data is None:
         raise InputError(f"{path} is no artifact of compress: it has no {MANIFEST}", "look into it: compress inspect")
-    data = parse_json(read_bytes(where, _MAX_MANIFEST), where)
     try:
         return str(data["artifact"]["dialect"]), Record.model_validate(data)
     except (KeyError, TypeError) as error:

@@ -140,7 +140,8 @@ def test_a_run_from_beginning_to_end(
         assert word in shown.out
     measure = ["--reference", str(tiny_llama), "--windows", "2", "--seq-len", "32"]
     assert main(["eval", artifact["path"], *measure, "--json"]) == 0
-    (row,) = json.loads(capfd.readouterr().out)["results"]
+    reference, row = json.loads(capfd.readouterr().out)["results"]
+    assert reference["path"] == str(tiny_llama)
     assert set(row) == {"path", "perplexity", "kl_divergence", "top1_agreement", "bytes", "tokens"}
     assert 0 <= row["kl_divergence"] < 1
 

@@ -245,3 +245,18 @@ def test_groups_may_be_left_open_for_some_layers(write: Write) -> None:
     notes = Notes()
     assert plan(write(rules, EXPORT), reporter=notes).verdict == "fits"
     assert "rtn: groups of 64: 128 does not divide 64 columns" in notes.said
+
+
+def test_an_export_that_stands_before_the_quantizing_pass_is_to_be_moved(write: Write, refused: Refused) -> None:
+    error = refused(write(CALIBRATE, EXPORT, GPTQ, "export: {dialect: awq}"))
+    assert str(error).startswith("recipe.yaml:4: export stands before gptq: no tensor is quantized")
+    assert error.hint == "move export after gptq"
+
+
+def test_a_refusal_names_a_container_that_holds_it(write: Write, refused: Refused) -> None:
+    error = refused(write(CALIBRATE, "gptq: {bits: 5, group_size: 32}", EXPORT))
+    assert "not 5" in str(error)
+    assert error.hint.startswith("`dialect: compressed-tensors` holds it exactly") or "`dialect: gguf`" in error.hint
+    assert "`requantize: true`" in error.hint
+    named = error.hint.partition("`dialect: ")[2].partition("`")[0]
+    assert plan(write(CALIBRATE, "gptq: {bits: 5, group_size: 32}", f"export: {{dialect: {named}}}")).verdict == "fits"

@@ -16,7 +16,8 @@ from compress import passes
 from compress.formats.errors import UsageError
 from compress.formats.options import Match, PerTensor, resolve
 from compress.recipes import bundled
-from compress.recipes.recipe import Recipe, default_output, from_data, is_recipe, load, schema
+from compress.recipes.recipe import Recipe, build, default_output, from_data, is_recipe, load, schema
+from compress.recipes.yaml import parse
 
 GOOD = """\
 model: here
@@ -73,6 +74,27 @@ def test_a_resolved_recipe_is_a_recipe(write: Any) -> None:
     again = from_data(json.loads(recipe.model_dump_json()))
     assert again == recipe
     assert again.model_dump_json() == recipe.model_dump_json()
+
+
+def test_its_text_is_what_was_written_and_gives_the_same_recipe(write: Any) -> None:
+    recipe = load(write(GOOD))
+    assert build(parse(recipe.text(), "text")) == recipe
+    assert (
+        recipe.text()
+        == """\
+model: here
+passes:
+- calibrate: {data: text.txt}
+- gptq:
+    bits:
+    - {match: '*.down_proj', value: 8}
+    - {value: 4}
+    group_size: 64
+- evaluate: {}
+- export: {dialect: gguf, type: q8_0}
+gates: {max_kl: 1.0}
+"""
+    )
 
 
 # The line of the recipe to replace, its replacement, and what the message must say.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from compress.formats.errors import CompressError, InputError, RefusedError, UsageError
+from compress.passes.core.report import Reporter
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
 from compress.recipes.yaml import Document
@@ -73,6 +74,22 @@ def test_a_second_call_only_reports(tiny_llama: Path, corpus: Path, tmp_path: Pa
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("g*/*")}
     assert run(recipe(tiny_llama, corpus), tmp_path / "out") == first
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("g*/*")} == before
+
+
+def test_each_walk_of_an_evaluation_counts_the_layers_of_one_model(
+    tiny_llama: Path, corpus: Path, tmp_path: Path
+) -> None:
+    class Titles(Reporter):
+        def __init__(self) -> None:
+            self.started: list[tuple[str, int, str]] = []
+
+        def start(self, title: str, total: int, unit: str, done: int = 0) -> None:
+            self.started.append((title, total, unit))
+
+    seen = Titles()
+    run(recipe(tiny_llama, corpus), tmp_path / "out", reporter=seen)
+    walks = [started for started in seen.started if started[0].startswith("evaluate") and started[2] == "layer"]
+    assert walks == [("evaluate the original", 2, "layer"), ("evaluate", 2, "layer")]
 
 
 def test_gates_are_reported(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Texts that are too long for the model are refused, texts that are too short are told: by plan, run and eval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.formats.errors import InputError, RefusedError
+from compress.passes.core.report import Reporter
+from compress.recipes.jobs.evaluate import evaluate
+from compress.recipes.plan import plan
+from compress.recipes.recipe import Recipe, from_data
+from compress.recipes.run import run
+
+EXPORT = {"export": {"dialect": "dense", "requantize": True}}
+
+
+class Notes(Reporter):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.said.append(message)
+
+
+def recipe(model: Path, *steps: dict[str, Any]) -> Recipe:
+    return from_data({"model": str(model), "passes": [*steps, {"gptq": {"bits": 4}}, EXPORT]})
+
+
+@pytest.fixture
+def tiny_gpt2(make_model: Callable[..., Path], tmp_path: Path) -> Path:
+    return make_model(tmp_path / "gpt2", "gpt2")
+
+
+@pytest.mark.parametrize("step", [{"calibrate": {}}, {"calibrate": {"data": "self"}}, {"evaluate": {}}])
+def test_more_tokens_than_the_model_has_positions_are_refused(
+    step: dict[str, Any], tiny_gpt2: Path, tmp_path: Path
+) -> None:
+    work = recipe(tiny_gpt2, *([] if "calibrate" in step else [{"calibrate": {"seq_len": 64}}]), step)
+    for attempt in (lambda: plan(work), lambda: run(work, tmp_path / "out")):
+        with pytest.raises(RefusedError, match="and the model has 256 positions"):
+            attempt()
+    assert not (tmp_path / "out").exists()
+
+
+def test_eval_refuses_them_too(tiny_gpt2: Path) -> None:
+    with pytest.raises(RefusedError, match="sequences of 1,024 tokens, and the model has 256 positions"):
+        evaluate([str(tiny_gpt2)], windows=1)
+    (row,) = evaluate([str(tiny_gpt2)], windows=1, seq_len=256)
+    assert row.tokens == 255
+
+
+def test_a_model_that_can_go_on_does_and_it_is_said(tiny_llama: Path) -> None:
+    notes = Notes()
+    plan(recipe(tiny_llama, {"calibrate": {"samples": 16, "seq_len": 300}}), reporter=notes)
+    assert [note for note in notes.said if "sequences of 300 tokens, and the model was made for 256" in note]
+
+
+def test_a_text_that_is_shorter_than_one_sequence_says_how_long_it_is(tiny_llama: Path, tmp_path: Path) -> None:
+    path = tmp_path / "words.txt"
+    path.write_text("ten words " * 5)
+    with pytest.raises(InputError, match=r"words\.txt has (\d+) tokens, and one sequence takes 256") as caught:
+        plan(recipe(tiny_llama, {"calibrate": {"data": str(path), "seq_len": 256}}))
+    words = caught.value.hint.rpartition(" ")[2]
+    assert plan(recipe(tiny_llama, {"calibrate": {"data": str(path), "seq_len": int(words)}})).verdict == "fits"
+
+
+def test_fewer_sequences_than_were_asked_for_and_few_tokens_are_told(
+    tiny_llama: Path, corpus: Path, held_out: Path
+) -> None:
+    notes = Notes()
+    steps = [
+        {"calibrate": {"data": str(corpus), "samples": 1000, "seq_len": 64}},
+        {"evaluate": {"data": str(held_out), "samples": 1000, "seq_len": 64}},
+    ]
+    plan(recipe(tiny_llama, *steps), reporter=notes)
+    short = [note for note in notes.said if "of 64 tokens, 1,000 were asked for" in note]
+    assert [note.partition(":")[0] for note in short] == ["calibrate", "evaluate"]
+    assert not [note for note in notes.said if "few to go by" in note]
+    plan(recipe(tiny_llama, {"calibrate": {"data": str(corpus), "samples": 2, "seq_len": 64}}), reporter=notes)
+    assert "calibrate: 128 tokens are few to go by; 4,096 are the least that make sense here" in notes.said
+
+
+def test_a_text_that_is_long_enough_is_nothing_to_speak_of(tiny_llama: Path) -> None:
+    notes = Notes()
+    plan(recipe(tiny_llama, {"calibrate": {"samples": 32, "seq_len": 128}}), reporter=notes)
+    assert not [note for note in notes.said if "calibrate" in note]
