@@ -14,8 +14,6 @@ from compress.formats.views.fit import Decoded, decoded_spec
 from compress.passes.core.base import LayerPass, ModelPass, Pass
 from compress.passes.core.report import Reporter
 from compress.passes.forward.text import beside
-from compress.passes.model.blank import matrices
-from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.recipes.artifacts import artifact_at
 from compress.recipes.foresight import foresee
@@ -37,8 +35,7 @@ class Opened:
 def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Opened:
     """Open what a recipe names. Raises UsageError for what cannot end well, InputError for a bad file or text."""
     foresee(recipe, reporter.note)
-    source = open_source(recipe, reporter.note)
-    skeleton = Skeleton(load_config(source), source.spec, device)
+    source, skeleton = _open_source(recipe, device, reporter.note)
     settled = _settled(recipe, source, skeleton, reporter.note)
     return Opened(settled, source, skeleton, read_texts(settled, source, skeleton, reporter))
 
@@ -48,12 +45,13 @@ def model_of(recipe: Recipe) -> str:
     return str(beside(recipe.origin.folder_of("model"), recipe.model))
 
 
-def open_source(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
+def _open_source(recipe: Recipe, device: torch.device, progress: Callable[[str], None]) -> tuple[Checkpoint, Skeleton]:
     """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
-    source = matrices(open_checkpoint(artifact_at(resolve(model_of(recipe), progress=progress))))
+    files = open_checkpoint(artifact_at(resolve(model_of(recipe), progress=progress)))
+    source, skeleton = Skeleton.open(files, device)
     if any(isinstance(step, LayerPass) for step in recipe.passes):
-        return Decoded(source, decoded_spec(source.spec))
-    return source
+        return Decoded(source, decoded_spec(source.spec)), skeleton
+    return source, skeleton
 
 
 def _settled(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, note: Callable[[str], None]) -> Recipe:

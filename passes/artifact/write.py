@@ -28,7 +28,6 @@ from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashe
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.model.blank import matrices
 
 _BEFORE = ".before"
 
@@ -77,7 +76,7 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
         written = sum((partial / file.name).stat().st_size for file in layout.files)
         if written != layout.nbytes:
             raise CompressError(f"{target}: {written:,} bytes written, {layout.nbytes:,} planned", "please report this")
-        artifact = matrices(dialect.open(partial))
+        artifact = run.skeleton.matrices(dialect.open(partial))
         run.reporter.start(f"verify {dialect.name}", len(artifact.spec.tensors), "tensor")
         verified = verify(model, type(dialect), artifact, run.skeleton, run.reporter.advance)
         record = Artifact(

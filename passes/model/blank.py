@@ -1,14 +1,13 @@
 """transformers' own model without weights, every linear layer of it an `nn.Linear`.
 
 `Conv1D` (GPT-2) is a linear layer whose weight lies as [in, out]; in its place stands an `nn.Linear`. Stacked
-experts are replaced by linear layers too (passes/model/experts.py). `matrices` shows a checkpoint's tensors in
-the shapes and under the names that fill all of them.
+experts are replaced by linear layers too (passes/model/experts.py). `fitted` shows a checkpoint's tensors in the
+shapes and under the names that fill all of them.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from accelerate import init_empty_weights
@@ -20,8 +19,12 @@ from compress.formats.base import Checkpoint, Origin
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.views.matrices import Matrices
 from compress.passes.model.config import load_config
-from compress.passes.model.experts import LinearExperts, is_experts, products, stacked_origins
+from compress.passes.model.experts import LinearExperts, count_parts, is_experts, products
 from compress.passes.model.names import tensor_names
+
+
+class Transposed(nn.Linear):
+    """Takes the place of a `Conv1D`, whose weight files keep as [in, out]."""
 
 
 def empty_model(config: PreTrainedConfig, stored: Iterable[str], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -30,7 +33,8 @@ def empty_model(config: PreTrainedConfig, stored: Iterable[str], dtype: torch.dt
     The names of the `stored` tensors tell in how many matrices a checkpoint keeps an expert's products.
 
     Attention is `sdpa` where the architecture has it, else `eager` (soft-capping, sinks): transformers' choice.
-    Raises InputError if transformers has no causal language model of that architecture.
+    Raises RefusedError if transformers has no causal language model of that architecture, InputError if the
+    configuration makes none.
     """
     model = _transformers_model(config, dtype)
     names = tensor_names(model, stored)
@@ -38,41 +42,31 @@ def empty_model(config: PreTrainedConfig, stored: Iterable[str], dtype: torch.dt
         if isinstance(module, Conv1D):
             model.set_submodule(name, _linear(module))
         elif is_experts(module):
-            parts = {product: _parts(f"{name}.0.{product}", names) for product in products(module)}
+            parts = {product: count_parts(f"{name}.0.{product}", names) for product in products(module)}
             model.set_submodule(name, LinearExperts(module, parts).to(dtype))
     return model
 
 
-def matrices(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with every linear layer's weight as a matrix [out, in] of its own.
+def fitted(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> tuple[Checkpoint, PreTrainedModel]:
+    """The checkpoint with every linear layer's weight as a matrix [out, in] of its own, and the model that it fills.
 
-    Raises InputError for a configuration that is no causal language model's.
+    Raises what `empty_model` does.
     """
-    model = _transformers_model(load_config(checkpoint), torch.float32)
+    model = empty_model(load_config(checkpoint), checkpoint.spec.tensors, dtype)
+    return matrices(checkpoint, model, model.named_modules()), model
+
+
+def matrices(checkpoint: Checkpoint, model: PreTrainedModel, modules: Iterable[tuple[str, nn.Module]]) -> Checkpoint:
+    """The checkpoint as it fills the `modules` of an empty model, which may keep some of them elsewhere."""
     names = tensor_names(model, checkpoint.spec.tensors)
     origins = {}
-    for name, module in model.named_modules():
+    for name, module in modules:
         weight = names.get(f"{name}.weight")
-        if isinstance(module, Conv1D) and weight is not None:
+        if isinstance(module, Transposed) and weight is not None:
             origins[weight] = Origin(weight, transposed=True)
-        elif is_experts(module):
-            origins |= stacked_origins(name, module, _stacks(name, module, names))
+        elif isinstance(module, LinearExperts):
+            origins |= module.origins(name, names)
     return Matrices(checkpoint, origins) if origins else checkpoint
-
-
-def _parts(product: str, names: Mapping[str, str]) -> int:
-    """How many matrices a checkpoint keeps a product of one expert in; 0 if it is a slice of a stack."""
-    return next(count for count in itertools.count() if f"{product}.{count}.weight" not in names)
-
-
-def _stacks(name: str, experts: nn.Module, names: Mapping[str, str]) -> dict[str, str]:
-    """The stacks among the parameters of `experts`, with the names that the files give them."""
-    apart = {product for product in products(experts) if _parts(f"{name}.0.{product}", names)}
-    return {
-        stack: names.get(f"{name}.{stack}", f"{name}.{stack}")
-        for stack, _ in experts.named_parameters()
-        if stack.removesuffix("_bias") not in apart
-    }
 
 
 def _transformers_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -90,6 +84,6 @@ def _transformers_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrai
     return model
 
 
-def _linear(module: Conv1D) -> nn.Linear:
+def _linear(module: Conv1D) -> Transposed:
     with torch.device("meta"):
-        return nn.Linear(module.nx, module.nf, dtype=module.weight.dtype)
+        return Transposed(module.nx, module.nf, dtype=module.weight.dtype)

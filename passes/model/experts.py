@@ -7,6 +7,7 @@ the flags that transformers' decorator sets (integrations/moe.py, `use_experts_i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,7 +56,8 @@ class LinearExperts(nn.ModuleList):
         stacks = {name: _extents(experts, name) for name in products(experts)}
         count = getattr(experts, _DOWN).shape[0]
         super().__init__(Expert(stacks, parts, experts.has_bias) for _ in range(count))
-        for name, _ in list(experts.named_parameters()):
+        self._stacks = [name for name, _ in experts.named_parameters()]
+        for name in self._stacks:
             delattr(experts, name)
         self._rules = [experts]  # in a list, so that it is no submodule
 
@@ -77,6 +79,26 @@ class LinearExperts(nn.ModuleList):
                 values = expert(hidden[tokens], between)
             output.index_add_(0, tokens, (values * top_k_weights[tokens, place, None]).to(output.dtype))
         return output
+
+    def origins(self, name: str, stored: Mapping[str, str]) -> dict[str, Origin]:
+        """Where the files keep each expert's tensors if they keep them stacked.
+
+        `name` is the module's own, `stored` the files' name of each parameter (passes/model/names.py). Experts are
+        numbered where the stack lies, or, if files call it otherwise than transformers does, in `name`.
+        """
+        apart = {product for product in products(self._rules[0]) if count_parts(f"{name}.0.{product}", stored)}
+        origins: dict[str, Origin] = {}
+        for stack in self._stacks:
+            if (product := stack.removesuffix("_bias")) not in apart:
+                file_name = stored.get(f"{name}.{stack}", f"{name}.{stack}")
+                owner = file_name.removesuffix(f".{stack}") if file_name.endswith(f".{stack}") else name
+                kind = "weight" if product == stack else "bias"
+                transposed = self._rules[0].is_transposed and kind == "weight"
+                origins |= {
+                    f"{owner}.{number}.{product}.{kind}": Origin(file_name, number, transposed=transposed)
+                    for number in range(len(self))
+                }
+        return origins
 
 
 def beside_experts(layer: nn.Module, linear: str) -> bool:
@@ -101,20 +123,9 @@ def products(experts: Any) -> tuple[str, str]:
     return ("gate_up_proj" if experts.has_gate else "up_proj", _DOWN)
 
 
-def stacked_origins(name: str, experts: Any, stored: Mapping[str, str]) -> dict[str, Origin]:
-    """Where the files keep each expert's tensors if they keep them stacked.
-
-    `stored`: stack (`gate_up_proj`, `down_proj_bias`, …) → its name in the files. Experts are numbered where
-    the stack lies, or, if files call it otherwise than transformers does, in the module's own `name`.
-    """
-    origins = {}
-    for stack, file_name in stored.items():
-        kind = "bias" if stack.endswith("_bias") else "weight"
-        owner = file_name.removesuffix(f".{stack}") if file_name.endswith(f".{stack}") else name
-        for number in range(getattr(experts, stack).shape[0]):
-            tensor = f"{owner}.{number}.{stack.removesuffix('_bias')}.{kind}"
-            origins[tensor] = Origin(file_name, number, transposed=experts.is_transposed and kind == "weight")
-    return origins
+def count_parts(product: str, stored: Mapping[str, str]) -> int:
+    """How many matrices a checkpoint keeps a product of one expert in; 0 if it is a slice of a stack."""
+    return next(count for count in itertools.count() if f"{product}.{count}.weight" not in stored)
 
 
 def _extents(experts: Any, stack: str) -> tuple[int, int]:

@@ -15,13 +15,20 @@ from compress.passes.model.skeleton import assign
 from compress.passes.model.weights import dense, round_inputs
 
 
-def load_model(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def load_model(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    blank: PreTrainedModel | None = None,
+) -> PreTrainedModel:
     """The model with every tensor decoded to `dtype`, ready for inference; its linears round what engines round.
+
+    `blank` is its empty model (`fitted`), if that is there already; it is filled.
 
     Raises InputError if transformers has no causal language model of that architecture, or if a tensor is
     missing or has another shape than `config.json` asks for.
     """
-    model = empty_model(load_config(checkpoint), checkpoint.spec.tensors, dtype)
+    model = blank or empty_model(load_config(checkpoint), checkpoint.spec.tensors, dtype)
     read = dense(checkpoint)
     stored = tensor_names(model, checkpoint.spec.tensors)
     for name, parameter in list(model.named_parameters(remove_duplicate=False)):

@@ -15,14 +15,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers
-from compress.passes.model.blank import empty_model
+from compress.passes.model.blank import empty_model, fitted, matrices
 from compress.passes.model.cache import Watch, cache_argument, find_attention, placeholder, rounding, with_cache
-from compress.passes.model.config import config_of
+from compress.passes.model.config import config_of, load_config
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
 from compress.passes.model.positions import positions_of
@@ -41,11 +41,14 @@ class Skeleton:
     Raises InputError if the checkpoint lacks a tensor that the model needs or has it in another shape.
     """
 
-    def __init__(self, config: PreTrainedConfig, spec: ModelSpec, device: torch.device) -> None:
+    def __init__(
+        self, config: PreTrainedConfig, spec: ModelSpec, device: torch.device, blank: PreTrainedModel | None = None
+    ) -> None:
+        """`blank` is the empty model of `config` and `spec`, if it is there already; it is changed."""
         self.device = device
         self.dtype = torch.float32
         self._settings = dict(spec.config)
-        model = empty_model(config, spec.tensors, self.dtype)
+        model = blank or empty_model(config, spec.tensors, self.dtype)
         self._names = tensor_names(model, spec.tensors)
         self._model = model.eval().requires_grad_(False)
         path = find_layers(self._model)
@@ -64,7 +67,24 @@ class Skeleton:
         self._probe = self._hollow_model()
         self.anatomy = self._trace()
         self._check(spec)
-        self._shapes = {name: spec.tensors[name].shape for name in set(self._names.values()) & spec.tensors.keys()}
+        stored = {self._names[name] for name, _ in self._parameters() if name in self._names}
+        self._shapes = {name: spec.tensors[name].shape for name in stored}
+
+    @classmethod
+    def open(cls, checkpoint: Checkpoint, device: torch.device) -> tuple[Checkpoint, Skeleton]:
+        """The checkpoint with every linear layer's weight as a matrix [out, in] of its own, and its skeleton.
+
+        Raises InputError for files that belong to no model, RefusedError for a model that cannot be worked on.
+        """
+        view, blank = fitted(checkpoint)
+        return view, cls(blank.config, view.spec, device, blank)
+
+    def matrices(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Other files of the same model, seen as `open` shows them. Raises InputError for a broken configuration."""
+        load_config(checkpoint)
+        layers = zip(self._layer_names, self._layers)
+        inner = ((f"{prefix}.{name}", module) for prefix, layer in layers for name, module in layer.named_modules())
+        return matrices(checkpoint, self._model, [*self._model.named_modules(), *inner])
 
     def of(self, model: Checkpoint) -> Skeleton:
         """The skeleton of `model`: this one, unless its configuration or a shape differs."""

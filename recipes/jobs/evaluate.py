@@ -20,8 +20,6 @@ from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.text import sequences_of
 from compress.passes.forward.walk import Stream, Walk
-from compress.passes.model.blank import matrices
-from compress.passes.model.config import load_config
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.tokenizer import load_tokenizer
@@ -62,10 +60,10 @@ def evaluate(
     places = {name: artifact_at(resolve(name, progress=reporter.note)) for name in asked}
     again = [name for name in paths if reference and kv_cache is None and _same(places[name], places[reference])]
     names = [*([reference] if reference else []), *(name for name in paths if name not in again)]
-    checkpoints = [matrices(open_checkpoint(places[name])) for name in names]
+    opened = [Skeleton.open(open_checkpoint(places[name]), torch.device(device)) for name in names]
+    checkpoints, skeletons = zip(*opened)
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
     sequences = sequences_of(options, load_tokenizer(checkpoints[0]), held_out=True)
-    skeletons = [Skeleton(load_config(found), found.spec, torch.device(device)) for found in checkpoints]
     for name, skeleton in zip(names, skeletons):
         _check(name, skeleton, sequences, names[0], reporter)
     with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:

@@ -14,7 +14,7 @@ from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.files.source import resolve
 from compress.kernels.numbers.activations import Grid
-from compress.passes.model.blank import matrices
+from compress.passes.model.blank import fitted
 from compress.passes.model.cache import cache_argument
 from compress.passes.model.loading import load_model
 from compress.passes.model.quantized_cache import cache_for
@@ -42,13 +42,14 @@ def generate(
     greedy. With `kv_cache` keys and values are kept on that grid, whatever the checkpoint says; without, as it
     says. Raises InputError for a checkpoint, tokenizer or template that is broken.
     """
-    checkpoint = matrices(open_checkpoint(artifact_at(resolve(model))))
+    place = torch.device(device)
+    dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
+    checkpoint, blank = fitted(open_checkpoint(artifact_at(resolve(model))), dtype)
     tokenizer = load_tokenizer(checkpoint)
     ids = _prompt_ids(tokenizer, prompt, raw or tokenizer.chat_template is None)
     if not ids:
         raise InputError("the prompt is empty", "give some text with -p")
-    place = torch.device(device)
-    network = load_model(checkpoint, place, torch.float32 if place.type == "cpu" else torch.bfloat16)
+    network = load_model(checkpoint, place, dtype, blank)
     sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
     ends = _end_tokens(checkpoint, tokenizer)
     settings = GenerationConfig(

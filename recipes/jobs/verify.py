@@ -21,7 +21,7 @@ from compress.passes.artifact.inventory import Reading, check_inventory
 from compress.passes.artifact.readings import Readings
 from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
 from compress.passes.core.report import Reporter
-from compress.passes.model.blank import matrices
+from compress.passes.model.blank import fitted
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.recipes.artifacts import artifact_at, manifest_at, missed_gates
@@ -162,7 +162,7 @@ class _Checks:
     def _opened(self) -> Checkpoint | None:
         """The artifact through our strict reader; None, and a problem noted, if it does not open."""
         try:
-            artifact = matrices(open_checkpoint(self.path))
+            artifact, self.blank = fitted(open_checkpoint(self.path))
         except CompressError as error:
             self._note("opens", 1, iter([(str(self.path), str(error))]))
             return None
@@ -206,7 +206,7 @@ class _Checks:
         readings: dict[str, Reading] = {}
         if not self._found("settings", "contents"):
             try:
-                skeleton = Skeleton(load_config(artifact), artifact.spec, torch.device("cpu"))
+                skeleton = Skeleton(load_config(artifact), artifact.spec, torch.device("cpu"), self.blank)
                 _check_vocabulary(self.record.fingerprint, skeleton.vocabulary)
                 both = Readings(
                     artifact, artifact, kind, kept=twice(skeleton), check=self._recorded, tell=self.reporter.advance

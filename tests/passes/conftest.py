@@ -19,7 +19,6 @@ from compress.passes.core.stage import Stage
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.walk import Stream, Walk
-from compress.passes.model.config import load_config
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
@@ -30,8 +29,7 @@ ROWS = Sequences(torch.randint(0, 320, (6, 24), generator=torch.Generator().manu
 
 def begin(source: Path, work: Path, max_ram: int = 1 << 34) -> Run:
     """A run on the model at `source`, calibrated on ROWS; one that was begun in `work` goes on."""
-    checkpoint = open_checkpoint(source)
-    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    checkpoint, skeleton = Skeleton.open(open_checkpoint(source), torch.device("cpu"))
     work.mkdir(exist_ok=True)
     run = Run(checkpoint, skeleton, work, work, Journal(work / "journal.jsonl"), Reporter(), max_ram, 0)
     run.left = Outcome(calibration=ROWS)

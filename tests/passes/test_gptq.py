@@ -15,7 +15,6 @@ from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Hessian, LinearStats
 from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.gptq import GPTQ
-from compress.passes.model.config import load_config
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
@@ -28,8 +27,7 @@ def layer(
     tmp_path: Path, family: str, make_model: Callable[..., Path]
 ) -> list[tuple[dict[str, torch.Tensor], LinearStats]]:
     """The first layer's weights and statistics, group by group."""
-    checkpoint = open_checkpoint(make_model(tmp_path / family, family))
-    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    checkpoint, skeleton = Skeleton.open(open_checkpoint(make_model(tmp_path / family, family)), torch.device("cpu"))
     torch.manual_seed(0)
     rows = Sequences(torch.randint(1, 320, (16, 32)))
     read = dense(checkpoint)

@@ -16,13 +16,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.formats import open_checkpoint
-from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
 from compress.kernels.qtensor import QTensor
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.walk import Stream, Walk
-from compress.passes.model.blank import matrices
-from compress.passes.model.config import load_config
+from compress.passes.model.blank import fitted
 from compress.passes.model.loading import load_model
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
@@ -54,9 +52,9 @@ def random_rows() -> Sequences:
 
 
 @torch.no_grad()
-def streamed_logits(model: Checkpoint, rows: Sequences, folder: Path) -> Tensor:
+def streamed_logits(path: Path, rows: Sequences, folder: Path) -> Tensor:
     """[real tokens, vocabulary], a layer at a time."""
-    skeleton = Skeleton(load_config(model), model.spec, CPU)
+    model, skeleton = Skeleton.open(open_checkpoint(path), CPU)
     walk = Walk(skeleton, rows, [Stream(dense(model), HiddenStates(folder, 24, skeleton.width, 3))])
     walk.carry(0, lambda boundary: None)
     project, _ = skeleton.back(walk.streams[0].weights)
@@ -100,11 +98,11 @@ def model(every_family: str, finished: Any, make_model: Callable[..., Path], cor
 
 
 def test_a_layer_at_a_time_is_the_whole_model(model: Finished, tmp_path: Path) -> None:
-    rows, source = random_rows(), matrices(open_checkpoint(model.source))
+    rows, (source, blank) = random_rows(), fitted(open_checkpoint(model.source))
     expected = whole_logits(in_transformers(model.source), rows)
     assert expected.std() > 0.3
-    torch.testing.assert_close(streamed_logits(source, rows, tmp_path / "hidden"), expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(whole_logits(load_model(source, CPU), rows), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(streamed_logits(model.source, rows, tmp_path / "hidden"), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole_logits(load_model(source, CPU, blank=blank), rows), expected, rtol=0, atol=1e-5)
 
 
 def test_transformers_computes_what_we_exported(model: Finished, tmp_path: Path) -> None:
@@ -113,8 +111,9 @@ def test_transformers_computes_what_we_exported(model: Finished, tmp_path: Path)
     expected = whole_logits(in_transformers(model.output / "dense"), rows)
     source = whole_logits(in_transformers(model.source), rows)
     assert 1e-3 < float((expected - source).std()) < 0.5 * float(source.std())
-    reopened = matrices(open_checkpoint(model.output / "gptq"))
-    torch.testing.assert_close(streamed_logits(reopened, rows, tmp_path / "hidden"), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        streamed_logits(model.output / "gptq", rows, tmp_path / "hidden"), expected, rtol=0, atol=1e-5
+    )
 
 
 def test_every_linear_layer_is_quantized(model: Finished) -> None:
@@ -198,8 +197,7 @@ def test_names_without_what_the_head_sits_on(tmp_path: Path, make_model: Callabl
     save_file(
         {name.removeprefix("transformer."): value for name, value in tensors.items()}, source / "model.safetensors"
     )
-    again = matrices(open_checkpoint(source))
-    torch.testing.assert_close(streamed_logits(again, rows, tmp_path / "hidden"), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(streamed_logits(source, rows, tmp_path / "hidden"), expected, rtol=0, atol=1e-5)
 
 
 def test_routers_are_quantized_by_name_only(tmp_path: Path, make_model: Callable[..., Path]) -> None:

@@ -15,8 +15,6 @@ from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import score
 from compress.passes.forward.statistics import Hessian, LinearStats
 from compress.passes.forward.walk import Pause, Stream, Walk
-from compress.passes.model.blank import matrices
-from compress.passes.model.config import load_config
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
@@ -36,8 +34,7 @@ def judge(path: Path) -> PreTrainedModel:
 
 
 def make_walk(path: Path, rows: Sequences, folder: str = "hidden") -> Walk:
-    checkpoint = open_checkpoint(path)
-    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    checkpoint, skeleton = Skeleton.open(open_checkpoint(path), torch.device("cpu"))
     hidden = HiddenStates(path / folder, rows.length, skeleton.width, rows.count)
     return Walk(skeleton, rows, [Stream(dense(checkpoint), hidden)])
 
@@ -134,8 +131,7 @@ def test_scores_equal_their_definitions(
 def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedModel, hold: bool, padded: bool) -> None:
     """Hooks on transformers' own router and stacked experts say what each expert must have seen."""
     rows = random_rows(padded)
-    checkpoint = matrices(open_checkpoint(path))
-    skeleton = Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+    checkpoint, skeleton = Skeleton.open(open_checkpoint(path), torch.device("cpu"))
     read, layer = dense(checkpoint), skeleton.anatomy.layers[0]
     walk = Walk(skeleton, rows, [Stream(read, HiddenStates(path / "hidden", rows.length, skeleton.width, rows.count))])
     gathered: dict[str, LinearStats] = {}

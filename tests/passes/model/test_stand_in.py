@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
+from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.kv_cache import KVCache
-from compress.passes.model.blank import matrices
-from compress.passes.model.config import load_config
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.stand_in import StandIn
@@ -52,16 +51,15 @@ def saved(folder: Path, family: str, sizes: dict[str, Any]) -> Path:
     return folder
 
 
-def skeleton_at(path: Path) -> Skeleton:
-    checkpoint = matrices(open_checkpoint(path))
-    return Skeleton(load_config(checkpoint), checkpoint.spec, torch.device("cpu"))
+def opened(path: Path) -> tuple[Checkpoint, Skeleton]:
+    return Skeleton.open(open_checkpoint(path), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("family", WORKING)
 def test_a_layer_at_a_time_is_the_whole_model(family: str, tmp_path: Path) -> None:
     path = saved(tmp_path / family, family, WORKING[family])
-    skeleton, ids = skeleton_at(path), torch.randint(1, 64, (2, 12), generator=torch.Generator().manual_seed(1))
-    stream = Stream(dense(matrices(open_checkpoint(path))), HiddenStates(tmp_path / "hidden", 12, skeleton.width, 2))
+    (model, skeleton), ids = opened(path), torch.randint(1, 64, (2, 12), generator=torch.Generator().manual_seed(1))
+    stream = Stream(dense(model), HiddenStates(tmp_path / "hidden", 12, skeleton.width, 2))
     with torch.no_grad():
         Walk(skeleton, Sequences(ids), [stream]).carry(0, lambda boundary: None)
         project, _ = skeleton.back(stream.weights)
@@ -71,20 +69,20 @@ def test_a_layer_at_a_time_is_the_whole_model(family: str, tmp_path: Path) -> No
 
 
 def test_a_cache_is_found_in_the_layers_that_have_one(tmp_path: Path) -> None:
-    skeleton = skeleton_at(saved(tmp_path / "lfm2", "lfm2", WORKING["lfm2"]))
+    _, skeleton = opened(saved(tmp_path / "lfm2", "lfm2", WORKING["lfm2"]))
     attentions = skeleton.anatomy.attentions()
     assert attentions[0] is None and attentions[1] is not None
     assert (attentions[1].module, attentions[1].heads) == ("model.layers.1.self_attn", 2)
-    without = skeleton_at(saved(tmp_path / "mamba", "mamba", WORKING["mamba"]))
+    mamba, without = opened(saved(tmp_path / "mamba", "mamba", WORKING["mamba"]))
     with pytest.raises(RefusedError, match="no layer keeps keys"):
-        KVCache().plan(open_checkpoint(tmp_path / "mamba").spec, without.anatomy)
+        KVCache().plan(mamba.spec, without.anatomy)
 
 
 @pytest.mark.parametrize("family", RECURRENT)
 def test_layers_that_hand_on_a_state_are_refused(family: str, tmp_path: Path) -> None:
     path = saved(tmp_path / family, family, RECURRENT[family])
     with pytest.raises(RefusedError, match="hands the next layer more than hidden states"):
-        skeleton_at(path)
+        opened(path)
 
 
 @pytest.mark.parametrize("family", ENCODED)
@@ -92,7 +90,7 @@ def test_encoder_decoders_are_refused(family: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(AutoConfig.for_model(family, **ENCODED[family]).to_dict()))
     save_file({"shared.weight": torch.zeros(64, 32)}, tmp_path / "model.safetensors")
     with pytest.raises(RefusedError, match=f"{family} is no causal language model"):
-        matrices(open_checkpoint(tmp_path))
+        opened(tmp_path)
 
 
 class Layer(nn.Module):
