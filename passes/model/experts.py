@@ -23,9 +23,9 @@ _DOWN = "down_proj"
 
 def is_experts(module: nn.Module) -> bool:
     """Whether `module` is a stack of experts whose forward is known here."""
-    flags = ("has_gate", "has_bias", "is_transposed", "has_post_expert_norm")
-    known = all(isinstance(getattr(module, flag, None), bool) for flag in flags)
-    return known and not module.has_post_expert_norm and getattr(module, _DOWN, torch.empty(0)).ndim == 3
+    known = all(isinstance(getattr(module, flag, None), bool) for flag in ("has_gate", "has_bias", "is_transposed"))
+    normed = getattr(module, "has_post_expert_norm", False)  # transformers 5.17 does not know of it
+    return known and not normed and getattr(module, _DOWN, torch.empty(0)).ndim == 3
 
 
 class Expert(nn.Module):
