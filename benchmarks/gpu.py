@@ -98,7 +98,7 @@ def tests(report: Report) -> Iterator[str]:
     except subprocess.TimeoutExpired as late:
         output, ending = late.stdout or b"", f"cut off after {late.timeout:.0f} s"
     lines = output.decode(errors="replace").splitlines()
-    told = [line for line in lines if line.startswith(("FAILED", "ERROR", "E  "))]
+    told = [line for line in lines if line.startswith(("FAILED", "ERROR", "E  ")) and "Path(" not in line]
     yield from (f"pytest {ending}:", "", "```", *told[:60], *lines[-3:], "```")
 
 
