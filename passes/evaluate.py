@@ -79,14 +79,19 @@ class Evaluate(TextOptions, ModelPass):
     def _measure(self, run: Run, stage: Stage, sequences: Sequences) -> Scores:
         untouched = run.skeleton.of(run.source)
         with torch.no_grad():
-            reference = self._carry(run, stage, sequences, "reference", untouched, dense(run.source))
+            before = self._carry(run, stage, sequences, "reference", untouched, dense(run.source))
             candidate = cached_as(self.kv_cache, dense(run.model))
-            return score(self._carry(run, stage, sequences, "candidate", run.skeleton, candidate), reference)
+            after = self._carry(run, stage, sequences, "candidate", run.skeleton, candidate)
+            run.reporter.start("evaluate: scores", sequences.count, "sequence")
+            scores = score(after, before, run.reporter.advance)
+        run.reporter.finish()
+        return scores
 
     def _carry(
         self, run: Run, stage: Stage, sequences: Sequences, name: str, skeleton: Skeleton, weights: Weights
     ) -> Walk:
-        walk = Walk(skeleton, sequences, [Stream(weights, stage.hidden_states(name, sequences, skeleton.width))])
+        stream = Stream(weights, stage.hidden_states(name, sequences, skeleton.width))
+        walk = Walk(skeleton, sequences, [stream], run.reporter.tell)
         done = sum(record.walk == name for record in run.journal.of(Boundary, stage.key))
 
         def commit(boundary: int) -> None:

@@ -35,6 +35,7 @@ class Opened:
 def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Opened:
     """Open what a recipe names. Raises UsageError for what cannot end well, InputError for a bad file or text."""
     foresee(recipe, reporter.note)
+    reporter.tell("opening and tracing the model")
     source, skeleton = _open_source(recipe, device, reporter.note)
     settled = _settled(recipe, source, skeleton, reporter.note)
     return Opened(settled, source, skeleton, read_texts(settled, source, skeleton, reporter))

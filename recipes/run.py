@@ -59,6 +59,7 @@ def run(
     budget = _budget(place, max_ram, max_vram)
     opened = open_recipe(recipe, place, reporter)
     recipe, source = opened.recipe, opened.source
+    reporter.tell("planning")
     artifacts = plan_opened(opened, budget).artifacts
     files = _hashes(source.path, reporter)
     base = {
@@ -165,6 +166,7 @@ def _hashes(path: Path, reporter: Reporter) -> dict[str, str]:
     reporter.start("hash the source", len(files), "file")
     digests = {}
     for file in files:
+        reporter.tell(f"hashing {file.name}")
         digests[file.name if file == path else file.relative_to(path).as_posix()] = sha256_file(file)
         reporter.advance(file.name)
     reporter.finish()

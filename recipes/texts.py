@@ -22,6 +22,7 @@ def read_texts(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, reporter:
     texts: dict[int, Sequences] = {}
     for number, step in enumerate(recipe.passes):
         if isinstance(step, ModelPass):
+            reporter.tell(f"reading and tokenizing the text of {step.name}")
             path = ("passes", number, step.name, "data")
             with recipe.origin.placing(*path):
                 _check_length(step, skeleton, reporter.note)

@@ -33,10 +33,10 @@ def carry_out(
 
     Exits with GateError's code if a gate was missed.
     """
-    from compress.cli.views import recipes as show_recipes
-    from compress.recipes.run import run
-
     with working(quiet) as reporter:
+        from compress.cli.views import recipes as show_recipes
+        from compress.recipes.run import run
+
         report = run(
             recipe,
             output,

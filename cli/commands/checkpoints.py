@@ -46,11 +46,11 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Convert a checkpoint from one dialect to another."""
-    from compress.cli.views import recipes as show_recipes
-    from compress.recipes.jobs.export import export as export_artifact
-
     options = _options(settings or ())
     with working(quiet) as reporter:
+        from compress.cli.views import recipes as show_recipes
+        from compress.recipes.jobs.export import export as export_artifact
+
         report = export_artifact(artifact, dialect, options, output, requantize=requantize, reporter=reporter)
     emit(report.model_dump(mode="json"), json, lambda: show_recipes.artifact_report(report))
 
@@ -67,11 +67,11 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Measure perplexity, KL divergence and top-1 agreement. Several checkpoints stand side by side."""
-    from compress.cli.views import checkpoints as show_checkpoints
-    from compress.recipes.jobs.evaluate import evaluate as evaluate_paths
-
     place = device_here(device)
     with working(quiet) as reporter:
+        from compress.cli.views import checkpoints as show_checkpoints
+        from compress.recipes.jobs.evaluate import evaluate as evaluate_paths
+
         rows = evaluate_paths(
             paths,
             reference=reference,
@@ -103,12 +103,12 @@ def verify(
     quiet: Quiet = False,
 ) -> None:
     """Check an artifact: hashes, settings, every tensor, the tokenizer, logits against the recorded ones."""
-    from compress.cli.views import checkpoints as show_checkpoints
-    from compress.recipes.jobs.verify import verify as verify_artifact
-
     if python is not None and engine is None:
         raise UsageError("--python names the interpreter of an engine", "say which: --engine vllm")
     with working(quiet) as reporter:
+        from compress.cli.views import checkpoints as show_checkpoints
+        from compress.recipes.jobs.verify import verify as verify_artifact
+
         found = verify_artifact(artifact, engine=engine, python=python, reporter=reporter)
     emit(found.model_dump(mode="json"), json, lambda: show_checkpoints.verification(found))
     if not found.passed:

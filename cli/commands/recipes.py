@@ -38,9 +38,10 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe. After an interruption the same command goes on where it stopped."""
-    from compress.recipes.recipe import default_output, load
+    with working(quiet):
+        from compress.recipes.recipe import default_output, load
 
-    loaded = load(recipe, overrides or ())
+        loaded = load(recipe, overrides or ())
     budgets = Budgets(device_here(device), *(parse_bytes(size) if size else None for size in (max_ram, max_vram)))
     target = output or default_output(recipe, loaded)
     first_look = recipe == "quickstart" or sys.stdout.isatty()
@@ -79,11 +80,12 @@ def quantize(
     quiet: Quiet = False,
 ) -> None:
     """Quantize a model without a recipe. Shows the recipe that it runs, ready to be kept and changed."""
-    from compress.recipes.jobs.quantize import folder_of, recipe_of, recipe_text
+    with working(quiet):
+        from compress.recipes.jobs.quantize import folder_of, recipe_of, recipe_text
 
-    containers = [name.strip() for name in to.split(",")]
-    text = recipe_text(model, containers, method=method, bits=bits, group_size=group_size, data=data)
-    recipe = recipe_of(text)
+        containers = [name.strip() for name in to.split(",")]
+        text = recipe_text(model, containers, method=method, bits=bits, group_size=group_size, data=data)
+        recipe = recipe_of(text)
     budgets = Budgets(device_here(device), *(parse_bytes(size) if size else None for size in (max_ram, max_vram)))
     if not quiet:
         typer.echo(f"# the recipe that runs; keep it as a file, change it, and `compress run FILE`\n{text}", err=True)
@@ -115,17 +117,17 @@ def plan(
     quiet: Quiet = False,
 ) -> None:
     """Say what a recipe will write, or how large a model is. Reads headers only: no weight."""
-    from compress.cli.views import memory as show_memory
-    from compress.cli.views import recipes as show_recipes
-    from compress.recipes.recipe import is_recipe, load, with_targets
+    with working(quiet):
+        from compress.cli.views import memory as show_memory
+        from compress.cli.views import recipes as show_recipes
+        from compress.recipes.recipe import is_recipe, load, with_targets
 
     if is_recipe(source):
-        from compress.recipes.plan import plan as plan_recipe
-
-        recipe = load(source, overrides or ())
-        recipe = with_targets(recipe, target or ())
-        ram = parse_bytes(max_ram) if max_ram else None
         with working(quiet) as reporter:
+            from compress.recipes.plan import plan as plan_recipe
+
+            recipe = with_targets(load(source, overrides or ()), target or ())
+            ram = parse_bytes(max_ram) if max_ram else None
             planned = plan_recipe(recipe, max_ram=ram, reporter=reporter)
         emit(planned.model_dump(mode="json"), json, lambda: show_recipes.plan(planned))
         return

@@ -36,9 +36,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no 
 
 @contextmanager
 def working(quiet: bool) -> Iterator[Reporter]:
-    """Progress on standard error, and nothing of any library's on standard output; `quiet`, on neither."""
+    """Progress on standard error, and nothing of any library's on standard output; `quiet`, on neither.
+
+    Commands import what computes within: that takes seconds.
+    """
     keep_freed_memory()
     with silenced() if quiet else nullcontext(), reporter_for(quiet) as reporter, redirect_stdout(sys.stderr):
+        reporter.tell("loading torch and transformers")
         yield reporter
 
 

@@ -42,6 +42,16 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(number: int, unit: str) -> str:
+    """`1 file`, `30 layers`, `4 passes`."""
+    return f"{number} {plural(unit) if number != 1 else unit}"
+
+
+def plural(unit: str) -> str:
+    """`layers`, `passes`."""
+    return f"{unit}es" if unit.endswith("s") else f"{unit}s"
+
+
 def _scaled(value: float, base: int, units: tuple[str, ...]) -> str:
     for unit in units:
         if value < base or unit == units[-1]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,14 @@ class Record(BaseModel):
     fingerprint: Fingerprint
 
 
-def hashes(directory: Path) -> dict[str, str]:
+def hashes(directory: Path, tell: Callable[[str], None] = lambda label: None) -> dict[str, str]:
     """SHA-256 of every file below `directory` but the manifest, by path. Raises InputError for what is no file."""
-    paths = sorted(path for path in directory.rglob("*") if not path.is_dir())
-    return {name: sha256_file(path) for path in paths if (name := path.relative_to(directory).as_posix()) != MANIFEST}
+    found = {}
+    for path in sorted(path for path in directory.rglob("*") if not path.is_dir()):
+        if (name := path.relative_to(directory).as_posix()) != MANIFEST:
+            tell(f"hashing {name}")
+            found[name] = sha256_file(path)
+    return found
 
 
 def settings_on_disk(directory: Path) -> dict[str, Mapping[str, Any]]:

@@ -72,6 +72,7 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
         partial.mkdir(parents=True)
         run.reporter.start(f"export {dialect.name}", len(model.spec.tensors), "tensor")
         dialect.write(stored, partial, run.reporter.advance)
+        run.reporter.tell("opening what was written")
         run.reporter.finish()
         written = sum((partial / file.name).stat().st_size for file in layout.files)
         if written != layout.nbytes:
@@ -165,7 +166,7 @@ def _describe(
     }
     write_bytes(directory / CARD, model_card(manifest).encode())
     proof = Record(
-        files=hashes(directory),
+        files=hashes(directory, run.reporter.tell),
         settings={**settings_on_disk(directory), **settings_inside(artifact)},
         embedded=embedded_of(artifact),
         inventory=inventory,

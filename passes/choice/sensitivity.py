@@ -151,11 +151,12 @@ class Trials:
         judged = sequences.batch(0, min(count, sequences.count))
         untouched = Stream(model, stage.hidden_states("0", sequences, run.skeleton.width))
         tried = Stream(replace(model, read=read), stage.hidden_states("tried", judged, run.skeleton.width))
-        candidate = Walk(run.skeleton, judged, [tried])
+        candidate = Walk(run.skeleton, judged, [tried], run.reporter.tell)
         run.reporter.start("check KL", len(run.skeleton.anatomy.layers), "layer")
         candidate.carry(0, lambda boundary: run.reporter.advance())
-        run.reporter.finish()
+        run.reporter.tell("scoring")
         divergence = score(candidate, Walk(run.skeleton, judged, [untouched])).kl_divergence
+        run.reporter.finish()
         assert divergence is not None
         return divergence
 

@@ -17,6 +17,7 @@ def sample_sequences(run: Run, tokenizer: PreTrainedTokenizerBase, samples: int,
 
     Needs the whole model in memory, which nothing else does. Seeded by the run's seed.
     """
+    run.reporter.tell("loading the whole model")
     model = load_model(run.source, run.device)
     special = set(tokenizer.all_special_ids)
     usual = torch.tensor([i for i in range(model.config.get_text_config().vocab_size) if i not in special])

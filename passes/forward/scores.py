@@ -53,16 +53,18 @@ class _Sums:
             self.divergence += float(divergence.sum(dtype=torch.float64))
 
 
-def score(candidate: Walk, reference: Walk | None) -> Scores:
-    """Compare two walks over the same sequences, both at their last boundary."""
+def score(candidate: Walk, reference: Walk | None, advance: Callable[[], None] = lambda: None) -> Scores:
+    """Compare two walks over the same sequences, both at their last boundary; `advance` is called after each."""
     sums = _Sums()
     project = _projector(candidate)
     project_reference = _projector(reference) if reference else None
-    for sequence, start, stop in _chunks(candidate.sequences):
-        targets = candidate.sequences.ids[sequence, start + 1 : stop + 1].to(candidate.skeleton.device)
-        logits = project(sequence, start, stop)
-        other = project_reference(sequence, start, stop) if project_reference else None
-        sums.add(logits, other, targets)
+    for sequence, length in enumerate(_lengths(candidate.sequences)):
+        for start, stop in _chunks(length):
+            targets = candidate.sequences.ids[sequence, start + 1 : stop + 1].to(candidate.skeleton.device)
+            logits = project(sequence, start, stop)
+            other = project_reference(sequence, start, stop) if project_reference else None
+            sums.add(logits, other, targets)
+        advance()
     perplexity = math.exp(sums.loss / sums.tokens)
     if reference is None:
         return Scores(sums.tokens, perplexity)
@@ -75,12 +77,15 @@ def score(candidate: Walk, reference: Walk | None) -> Scores:
     )
 
 
-def _chunks(sequences: Sequences) -> Iterator[tuple[int, int, int]]:
-    """(sequence, start, stop) of positions that predict a real token."""
-    lengths = [sequences.length] * sequences.count if sequences.mask is None else sequences.mask.sum(1).tolist()
-    for sequence, length in enumerate(lengths):
-        for start in range(0, length - 1, _CHUNK):
-            yield sequence, start, min(start + _CHUNK, length - 1)
+def _lengths(sequences: Sequences) -> list[int]:
+    """How many real tokens each sequence has."""
+    return [sequences.length] * sequences.count if sequences.mask is None else sequences.mask.sum(1).tolist()
+
+
+def _chunks(length: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of positions that predict a real token."""
+    for start in range(0, length - 1, _CHUNK):
+        yield start, min(start + _CHUNK, length - 1)
 
 
 def _projector(walk: Walk) -> Callable[[int, int, int], Tensor]:

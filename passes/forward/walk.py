@@ -6,10 +6,11 @@ untouched teacher, or a candidate and its reference. The first stream is the one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ from compress.passes.model.flight import Flight, PausePoints
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import Weights
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,20 +52,33 @@ class Pause:
 
 
 class Walk:
-    """The same sequences through the layers of one or more models."""
+    """The same sequences through the layers of one or more models; `tell` hears what is being done."""
 
-    def __init__(self, skeleton: Skeleton, sequences: Sequences, streams: Sequence[Stream]) -> None:
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        sequences: Sequences,
+        streams: Sequence[Stream],
+        tell: Callable[[str], None] = lambda label: None,
+    ) -> None:
         self.skeleton, self.sequences, self.streams = skeleton, sequences, streams
+        self._tell = tell
         step = max(1, BATCH_TOKENS // sequences.length)
         self._batches = [(start, min(start + step, sequences.count)) for start in range(0, sequences.count, step)]
 
     def start(self) -> None:
         """Write boundary 0: the embeddings of the sequences."""
         for stream in self.streams:
+            self._tell("loading the embedding")
             embed = self.skeleton.front(stream.weights)
             with stream.hidden.write(0) as file:
-                for start, stop in self._batches:
-                    stream.hidden.append(file, embed(self.sequences.batch(start, stop)))
+                for batch in self._told("embedding the sequences", self._batches):
+                    stream.hidden.append(file, embed(self.sequences.batch(*batch)))
+
+    def modules(self, index: int) -> list[nn.Module]:
+        """Layer `index` of every stream, filled."""
+        self._tell(f"loading {self.skeleton.anatomy.layers[index].name}")
+        return [self.skeleton.layer(index, stream.weights) for stream in self.streams]
 
     def layer(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], hold: bool) -> None:
         """All streams through layer `index`, rewriting `pauses` of the first stream's module on the way.
@@ -99,7 +115,7 @@ class Walk:
         if done == 0:
             self.start()
         for index in range(done, len(self.skeleton.anatomy.layers)):
-            modules = [self.skeleton.layer(index, stream.weights) for stream in self.streams]
+            modules = self.modules(index)
             self.layer(index, modules, pauses(index, modules[0]), hold=hold)
             del modules
             return_freed_memory()
@@ -110,11 +126,12 @@ class Walk:
         """Gather the statistics of the output projection `module` after the last layer, then rewrite it."""
         stats = LinearStats(pause.kinds, pause.in_features, self.skeleton.device)
         with PausePoints([module]):
-            for batch in self._batches:
+            for batch in self._told("running to the head", self._batches):
                 boundary = len(self.skeleton.anatomy.layers)
                 hidden = [self._read(stream, boundary, batch) for stream in self.streams]
                 self._add(stats, batch, [Flight(partial(project, x)) for x in hidden])
         stats.finish()
+        self._tell("rewriting the head")
         pause.rewrite(stats)
 
     def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Flight]:
@@ -129,20 +146,28 @@ class Walk:
     def _gather(self, flights: Sequence[Sequence[Flight]], pauses: Sequence[Pause]) -> None:
         for pause in pauses:
             stats = LinearStats(pause.kinds, pause.in_features, self.skeleton.device)
-            for batch, flying in zip(self._batches, flights):
+            for batch, flying in self._told(f"running to {pause.first}", list(zip(self._batches, flights))):
                 self._add(stats, batch, flying, pause.residual)
             stats.finish()
+            self._tell(f"rewriting {pause.first}")
             pause.rewrite(stats)
 
     def _gather_apart(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause]) -> None:
         gathered = [LinearStats(pause.kinds, pause.in_features, self.skeleton.device) for pause in pauses]
-        for batch in self._batches:
+        for batch in self._told("gathering statistics", self._batches):
             flying = self._fly(index, modules, batch)
             for stats, pause in zip(gathered, pauses):
                 self._add(stats, batch, flying, pause.residual)
         for pause, stats in zip(pauses, gathered):
             stats.finish()
+            self._tell(f"rewriting {pause.first}")
             pause.rewrite(stats)
+
+    def _told(self, doing: str, batches: Sequence[T]) -> Iterator[T]:
+        """What there is of each batch in turn, each told."""
+        for number, batch in enumerate(batches, start=1):
+            self._tell(f"{doing}, batch {number} of {len(batches)}")
+            yield batch
 
     def _add(
         self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight], residual: str | None = None
@@ -174,7 +199,7 @@ class Walk:
     def _land(self, boundary: int, flights: Sequence[Sequence[Flight]]) -> None:
         for number, stream in enumerate(self.streams):
             with stream.hidden.write(boundary) as file:
-                for flying in flights:
+                for flying in self._told("running the layer", flights):
                     stream.hidden.append(file, flying[number].next())
 
     def _read(self, stream: Stream, boundary: int, batch: tuple[int, int]) -> Tensor:

@@ -115,7 +115,7 @@ class Sweep:
             return left
         if index == 0:
             self.walk.start()
-        modules = [self.run.skeleton.layer(index, stream.weights) for stream in self.walk.streams]
+        modules = self.walk.modules(index)
         folds = self.folds.of(index, modules[0], self._reader(left)) if self.folds else {}
         pauses = [
             pause for siblings in layer.siblings if (pause := self._pause_at(modules[0], layer, siblings, left, folds))
@@ -220,7 +220,7 @@ def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -
         Stream(dense(model), stage.hidden_states(str(number), sequences, run.skeleton.width))
         for number, model in enumerate(models)
     ]
-    return Walk(run.skeleton, sequences, streams)
+    return Walk(run.skeleton, sequences, streams, run.reporter.tell)
 
 
 def may_hold(run: Run, walk: Walk) -> bool:

@@ -60,8 +60,10 @@ def evaluate(
     places = {name: artifact_at(resolve(name, progress=reporter.note)) for name in asked}
     again = [name for name in paths if reference and kv_cache is None and _same(places[name], places[reference])]
     names = [*([reference] if reference else []), *(name for name in paths if name not in again)]
+    reporter.tell("opening and tracing the checkpoints")
     opened = [Skeleton.open(open_checkpoint(places[name]), torch.device(device)) for name in names]
     checkpoints, skeletons = zip(*opened)
+    reporter.tell("reading and tokenizing text")
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
     sequences = sequences_of(options, load_tokenizer(checkpoints[0]), held_out=True)
     for name, skeleton in zip(names, skeletons):
@@ -73,7 +75,8 @@ def evaluate(
             walks.append(_walk(name, skeleton, weights, sequences, Path(folder) / str(number), reporter))
         first = walks[0] if reference else None
         return [
-            _result(name, checkpoint, score(walk, first)) for name, checkpoint, walk in zip(names, checkpoints, walks)
+            _result(name, checkpoint, _scores(name, walk, first, reporter))
+            for name, checkpoint, walk in zip(names, checkpoints, walks)
         ]
 
 
@@ -87,6 +90,13 @@ def _check(name: str, skeleton: Skeleton, sequences: Sequences, first: str, repo
         skeleton.positions.refuse_beyond(sequences.length, name, reporter.note)
     if skeleton.vocabulary < int(sequences.ids.max()) + 1:
         raise InputError(f"{name} has another vocabulary than {first}", "compare models of one family")
+
+
+def _scores(name: str, walk: Walk, reference: Walk | None, reporter: Reporter) -> Scores:
+    reporter.start(f"score {name}", walk.sequences.count, "sequence")
+    scores = score(walk, reference, reporter.advance)
+    reporter.finish()
+    return scores
 
 
 def _result(name: str, checkpoint: Checkpoint, scores: Scores) -> EvalResult:
@@ -104,7 +114,7 @@ def _walk(
     name: str, skeleton: Skeleton, weights: Weights, sequences: Sequences, folder: Path, reporter: Reporter
 ) -> Walk:
     hidden = HiddenStates(folder, sequences.length, skeleton.width, sequences.count)
-    walk = Walk(skeleton, sequences, [Stream(weights, hidden)])
+    walk = Walk(skeleton, sequences, [Stream(weights, hidden)], reporter.tell)
     reporter.start(f"evaluate {name}", len(skeleton.anatomy.layers), "layer")
     walk.carry(0, lambda boundary: reporter.advance())
     reporter.finish()

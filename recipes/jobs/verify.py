@@ -114,8 +114,9 @@ class _Checks:
 
     def run(self) -> None:
         """Every check but the engine's."""
-        self._note("files", len(self.record.files), _changed(hashes(self.path), self.record.files, "file"))
+        self._note("files", len(self.record.files), self._files())
         self._note("settings", len(self.record.settings), self._settings())
+        self.reporter.tell("opening the artifact")
         artifact = self.artifact = self._opened()
         if artifact is None:
             return
@@ -171,6 +172,9 @@ class _Checks:
         self._note("opens", 1, iter([(str(self.path), what)] if other else []))
         return artifact
 
+    def _files(self) -> Iterator[tuple[str, str]]:
+        yield from _changed(hashes(self.path, self.reporter.tell), self.record.files, "file")
+
     def _settings(self) -> Iterator[tuple[str, str]]:
         recorded = {name: value for name, value in self.record.settings.items() if name in self.record.files}
         try:
@@ -206,6 +210,7 @@ class _Checks:
         readings: dict[str, Reading] = {}
         if not self._found("settings", "contents"):
             try:
+                self.reporter.tell("tracing the model")
                 skeleton = Skeleton(load_config(artifact), artifact.spec, torch.device("cpu"), self.blank)
                 _check_vocabulary(self.record.fingerprint, skeleton.vocabulary)
                 both = Readings(
@@ -239,6 +244,7 @@ class _Checks:
             self.not_here = unable_here(engine, python, self.artifact, machine) if self.artifact else ""
             if self.not_here:
                 return
+            self.reporter.tell(f"asking {engine}")
             answer = ask(engine, python, self.path, recorded.prompts, _TIMEOUT)
         except CompressError as error:
             if "ModuleNotFoundError" in str(error):

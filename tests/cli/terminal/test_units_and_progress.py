@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.cli.terminal.progress import LiveReporter, PlainReporter, TerminalReporter, Work, reporter_for
-from compress.cli.terminal.units import duration, file_size, memory_size, parse_bytes
+from compress.cli.terminal.live import LiveReporter
+from compress.cli.terminal.plain import PlainReporter
+from compress.cli.terminal.progress import reporter_for
+from compress.cli.terminal.units import counted, duration, file_size, memory_size, parse_bytes
+from compress.cli.terminal.work import TerminalReporter, Work
 from compress.formats.errors import UsageError
 
 SIZES = {
@@ -50,6 +54,10 @@ def test_quantities_are_shown() -> None:
     assert times == ["0.0 s", "8.2 s", "10 s", "59 s", "1 min 00 s", "3 min 05 s", "1 h 00 min", "2 h 10 min"]
 
 
+def test_things_are_counted() -> None:
+    assert [counted(*found) for found in ((1, "file"), (0, "layer"), (4, "pass"))] == ["1 file", "0 layers", "4 passes"]
+
+
 class Clock:
     def __init__(self) -> None:
         self.now = 100.0
@@ -84,6 +92,76 @@ def test_plain_lines() -> None:
         "gptq: 29/30 layers, 36 s, about 4.0 s left, error 0.0123",
         "gptq: done in 40 s",
     ]
+
+
+def test_plain_lines_while_nothing_ends() -> None:
+    """What was said last is never older than `every` seconds, whatever it hangs in."""
+    clock, stream = Clock(), io.StringIO()
+    reporter = PlainReporter(stream, every=10, clock=clock)
+    reporter.tell("loading libraries")
+    for _ in range(4):
+        clock.now += 6
+        reporter.beat()
+    reporter.start("gptq", 30, "layer")
+    clock.now += 10
+    reporter.beat()
+    reporter.tell("running to mlp.down_proj, batch 3 of 8")
+    clock.now += 10
+    reporter.beat()
+    reporter.advance("model.layers.0", error=0.5)
+    clock.now += 10
+    reporter.beat()
+    reporter.finish()
+    clock.now += 20
+    reporter.beat()
+    assert stream.getvalue().splitlines() == [
+        "still loading libraries, 12 s",
+        "still loading libraries, 24 s",
+        "gptq: 30 layers",
+        "gptq: 0/30 layers, 10 s, still at it",
+        "gptq: 0/30 layers, 20 s, still running to mlp.down_proj, batch 3 of 8",
+        "gptq: 1/30 layers, 30 s, about 14 min 30 s left, still at it",
+        "gptq: done in 30 s",
+        "still at it, 20 s",
+    ]
+
+
+class Heard(io.StringIO):
+    """A stream that says when it was written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = threading.Event()
+
+    def write(self, text: str) -> int:
+        self.written.set()
+        return super().write(text)
+
+
+def test_plain_lines_come_by_themselves() -> None:
+    stream = Heard()
+    with PlainReporter(stream, every=0.01) as reporter:
+        reporter.tell("loading libraries")
+        assert stream.written.wait(60)
+    said = stream.getvalue()
+    assert said.startswith("still loading libraries, ")
+    assert not any(thread.name == "progress" for thread in threading.enumerate())
+
+
+def test_the_live_reporter_tells_what_it_is_at(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with LiveReporter() as reporter:
+        reporter.tell("loading libraries")
+        reporter.tell("tracing the model")
+        reporter.start("gptq", 4, "layer")
+        reporter.tell("embedding the sequences")
+        reporter.finish()
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capfd.readouterr().err)
+    for label in ("loading libraries", "tracing the model", "gptq .* 0/4 layers .*embedding the sequences"):
+        assert re.search(label, shown)
 
 
 def test_steps_outside_of_any_work_are_harmless() -> None:
