@@ -31,7 +31,7 @@ def _other_words(recipe: Recipe) -> Iterator[str]:
         for option, field in type(step).model_fields.items():
             known = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
             for word in known:
-                if word != option and word in (entry[step.name] or {}):
+                if word != option and word in (entry.get(step.name) or {}):
                     line = recipe.origin.line("passes", number, step.name, str(word))
                     yield f"{line}{step.name}: `{word}` is called `{option}` here, and taken for it"
 
@@ -42,7 +42,7 @@ def _refuse_work_for_nothing(recipe: Recipe) -> None:
     if not any(_writes(step) or _measures(step) for step in steps):
         raise UsageError("the recipe has no result: no pass writes the model, and none measures it", f"add {_EXPORT}")
     seen = max(number for number, step in enumerate(steps) if _writes(step) or _measures(step))
-    lost = next((number for number in range(seen + 1, len(steps)) if _changes(steps[number])), None)
+    lost = next((number for number in range(seen + 1, len(steps)) if steps[number].changes), None)
     if lost is not None:
         last = steps[_last_change(recipe)].name
         written = [number for number, step in enumerate(steps) if _writes(step)]
@@ -92,17 +92,13 @@ def _texts(recipe: Recipe, wanted: Callable[[ModelPass], bool]) -> Iterator[tupl
 
 def _last_change(recipe: Recipe) -> int:
     """The number of the last pass that changes the model; -1 if none does."""
-    return max((number for number, step in enumerate(recipe.passes) if _changes(step)), default=-1)
+    return max((number for number, step in enumerate(recipe.passes) if step.changes), default=-1)
 
 
 def _spelled(recipe: Recipe, number: int) -> str:
     """A pass of the recipe, with its line where there is one."""
     line = recipe.origin.line("passes", number).removesuffix(": ")
     return recipe.passes[number].name + (f" ({line})" if line else "")
-
-
-def _changes(step: Pass) -> bool:
-    return step.alters and not (isinstance(step, ModelPass) and step.calibrates)
 
 
 def _writes(step: Pass) -> bool:

@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,9 @@ def _timed(stage: Stage, state: Run) -> PassReport:
     started = time.perf_counter()
     complete = begin(state.journal, stage, state.machine, state.reporter)
     state.skeleton = state.skeleton.of(state.model)
-    state.left = state.left.then(_do(stage, state))
+    left = _do(stage, state)
+    before = replace(state.left, scores=None) if any(step.changes for step in stage.passes) else state.left
+    state.left = before.then(left)
     if not complete:
         state.journal.append(Done(stage=stage.key, seconds=time.perf_counter() - started))
     stage.drop_hidden_states()

@@ -54,6 +54,11 @@ class Pass(BaseModel, ABC):
         """The recipe key: the name of the file that the pass is written in."""
         return type(self).__module__.rpartition(".")[2]
 
+    @property
+    def changes(self) -> bool:
+        """Whether the model is another after it: what was measured before says nothing of it then."""
+        return self.alters
+
     def settled(self, model: ModelSpec, anatomy: Anatomy, note: Callable[[str], None]) -> Self:
         """The step with the options that are left open decided for this model; `note` what the user should know."""
         return self
@@ -85,6 +90,10 @@ class ModelPass(Pass):
     """The figures (fields of `Scores`) that it measures of the model as it stands."""
     writes: ClassVar[bool] = False
     """Whether it writes an artifact."""
+
+    @property
+    def changes(self) -> bool:
+        return self.alters and not self.calibrates
 
     def extent(self) -> Extent | None:
         """How much text it chooses or runs by its options, where that is known before it is there."""

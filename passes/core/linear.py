@@ -40,6 +40,8 @@ class LinearPass(LayerPass):
         description="patterns of module names to leave as they are: `lm_head`, `down_proj`, `model.layers.0.*`",
     )
     stacks: ClassVar[bool] = True
+    spans: ClassVar[bool] = False
+    """Whether it can choose codes that stand for several neighbouring columns each (`NumberFormat.span`)."""
 
     @abstractmethod
     def number_format(self, name: str) -> NumberFormat | None:
@@ -93,6 +95,12 @@ class LinearPass(LayerPass):
             assert number_format is not None
             if misfit := number_format.misfit(tensors[name].shape):
                 raise RefusedError(f"{module}: {misfit}", f"choose another group size, or skip it: skip: [{module}]")
+            if number_format.span > 1 and not self.spans:
+                raise RefusedError(
+                    f"{self.name} chooses codes column by column, and {number_format.name} has one code for "
+                    f"{number_format.span} columns",
+                    "round to nearest, or choose another number format",
+                )
             tensors[name] = replace(tensors[name], format=number_format)
         return replace(model, tensors=tensors)
 

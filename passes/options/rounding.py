@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -25,6 +25,8 @@ SEARCH = (
 
 class RoundingOptions(LinearPass):
     """Every weight goes to the nearest value."""
+
+    spans: ClassVar[bool] = True
 
     search: PerTensor[Search] = Field("weights", description=SEARCH)
 

@@ -260,3 +260,10 @@ def test_a_refusal_names_a_container_that_holds_it(write: Write, refused: Refuse
     assert "`requantize: true`" in error.hint
     named = error.hint.partition("`dialect: ")[2].partition("`")[0]
     assert plan(write(CALIBRATE, "gptq: {bits: 5, group_size: 32}", f"export: {{dialect: {named}}}")).verdict == "fits"
+
+
+def test_what_was_measured_before_the_work_is_not_said_of_the_result(write: Write, tmp_path: Path) -> None:
+    report = run(write(EVALUATE, CALIBRATE, GPTQ, EXPORT), tmp_path / "out")
+    assert report.metrics.kl_divergence is None
+    assert "KL divergence" not in (tmp_path / "out" / "gptq" / "README.md").read_text()
+    assert json.loads((tmp_path / "out" / "gptq" / "compress.json").read_text())["scores"] is None

@@ -8,11 +8,19 @@ import pytest
 import torch
 
 from compress.formats import open_checkpoint
-from compress.formats.errors import UsageError
+from compress.formats.errors import RefusedError, UsageError
+from compress.kernels.numbers.int import IntFormat
+from compress.passes.gptq import GPTQ
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.rtn import RTN
+
+
+class Pairs(IntFormat):
+    """Integers of which one stands for two columns."""
+
+    span = 2  # type: ignore[assignment]
 
 
 @pytest.fixture
@@ -36,3 +44,14 @@ def test_a_name_that_means_nothing_is_refused_with_the_nearest(anatomy: Anatomy)
     for options in (RTN(skip=("q_prj",)), RTN(include=("q_prj",))):
         with pytest.raises(UsageError, match="named 'q_prj'; did you mean 'q_proj'"):
             options.targets(anatomy)
+
+
+def test_codes_that_span_columns_are_refused_by_passes_that_go_column_by_column(
+    tiny_llama: Path, anatomy: Anatomy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = open_checkpoint(tiny_llama).spec
+    for kind in (GPTQ, RTN):
+        monkeypatch.setattr(kind, "number_format", lambda self, name: Pairs(4, 32))
+    with pytest.raises(RefusedError, match=r"gptq chooses codes column by column, and int4 g32 .* for 2 columns"):
+        GPTQ().plan(model, anatomy)
+    assert RTN().plan(model, anatomy) != model
