@@ -111,11 +111,11 @@ def _report_of(artifact: Artifact, state: Run) -> ArtifactReport:
 
 
 def mark(report: RunReport, output: Path) -> None:
-    """Artifacts say how they are loaded, and which gates they miss; those that miss none say nothing of the kind."""
+    """Artifacts that miss a gate are kept, and say so; those that miss none say nothing of the kind."""
     for artifact in report.artifacts:
         directory = output / artifact.path
         manifest = parse_json(read_bytes(directory / MANIFEST, 1 << 30), directory / MANIFEST)
-        marked = {key: value for key, value in manifest.items() if key != "missed_gates"} | {"loads": artifact.loads}
+        marked = {key: value for key, value in manifest.items() if key != "missed_gates"}
         marked |= {"missed_gates": report.missed} if report.missed else {}
         card = model_card(marked).encode()
         marked["files"] = {**manifest["files"], CARD: hashlib.sha256(card).hexdigest()}

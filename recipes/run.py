@@ -28,7 +28,7 @@ from compress.passes.core.report import Reporter
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.sweep.sweep import sweep
-from compress.recipes.engines.verdicts import notes
+from compress.recipes.engines.verdicts import loading_lines, notes
 from compress.recipes.opening import model_of, open_recipe
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Recipe
@@ -82,6 +82,7 @@ def run(
             machine={"device": device, "threads": torch.get_num_threads(), "max_ram": budget},
             manifest=_manifest(recipe, source, files),
             source_digest=_digest(files),
+            loads=loading_lines,
         )
         report = _execute(recipe, state, keyed(recipe.passes, base, opened.texts, work))
     said = [note for artifact in artifacts for note in notes(artifact.dialect, artifact.targets)]

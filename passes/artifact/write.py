@@ -77,7 +77,8 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
         written = sum((partial / file.name).stat().st_size for file in layout.files)
         if written != layout.nbytes:
             raise CompressError(f"{target}: {written:,} bytes written, {layout.nbytes:,} planned", "please report this")
-        artifact = run.skeleton.matrices(dialect.open(partial))
+        opened = dialect.open(partial)
+        artifact = run.skeleton.matrices(opened)
         run.reporter.start(f"verify {dialect.name}", len(artifact.spec.tensors), "tensor")
         verified = verify(model, type(dialect), artifact, run.skeleton, run.reporter.advance)
         record = Artifact(
@@ -98,7 +99,7 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
             rewritten=run.model.rewritten,
             tied=run.skeleton.anatomy.head if run.skeleton.anatomy.tied else None,
         )
-        _describe(partial, record, run, artifact, inventory, verified.fingerprint)
+        _describe(partial, record, run, artifact, inventory, verified.fingerprint, run.loads(opened))
         run.reporter.finish()
         _put(partial, target, run)
     except OSError as error:
@@ -155,6 +156,7 @@ def _describe(
     artifact: Checkpoint,
     inventory: dict[str, Entry],
     fingerprint: Fingerprint,
+    loads: Mapping[str, str],
 ) -> None:
     """The model card and the manifest. Neither holds a time or a path: the same run gives the same bytes."""
     manifest = {
@@ -163,6 +165,7 @@ def _describe(
         "artifact": record.model_dump(mode="json"),
         "scores": asdict(run.left.scores) if run.left.scores else None,
         "tensors": run.left.reports,
+        "loads": dict(loads),
     }
     write_bytes(directory / CARD, model_card(manifest).encode())
     proof = Record(

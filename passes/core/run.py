@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ class Run:
     """The state of one run.
 
     `machine` is what computes now (device, threads, memory cap), recorded beside each unit of work. `manifest`
-    is what every artifact says of the run; `source_digest` names the source by its bytes. `skeleton` and `model`
-    are those of the stage at hand, `left` is what stages before it left.
+    is what every artifact says of the run; `source_digest` names the source by its bytes; `loads` gives the line
+    that loads an artifact, by engine. `skeleton` and `model` are those of the stage at hand, `left` is what stages
+    before it left.
     """
 
     source: Checkpoint
@@ -37,6 +38,7 @@ class Run:
     machine: Mapping[str, str | int] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     source_digest: str = ""
+    loads: Callable[[Checkpoint], Mapping[str, str]] = lambda _: {}
 
     model: WorkingModel = field(init=False)
     left: Outcome = field(default_factory=Outcome)
