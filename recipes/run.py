@@ -108,7 +108,7 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
         for step in stage.passes:
             if isinstance(step, ModelPass):
                 step.prepare(state, stage)
-    passes = [_timed(stage, state) for stage in stages]
+    passes = [_timed(stages, number, state) for number in range(len(stages))]
     report = make_report(recipe, state, _artifacts(state, stages), passes, time.perf_counter() - started)
     mark(report, state.output)
     summary = report.model_dump(exclude={"peak_ram_bytes", "bits"})  # the manifest of the stage has the bits
@@ -117,10 +117,10 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
     return with_paths(report, state.output)
 
 
-def _timed(stage: Stage, state: Run) -> PassReport:
+def _timed(stages: Sequence[Stage], number: int, state: Run) -> PassReport:
     """Do one stage, or take over what it did before."""
-    started = time.perf_counter()
-    complete = begin(state.journal, stage, state.machine, state.reporter)
+    started, stage = time.perf_counter(), stages[number]
+    complete = begin(state.journal, stages, number, state.machine, state.reporter)
     state.skeleton = state.skeleton.of(state.model)
     left = _do(stage, state)
     before = replace(state.left, scores=None) if any(step.changes for step in stage.passes) else state.left

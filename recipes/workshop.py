@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from compress.formats.errors import RefusedError
 from compress.formats.files.storage import Lock
@@ -42,13 +43,18 @@ def workshop(output: Path, fresh: bool) -> Iterator[Journal]:
                 folder.rmdir()
 
 
-def begin(journal: Journal, stage: Stage, machine: Mapping[str, str | int], reporter: Reporter) -> bool:
-    """Whether the stage was complete before; else it begins, or goes on, and what is not as before is said."""
+def begin(
+    journal: Journal, stages: Sequence[Stage], number: int, machine: Mapping[str, str | int], reporter: Reporter
+) -> bool:
+    """Whether stage `number` was complete before; else it begins, or goes on, and what is not as before is said."""
+    stage = stages[number]
     if journal.of(Done, stage.key):
         return True
     if not journal.of(Begun, stage.key):
-        if earlier := [found for found in journal.of(Begun) if found.title == stage.title]:
-            _tell_changes(stage, earlier[-1], reporter)
+        ours = {each.key for each in stages}
+        earlier = [found for found in journal.of(Begun) if found.title == stage.title and found.stage not in ours]
+        if earlier:
+            _tell_changes(stage, earlier, stages[number - 1].depends if number else {}, reporter)
         journal.append(Begun(stage=stage.key, title=stage.title, depends=stage.depends))
     elif units := journal.of(Unit, stage.key):
         reporter.note(f"{stage.title}: goes on, {len(units)} layers are done")
@@ -56,14 +62,21 @@ def begin(journal: Journal, stage: Stage, machine: Mapping[str, str | int], repo
     return False
 
 
-def _tell_changes(stage: Stage, earlier: Begun, reporter: Reporter) -> None:
-    """What the work of before cannot be used for, field by field."""
+def _tell_changes(stage: Stage, earlier: Sequence[Begun], inherited: Mapping[str, Any], reporter: Reporter) -> None:
+    """Why the work of before does not serve, field by field; of what is `inherited` the stage before has told."""
+    _, before = min(((len(_differing(stage, found)), found) for found in earlier), key=lambda pair: pair[0])
     changed = [
-        f"{name} was {_short(earlier.depends.get(name))} and is {_short(stage.depends.get(name))}"
-        for name in sorted({*earlier.depends, *stage.depends})
-        if earlier.depends.get(name) != stage.depends.get(name)
+        f"{name} was {_short(before.depends.get(name))} and is {_short(stage.depends.get(name))}"
+        for name in _differing(stage, before)
+        if name not in inherited
     ]
-    reporter.note(f"{stage.title} is computed anew: {'; '.join(changed)}")
+    if changed:
+        reporter.note(f"{stage.title} is computed anew: {'; '.join(changed)}")
+
+
+def _differing(stage: Stage, before: Begun) -> list[str]:
+    names = sorted({*before.depends, *stage.depends})
+    return [name for name in names if before.depends.get(name) != stage.depends.get(name)]
 
 
 def _tell_machine(units: Sequence[Unit], machine: Mapping[str, str | int], reporter: Reporter) -> None:
