@@ -25,6 +25,7 @@ finally:
     ("run qui", ["quickstart"]), ("passes gp", ["gptq"]), ("dialects comp", ["compressed-tensors"]),
     ("export x --dialect g", ["gguf", "gptq"]), ("plan x --target vl", ["vllm"]),
     ("run x --device cu", ["cuda", "cuda:1"]),
+    ("quantize x --to gguf,gp", ["gguf,gptq"]),
     ("init --from star", ["starter"]), ("verify x --engine v", ["vllm"]), ("pas", ["passes"]), ("passes x", []),
 ])  # fmt: skip
 def test_values_are_completed(line: str, offered: list[str]) -> None:
