@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := cli recipes passes formats kernels
 
-.PHONY: check lint types test fix conformance
+.PHONY: check lint types test fix conformance ends ends-lowest ends-newest
 
 check: lint types test
 
@@ -34,6 +34,23 @@ types: $(VENV)/installed .typecheck/compress
 # Two workers of one thread each: tests start many processes and have small matrices.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The tests at both ends of the dependencies' ranges, each in an environment of its own: gigabytes and time as well.
+ENDS := .ends
+ends: ends-lowest ends-newest
+
+ends-lowest ends-newest: ends-%: $(ENDS)/%.txt
+	$(PYTHON) -m venv $(ENDS)/$*
+	$(ENDS)/$*/bin/pip install -q -U -c $< -e '.[dev]'
+	OMP_NUM_THREADS=1 $(ENDS)/$*/bin/python -m pytest -n 2 --dist loadfile
+
+$(ENDS)/lowest.txt: pyproject.toml
+	mkdir -p $(ENDS)
+	sed -n '/^dependencies/,/^]/s/^ *"\([a-z_]*\)>=\([0-9.]*\)",/\1==\2/p' $< > $@
+
+$(ENDS)/newest.txt:
+	mkdir -p $(ENDS)
+	touch $@
 
 # Engines take gigabytes and time: not part of `check`. ENGINES is where their environments are, or will be.
 ENGINES := .engines

@@ -14,6 +14,7 @@ from compress.passes.artifact.fingerprint import Fingerprint, answers_at, finger
 from compress.passes.artifact.inventory import Reading
 from compress.passes.artifact.readings import CONVERTED, Readings, Tell
 from compress.passes.forward.logits import logits_of
+from compress.passes.forward.scores import divergences
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
@@ -41,7 +42,9 @@ def verify(model: Checkpoint, dialect: type[Dialect], artifact: Checkpoint, skel
     with torch.no_grad():
         meant, written = logits_of(skeleton, Sequences(torch.tensor([tokens])), readings.weights("meant", "written"))
         readings.compare_rest()
-    divergence, agreement = _divergence(meant, written)
+    divergence, agreement = (
+        float(each.double().mean()) for each in divergences(meant.log_softmax(-1), written.log_softmax(-1))
+    )
     if not divergence < CONVERTED:
         raise CompressError(
             f"{artifact.path}: logits differ from the model in memory (KL {divergence:.3g})",
@@ -76,14 +79,6 @@ def rounded_answers(artifact: Checkpoint, skeleton: Skeleton, recorded: Fingerpr
 def twice(skeleton: Skeleton) -> frozenset[str]:
     """The matrix that a forward asks for at both ends, if there is one."""
     return frozenset({skeleton.anatomy.embedding} if skeleton.anatomy.tied else ())
-
-
-def _divergence(reference: Tensor, logits: Tensor) -> tuple[float, float]:
-    """KL divergence in nats per token of logits [tokens, vocabulary], and the part of tokens with one likeliest."""
-    log_q, log_p = reference.log_softmax(-1), logits.log_softmax(-1)
-    agreement = float((log_q.argmax(-1) == log_p.argmax(-1)).double().mean())
-    divergence = log_q.exp().mul_(log_q.sub_(log_p)).sum(-1)
-    return float(divergence.double().mean()), agreement
 
 
 def _check_runtime(model: Checkpoint, artifact: Checkpoint) -> None:

@@ -23,7 +23,7 @@ from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.anatomy import kind_of
 from compress.passes.model.weights import dense
 from compress.passes.options.integers import IntegerOptions
-from compress.passes.sweep.sweep import calibration_walk, may_hold
+from compress.passes.sweep.sweep import calibration_walk, holds
 
 
 class Tried(Committed):
@@ -80,7 +80,7 @@ class Trials:
             trials.clear()
             energies.clear()
 
-        walk.carry(len(done), commit, pauses, hold=may_hold(self.run, walk))
+        walk.carry(len(done), commit, pauses, hold=holds(self.run, walk))
         self.run.reporter.finish()
 
     def errors(self, units: Sequence[Unit]) -> Tensor:

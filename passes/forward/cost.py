@@ -28,14 +28,18 @@ class Cost:
     forwards: int
 
 
-def held_bytes(tokens: int, streams: int, width: int, widest: int) -> int:
+def held_bytes(model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int) -> int:
     """Memory that holds every batch at siblings, at most: residual, normed input, widest linear input; all fp32."""
-    return tokens * 4 * streams * (2 * width + widest)
+    _, width = model.tensors[anatomy.embedding].shape
+    return sequences[0] * sequences[1] * 4 * streams * (2 * width + _widest(_inputs(model, anatomy), width))
 
 
-def can_hold(nbytes: int, budget: int) -> bool:
-    """Whether activations of `nbytes` fit beside the model. Depends on the budget, never on the moment."""
-    return nbytes <= budget // 2
+def may_hold(model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int, budget: int) -> bool:
+    """Whether all sequences may pause at siblings together, so that one forward does it.
+
+    Depends on the `budget` in bytes, never on the moment: half of it is left for the model.
+    """
+    return held_bytes(model, anatomy, sequences, streams) <= budget // 2
 
 
 def walk_cost(
@@ -44,12 +48,9 @@ def walk_cost(
     """One walk of `sequences` through every layer of `streams` models, with a Hessian per input if `statistics`."""
     tokens = sequences[0] * sequences[1]
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
-    shapes = {name.removesuffix(".weight"): spec.shape for name, spec in model.tensors.items()}
-    layers = [[shapes[name] for siblings in layer.siblings for name in siblings] for layer in anatomy.layers]
-    inputs = [[shapes[siblings[0]][1] for siblings in layer.siblings] for layer in anatomy.layers]
-    widest = max((width for layer in inputs for width in layer), default=hidden)
-    held = held_bytes(tokens, streams, hidden, widest)
-    hold = can_hold(held, budget)
+    layers, inputs = _linears(model, anatomy), _inputs(model, anatomy)
+    widest = _widest(inputs, hidden)
+    hold = may_hold(model, anatomy, sequences, streams, budget)
     forwards = (1 if hold or not statistics else 2) if tokens else 0
     forward = 2 * tokens * _elements(shape for layer in layers for shape in layer)
     hessian = sum(2 * tokens * width**2 for layer in inputs for width in layer)
@@ -60,12 +61,32 @@ def walk_cost(
     # One Hessian and its solve at a time; all of a layer's at once where statistics are gathered apart.
     together = max((sum(width**2 for width in layer) for layer in inputs), default=0)
     matrices = widest**2 + (widest**2 if hold else together)
+    held = held_bytes(model, anatomy, sequences, streams)
     working = (held if hold and statistics else batch) + matrices * 4 if tokens else 0
     return Cost(
         flops=forward * forwards * streams + (hessian * streams + solve if statistics else 0),
         memory=_RUNTIME + int(_HEAP * max(ends, largest * (1 + streams) + working + batch)),
         forwards=forwards,
     )
+
+
+def _linears(model: ModelSpec, anatomy: Anatomy) -> list[list[tuple[int, ...]]]:
+    """The shapes of each layer's linears."""
+    return [
+        [model.tensors[f"{name}.weight"].shape for siblings in layer.siblings for name in siblings]
+        for layer in anatomy.layers
+    ]
+
+
+def _inputs(model: ModelSpec, anatomy: Anatomy) -> list[list[int]]:
+    """How wide the inputs are that each layer's siblings share."""
+    return [
+        [model.tensors[f"{siblings[0]}.weight"].shape[1] for siblings in layer.siblings] for layer in anatomy.layers
+    ]
+
+
+def _widest(inputs: list[list[int]], hidden: int) -> int:
+    return max((width for layer in inputs for width in layer), default=hidden)
 
 
 def _elements(shapes: Iterable[tuple[int, ...]]) -> int:

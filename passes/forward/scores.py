@@ -48,9 +48,18 @@ class _Sums:
         if reference is not None:
             log_q = reference.float().log_softmax(-1)
             self.reference_loss -= float(log_q.gather(1, targets[:, None]).sum(dtype=torch.float64))
-            self.agreements += int((log_p.argmax(-1) == log_q.argmax(-1)).sum())
-            divergence = log_q.exp().mul_(log_q.sub_(log_p)).sum(-1)
+            divergence, agreement = divergences(log_q, log_p)
             self.divergence += float(divergence.sum(dtype=torch.float64))
+            self.agreements += int(agreement.sum())
+
+
+def divergences(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Token by token: KL divergence q ‖ p in nats [tokens], and whether both have one likeliest token [tokens].
+
+    log_q, log_p: log-probabilities [tokens, vocabulary] fp32; `log_q` is used up.
+    """
+    agreement = log_q.argmax(-1) == log_p.argmax(-1)
+    return log_q.exp().mul_(log_q.sub_(log_p)).sum(-1), agreement
 
 
 def score(candidate: Walk, reference: Walk | None, advance: Callable[[], None] = lambda: None) -> Scores:

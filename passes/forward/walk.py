@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from compress.passes.forward.cost import BATCH_TOKENS, held_bytes
+from compress.passes.forward.cost import BATCH_TOKENS
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import LinearStats, Statistic
@@ -209,10 +209,6 @@ class Walk:
         """Boundary `boundary` is committed: drop those before it."""
         for stream in self.streams:
             stream.hidden.keep_only(boundary)
-
-    def held_bytes(self, widest: int) -> int:
-        """Memory that holds every batch at siblings, at most: residual, normed input, widest linear input."""
-        return held_bytes(self.sequences.ids.numel(), len(self.streams), self.skeleton.width, widest)
 
 
 def _aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent, can_hold, walk_cost
+from compress.passes.forward.cost import Cost, Extent, may_hold, walk_cost
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Stream, Walk
@@ -54,7 +54,7 @@ class Sweep:
         self.targets = {step: step.targets(self.anatomy) for step in passes}
         self.folds = Folds(run.skeleton) if any(step.scales() for step in passes) else None
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
-        self.hold = self.walk is not None and may_hold(run, self.walk)
+        self.hold = self.walk is not None and holds(run, self.walk)
 
     def execute(self) -> Outcome:
         """Do what is left to do. Every unit is committed: its file, its hidden states, then its journal line."""
@@ -223,11 +223,10 @@ def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -
     return Walk(run.skeleton, sequences, streams, run.reporter.tell)
 
 
-def may_hold(run: Run, walk: Walk) -> bool:
-    """Whether all sequences may pause at siblings, so that one forward does it."""
-    shapes = run.model.spec.tensors
-    widest = max(shapes[f"{name}.weight"].shape[1] for name in run.skeleton.anatomy.linears)
-    return can_hold(walk.held_bytes(widest), run.max_ram)
+def holds(run: Run, walk: Walk) -> bool:
+    """Whether one forward of `walk` does it, as `may_hold` says."""
+    extent = walk.sequences.count, walk.sequences.length
+    return may_hold(run.model.spec, run.skeleton.anatomy, extent, len(walk.streams), run.max_ram)
 
 
 def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:

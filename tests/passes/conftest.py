@@ -23,6 +23,8 @@ from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
 from compress.passes.sweep.sweep import sweep
+from compress.recipes.recipe import from_data
+from compress.recipes.run import run as run_recipe
 
 ROWS = Sequences(torch.randint(0, 320, (6, 24), generator=torch.Generator().manual_seed(5)))
 
@@ -85,3 +87,11 @@ def scores_fixture() -> Callable[..., Scores]:
 @pytest.fixture
 def rows() -> Sequences:
     return ROWS
+
+
+@pytest.fixture
+def written_as_gptq(tiny_llama: Path, tmp_path: Path) -> Path:
+    """An artifact of the tiny llama in int4."""
+    steps = [{"rtn": {"group_size": 32}}, {"export": {"dialect": "gptq"}}]
+    report = run_recipe(from_data({"model": str(tiny_llama), "passes": steps}), tmp_path / "gptq-out")
+    return Path(report.artifacts[0].path)

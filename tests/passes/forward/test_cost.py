@@ -1,0 +1,57 @@
+"""What a walk takes, counted by hand on a model that is small enough for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from compress.formats.base import ModelSpec, TensorSpec
+from compress.passes.forward.cost import held_bytes, may_hold, walk_cost
+from compress.passes.model.anatomy import Anatomy, LayerAnatomy
+
+# Two layers, each: q and k [8, 8] share an input, down [8, 24] has another; an embedding of 100 rows.
+LAYERS = tuple(LayerAnatomy(name, ((f"{name}.q", f"{name}.k"), (f"{name}.down",)), {}) for name in ("a", "b"))
+ANATOMY = Anatomy(LAYERS, "embedding.weight", "embedding.weight", True, lambda: (None, None))
+SHAPES = {"embedding": (100, 8)} | {
+    f"{layer}.{name}": (8, width) for layer in "ab" for name, width in (("q", 8), ("k", 8), ("down", 24))
+}
+MODEL = ModelSpec({}, {f"{name}.weight": TensorSpec(shape, "float32") for name, shape in SHAPES.items()})
+PLENTY = 1 << 40
+TOKENS = 3 * 5
+FORWARD = 2 * TOKENS * 2 * (8 * 8 + 8 * 8 + 8 * 24)
+
+
+def test_a_forward_is_two_operations_for_each_weight_and_token() -> None:
+    cost = walk_cost(MODEL, ANATOMY, (3, 5), PLENTY)
+    assert (cost.flops, cost.forwards) == (FORWARD, 1)
+
+
+def test_statistics_are_one_hessian_for_each_input_and_a_solve_for_each_linear() -> None:
+    hessians, solves = 2 * TOKENS * 2 * (8**2 + 24**2), 2 * 8 * 2 * (8**2 + 8**2 + 24**2)
+    once = walk_cost(MODEL, ANATOMY, (3, 5), PLENTY, statistics=True)
+    assert (once.flops, once.forwards) == (FORWARD + hessians + solves, 1)
+    beside = walk_cost(MODEL, ANATOMY, (3, 5), PLENTY, streams=2, statistics=True)
+    assert beside.flops == 2 * FORWARD + 2 * hessians + solves
+
+
+def test_what_is_held_is_the_residual_the_norms_output_and_the_widest_input() -> None:
+    assert held_bytes(MODEL, ANATOMY, (3, 5), 1) == TOKENS * 4 * (8 + 8 + 24)
+    assert held_bytes(MODEL, ANATOMY, (3, 5), 2) == 2 * TOKENS * 4 * (8 + 8 + 24)
+
+
+@pytest.mark.parametrize(("spare", "forwards"), [(0, 1), (-1, 2)])
+def test_what_does_not_fit_half_the_budget_is_forwarded_twice(spare: int, forwards: int) -> None:
+    budget = 2 * held_bytes(MODEL, ANATOMY, (3, 5), 1) + spare
+    assert may_hold(MODEL, ANATOMY, (3, 5), 1, budget) == (forwards == 1)
+    assert walk_cost(MODEL, ANATOMY, (3, 5), budget, statistics=True).forwards == forwards
+    assert walk_cost(MODEL, ANATOMY, (3, 5), budget).forwards == 1  # nothing pauses
+
+
+def test_without_sequences_there_is_nothing_to_compute() -> None:
+    cost = walk_cost(MODEL, ANATOMY, (0, 0), PLENTY)
+    assert (cost.flops, cost.forwards) == (0, 0)
+
+
+def test_more_sequences_that_are_held_take_more_memory() -> None:
+    few, many = (walk_cost(MODEL, ANATOMY, (count, 512), PLENTY, statistics=True).memory for count in (8, 4096))
+    streamed = [walk_cost(MODEL, ANATOMY, (count, 512), PLENTY).memory for count in (8, 4096)]
+    assert many > few and streamed[0] == streamed[1]
