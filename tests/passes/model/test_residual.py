@@ -16,7 +16,9 @@ from transformers import (
 )
 
 from compress.formats.base import ModelSpec, TensorSpec
+from compress.passes.model.anatomy import Call
 from compress.passes.model.blank import empty_model
+from compress.passes.model.residual import find_residuals
 from compress.passes.model.skeleton import Skeleton
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
@@ -56,3 +58,18 @@ def test_the_sum_is_the_layers_output(family: str) -> None:
     )
     model(torch.arange(12).unsqueeze(0))
     assert torch.equal(seen["residual"] + seen["added"], seen["output"])
+
+
+class Sums(nn.Module):
+    """x + a(n(x)), then that · b: only `a` is added to what `n` took."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n, self.a, self.b = nn.LayerNorm(4), nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.a(self.n(x))) * self.b(x)
+
+
+def test_only_what_is_really_added_is_found() -> None:
+    assert find_residuals(Sums(), Call((), {}), torch.zeros(1, 3, 4)) == {"a": "n"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from compress.formats.base import ModelSpec, TensorSpec
+from compress.kernels.numbers.int import IntFormat
 from compress.passes.gptq import GPTQ
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
+from compress.passes.options.integers import IntegerOptions
 from compress.passes.rtn import RTN
 
 ANATOMY = Anatomy(
@@ -41,3 +43,20 @@ def test_what_is_said_is_left_and_what_has_no_groups_does_not_count() -> None:
     assert RTN(skip=("a.two",)).settled(model(128, 72), ANATOMY, notes.append).group_size == 128
     assert GPTQ(format="nf4").settled(model(96, 72), ANATOMY, notes.append).group_size == 128
     assert notes == []
+
+
+def test_rules_choose_the_grid_of_each_module() -> None:
+    rules = [{"match": "a.one", "value": False}, {"value": True}]
+    step = RTN.model_validate({"bits": [{"match": "a.*", "value": 3}], "group_size": 16, "symmetric": rules})
+    assert isinstance(step, IntegerOptions)
+    assert step.number_format("a.one") == IntFormat(3, 16, "integer")
+    assert step.number_format("a.two") == IntFormat(3, 16, "middle")
+    assert step.number_format("b") is None
+    assert not step.leaves_open("a.one") and step.leaves_open("b")
+
+
+def test_chosen_bits_take_the_place_of_the_default_only() -> None:
+    step = RTN.model_validate({"bits": [{"match": "a.one", "value": 8}, {"value": 4}], "group_size": 16})
+    chosen = step.with_bits({"a.two": 2})
+    assert chosen.number_format("a.one") == IntFormat(8, 16) and chosen.number_format("a.two") == IntFormat(2, 16)
+    assert step.with_bits({}) is step

@@ -12,6 +12,7 @@ from compress.passes.forward.statistics import LinearStats
 from compress.passes.mxfp4 import MXFP4
 from compress.passes.nf4 import NF4
 from compress.passes.nvfp4 import NVFP4
+from compress.passes.options.rounding import RoundingOptions
 from compress.passes.rtn import RTN
 
 
@@ -57,3 +58,29 @@ def test_each_search_is_best_at_what_it_searches(kind: type[LinearPass], options
 def test_rtn_and_nf4_need_no_data_by_default() -> None:
     assert not RTN().needs() and not NF4().needs()
     assert RTN(search="inputs").needs() and NF4(search="inputs").needs()
+
+
+@pytest.mark.parametrize("kind", [RTN, NF4, MXFP4])
+def test_without_a_token_scales_are_searched_as_if_inputs_were_alike(kind: type[LinearPass]) -> None:
+    size = {"group_size": 32} if kind is RTN else {}
+    empty = LinearStats(kind(search="inputs").needs(), 128, torch.device("cpu"))
+    empty.finish()
+    change = kind(**size, search="inputs").siblings({"layer": weight()}, empty)["layer"]
+    assert change.unreached
+    assert torch.equal(change.values, rounded(kind(**size, search="weights")))
+    assert not kind(**size).siblings({"layer": weight()}, empty)["layer"].unreached  # it wants no data
+
+
+def test_an_embedding_has_no_inputs_and_is_not_unreached() -> None:
+    none = LinearStats(frozenset(), 0, torch.device("cpu"))
+    assert not RTN(search="inputs", group_size=32).siblings({"layer": weight()}, none)["layer"].unreached
+
+
+def test_rules_may_search_differently() -> None:
+    rules = [{"match": "a", "value": "inputs"}, {"value": "off"}]
+    step = RTN.model_validate({"search": rules, "group_size": 32})
+    assert isinstance(step, RoundingOptions) and step.needs()
+    assert torch.equal(
+        step.siblings({"b": weight()}, LinearStats(frozenset(), 0, torch.device("cpu")))["b"].values,
+        rounded(RTN(group_size=32, search="off")),
+    )

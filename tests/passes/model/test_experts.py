@@ -1,0 +1,59 @@
+"""Experts one by one give what transformers' stacks give, and say where the files keep them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from compress.formats import open_checkpoint
+from compress.passes.model.blank import fitted
+from compress.passes.model.experts import LinearExperts, beside_experts, count_parts, is_experts, unknown_stacks
+from compress.passes.model.loading import load_model
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "mixtral"])
+def test_each_token_goes_through_its_experts(family: str, make_model: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_model(tmp_path / family, family)
+    view, blank = fitted(open_checkpoint(path))
+    ours = load_model(view, torch.device("cpu"), blank=blank)
+    theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    ((name, stack), *_) = [(name, module) for name, module in theirs.named_modules() if is_experts(module)]
+    count = len(ours.get_submodule(name))
+    hidden = torch.randn(7, 64, generator=torch.Generator().manual_seed(0))
+    index = torch.tensor([[0, 1], [1, count - 1], [0, count - 1], [1, 0], [0, 1], [1, 0], [count - 1, 0]])
+    weights = torch.rand(7, 2, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found, expected = ours.get_submodule(name)(hidden, index, weights), stack(hidden, index, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_routers_stand_beside_experts_and_other_linears_do_not(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    _, blank = fitted(open_checkpoint(make_model(tmp_path / "moe", "qwen2_moe")))
+    layer = blank.model.layers[0]
+    assert beside_experts(layer, "mlp.shared_expert_gate")
+    assert not beside_experts(layer, "self_attn.q_proj") and not beside_experts(layer, "mlp.shared_expert.up_proj")
+    assert unknown_stacks(layer) == []
+
+
+def test_stacks_of_an_unknown_form_are_found(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    _, blank = fitted(open_checkpoint(make_model(tmp_path / "llama4", "llama4_text")))
+    found = unknown_stacks(blank.model.layers[0])
+    assert found == ["feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"]
+
+
+def test_parts_are_counted_by_the_names_of_the_files() -> None:
+    stored = {"e.0.up.0.weight": "w1", "e.0.up.1.weight": "w3", "e.0.down.weight": "x"}
+    assert (count_parts("e.0.up", stored), count_parts("e.0.down", stored)) == (2, 0)
+
+
+def test_a_copy_keeps_its_rules(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    _, blank = fitted(open_checkpoint(make_model(tmp_path / "moe", "mixtral")))
+    (experts, *_) = (module for module in blank.modules() if isinstance(module, LinearExperts))
+    assert copy.deepcopy(experts).origins("e", {}).keys() == experts.origins("e", {}).keys()
+    origin = experts.origins("e", {"e.down_proj": "files.down"})["e.3.down_proj.weight"]
+    assert (origin.name, origin.index, origin.transposed) == ("files.down", 3, False)

@@ -1,0 +1,45 @@
+"""A whole checkpoint in memory: transformers' own, whatever form the files keep it in; what is missing is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from compress.formats import open_checkpoint
+from compress.formats.errors import InputError
+from compress.passes.model.loading import load_model
+
+CPU = torch.device("cpu")
+
+
+def test_every_parameter_is_that_of_the_files(tiny_llama: Path) -> None:
+    model = load_model(open_checkpoint(tiny_llama), CPU)
+    expected = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    for name, parameter in expected.named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter)
+    assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_codes_are_decoded_to_the_type_asked_for(written_as_gptq: Path) -> None:
+    files = open_checkpoint(written_as_gptq)
+    name = "model.layers.0.mlp.up_proj.weight"
+    weight = load_model(files, CPU, torch.bfloat16).get_parameter(name)
+    assert weight.dtype == torch.bfloat16
+    assert torch.equal(weight, files.read(name).dequantize().bfloat16())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (lambda tensors: tensors.pop("model.norm.weight"), "has no tensor model.norm.weight"),
+    (lambda tensors: tensors.update({"model.norm.weight": torch.ones(3)}), r"has shape \[3\]"),
+])  # fmt: skip
+def test_what_does_not_belong_together_is_named(change, message: str, tiny_llama: Path) -> None:
+    path = tiny_llama / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(InputError, match=message):
+        load_model(open_checkpoint(tiny_llama), CPU)

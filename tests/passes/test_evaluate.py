@@ -1,0 +1,58 @@
+"""Evaluation as a pass: the untouched model loses nothing, a worse one more, and nothing is measured twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from compress.passes.core.base import Pass
+from compress.passes.core.outcome import Outcome
+from compress.passes.core.run import Run
+from compress.passes.evaluate import Boundary, Evaluate, Measured
+from compress.passes.rtn import RTN
+
+Evaluated = Callable[..., Run]
+
+
+@pytest.fixture
+def evaluated(
+    corpus: Path, tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> Evaluated:
+    """evaluated(folder, *passes) → the run after these passes, each a stage, and an evaluation."""
+
+    def evaluate(folder: str, *steps: Pass) -> Run:
+        run = begin(tiny_llama, tmp_path / folder)
+        for step in (*steps, Evaluate(data=str(corpus), samples=3, seq_len=16)):
+            carry_out(run, step)
+        return run
+
+    return evaluate
+
+
+def test_the_untouched_model_is_its_own_equal(evaluated: Evaluated) -> None:
+    run = evaluated("work")
+    scores = run.left.scores
+    assert scores is not None and scores.tokens == 3 * 15
+    assert scores.kl_divergence == 0 and scores.top1_agreement == 1
+    assert scores.perplexity == scores.reference_perplexity > 1
+    assert run.left.manifest["evaluation"]["tokens"] == 3 * 16
+
+
+def test_fewer_bits_lose_more(evaluated: Evaluated) -> None:
+    losses = []
+    for bits in (8, 3):
+        run = evaluated(str(bits), RTN(bits=bits, group_size=32))
+        assert run.left.scores is not None and run.left.scores.kl_divergence is not None
+        losses.append(run.left.scores.kl_divergence)
+    assert 0 < losses[0] < losses[1]
+
+
+def test_what_was_measured_is_not_measured_again(evaluated: Evaluated) -> None:
+    first = evaluated("work")
+    assert [record.boundary for record in first.journal.of(Boundary)] == [1, 2, 1, 2]
+    again = evaluated("work")
+    assert again.left.scores == first.left.scores and again.journal.records == first.journal.records
+    (measured,) = again.journal.of(Measured)
+    assert again.left.then(Outcome()).scores == measured.scores
