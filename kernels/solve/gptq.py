@@ -19,6 +19,7 @@ from torch import Tensor
 
 from compress.kernels.measure.error import output_energy
 from compress.kernels.qtensor import NumberFormat, Params, QTensor, quantize
+from compress.kernels.threads import single_thread
 
 _BLOCK = 64
 _RUNGS = 5
@@ -98,9 +99,10 @@ def _visit(weight: Tensor, factor: _Factor, number_format: NumberFormat, params:
         source, block = original[here], errors[here]
         target = torch.addmm(source, feed[here, :start], errors[:start])
         columns = {name: value[here] for name, value in spread.items()}
-        _visit_block(source, target, block, codes[here], feed[here, here], number_format, columns)
-        left = target.sub_(source).add_(block).mul_(factor.root[here].unsqueeze(1))
-        total += left.square_().sum(dtype=torch.float64)
+        with single_thread():
+            _visit_block(source, target, block, codes[here], feed[here, here], number_format, columns)
+            left = target.sub_(source).add_(block).mul_(factor.root[here].unsqueeze(1))
+            total += left.square_().sum(dtype=torch.float64)
     codes = torch.empty_like(codes).index_copy_(0, order, codes)
     return QTensor(number_format, codes.T.contiguous(), params), float(total)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from compress.kernels.qtensor import Params, QTensor
 from compress.kernels.solve.gptq import as_rows
+from compress.kernels.threads import single_thread
 
 _BLOCK = 64
 _CHUNK = 1 << 24
@@ -100,7 +101,8 @@ def revisit_codes(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTenso
         columns = {name: value[here] for name, value in ordered.items()}
         # What column j should make up for: Σ_k e_k·H_kj/H_jj, less its own e_j.
         owed = torch.mm(feed[here], errors).sub_(errors[here])
-        _revisit_block(source[here], owed, errors[here], codes[here], feed[here, here], quantized, columns)
+        with single_thread():
+            _revisit_block(source[here], owed, errors[here], codes[here], feed[here, here], quantized, columns)
     codes = torch.empty_like(codes).index_copy_(0, order, codes)
     return replace(quantized, codes=codes.T.contiguous())
 

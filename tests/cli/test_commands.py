@@ -287,3 +287,15 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 1
+
+
+@pytest.mark.parametrize(("asked", "policy"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_said_otherwise(asked: str | None, policy: str) -> None:
+    """What OpenMP itself says of it, once torch has loaded it."""
+    script = "from compress.cli.app import main; main(['--version']); import torch"
+    said = {**environment(), "OMP_DISPLAY_ENV": "true"}
+    said.pop("OMP_WAIT_POLICY", None)
+    if asked:
+        said["OMP_WAIT_POLICY"] = asked
+    done = subprocess.run([sys.executable, "-c", script], env=said, capture_output=True, text=True, check=True)
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
