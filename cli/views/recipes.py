@@ -46,8 +46,9 @@ def run_report(report: RunReport) -> list[RenderableType]:
 def answers(found: Answers) -> list[RenderableType]:
     """A question, and who answered what."""
     width = max(map(len, found.answers))
-    lines = [f"  {name:<{width}}  {' '.join(text.split())} …" for name, text in found.answers.items()]
-    return ["", found.question, *lines]
+    texts = {name: " ".join(text.split()) for name, text in found.answers.items()}
+    cut = {name: "" if text.endswith((".", "!", "?")) else " …" for name, text in texts.items()}
+    return ["", found.question, *(f"  {name:<{width}}  {text}{cut[name]}" for name, text in texts.items())]
 
 
 def artifact_report(artifact: ArtifactReport) -> list[RenderableType]:
