@@ -92,6 +92,14 @@ def test_an_added_export_computes_nothing_again(recipe: Callable[..., Recipe], t
     assert weights(tmp_path / "other", "dense") == weights(tmp_path / "out", "dense")
 
 
+def test_a_second_export_of_a_first_run_is_no_change_of_the_first(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    notes = Notes()
+    run(recipe(exports=("dense", "gptq")), tmp_path / "out", reporter=notes)
+    assert "computed anew" not in notes
+
+
 def test_a_loosened_gate_computes_nothing_again(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     manifest = tmp_path / "out" / "gptq" / "compress.json"
     assert run(recipe(gates={"max_kl": 1e-9}), tmp_path / "out").missed

@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from compress.cli.views.recipes import run_report
+from compress.cli.views.recipes import answers, run_report
+from compress.recipes.jobs.answers import Answers
 from compress.recipes.report import ArtifactReport, Ends, Metrics, RunReport
 
 ARTIFACT = {
@@ -53,3 +54,8 @@ def test_chosen_bits_are_shown_by_kind() -> None:
     assert "3 4 2 q, 2 k" in lines
     assert "8 5 all up, 1 q, 1 k" in lines
     assert "bits chosen" not in shown()
+
+
+def test_answers_stand_side_by_side() -> None:
+    found = Answers(question="Where?", answers={"original": "In\nParis.", "gptq": "In the"})
+    assert printed(answers(found)).splitlines() == ["", "Where?", "  original  In Paris.", "  gptq      In the …"]
