@@ -20,7 +20,7 @@ SUBROOMS = {
     "recipes": ("engines", "", "jobs"),
     "cli": ("terminal", "views", "commands", ""),
 }
-MIRRORED = ("formats/", "kernels/numbers/")
+MIRRORED = ("kernels/", "formats/", "passes/")
 LARGEST_FOLDER = 16
 LONGEST_FILE = 350
 

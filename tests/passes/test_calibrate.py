@@ -1,94 +1,43 @@
-"""Calibration text into rows: every source of text, packed and padded; the tokenizer itself is the judge."""
+"""Calibration as a pass: it leaves the sequences to go by, the same ones whenever it goes on."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import PreTrainedTokenizerBase
+import torch
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
-from compress.passes.forward.text import TextOptions, sequences_of
-from compress.passes.model.tokenizer import load_tokenizer
-from compress.recipes.recipe import build
-from compress.recipes.run import run
-from compress.recipes.yaml import Document
-
-TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+from compress.passes.calibrate import Calibrate, Sampled
+from compress.passes.core.run import Run
 
 
-@pytest.fixture
-def tokenizer(tiny_llama: Path) -> PreTrainedTokenizerBase:
-    return load_tokenizer(open_checkpoint(tiny_llama))
+def test_the_text_is_there_before_anything_is_computed(
+    corpus: Path, tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> None:
+    step = Calibrate(data=str(corpus), samples=3, seq_len=16)
+    expected = step.read(open_checkpoint(tiny_llama), tmp_path)
+    run = carry_out(begin(tiny_llama, tmp_path / "work"), step)
+    assert expected is not None and run.left.calibration is not None
+    assert torch.equal(run.left.calibration.ids, expected.ids)
+    assert run.left.manifest == {"calibration": {"sha256": expected.sha256(), "tokens": 48}}
+    assert step.depends(expected) == {"tokens": expected.sha256()}  # not the file's name
+    with pytest.raises(InputError, match="not there"):
+        Calibrate(data=str(tmp_path / "none.txt")).read(open_checkpoint(tiny_llama), tmp_path)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False).input_ids
-
-
-def test_held_out_windows_are_the_first_of_the_text(tokenizer: PreTrainedTokenizerBase, corpus: Path) -> None:
-    rows = sequences_of(TextOptions(data=str(corpus), samples=3, seq_len=32), tokenizer, held_out=True)
-    assert rows.ids.flatten().tolist() == encode(tokenizer, corpus.read_text())[: 3 * 32]
-
-
-def test_calibration_windows_are_spread_over_the_text(tokenizer: PreTrainedTokenizerBase, corpus: Path) -> None:
-    tokens = encode(tokenizer, corpus.read_text())
-    windows = [tokens[start : start + 32] for start in range(0, len(tokens) - 31, 32)]
-    rows = sequences_of(TextOptions(data=str(corpus), samples=4, seq_len=32), tokenizer, held_out=False)
-    assert rows.ids.tolist() == [windows[number * len(windows) // 4] for number in range(4)]
-
-
-def test_padded_rows_keep_texts_apart(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
-    texts = ["a fox", "the quick brown fox jumps over the lazy dog", "42"]
-    path = tmp_path / "texts.jsonl"
-    path.write_text("\n".join(json.dumps({"body": text}) for text in texts))
-    options = TextOptions(data=str(path), samples=8, seq_len=12, pack=False, column="body")
-    rows = sequences_of(options, tokenizer, held_out=False)
-    assert rows.mask is not None and rows.count == 3
-    for row, mask, text in zip(rows.ids, rows.mask, texts):
-        assert row[mask].tolist() == encode(tokenizer, text)[:12]
-    assert rows.tokens == int(rows.mask.sum())
-
-
-def test_chats_go_through_the_template(tokenizer: PreTrainedTokenizerBase, chat_corpus: Path) -> None:
-    options = TextOptions(data=str(chat_corpus), samples=1, seq_len=16)
-    with pytest.raises(InputError, match="chat template"):
-        sequences_of(options, tokenizer, held_out=True)
-    tokenizer.chat_template = TEMPLATE
-    content = json.loads(chat_corpus.read_text().splitlines()[0])["messages"][0]["content"]
-    rows = sequences_of(options, tokenizer, held_out=True)
-    assert rows.ids[0].tolist() == encode(tokenizer, f"<user>{content}")[:16]
-
-
-def test_builtin_text_is_held_out_by_document(tokenizer: PreTrainedTokenizerBase) -> None:
-    calibration, evaluation = (
-        sequences_of(TextOptions(samples=64, seq_len=64), tokenizer, held_out=held_out) for held_out in (False, True)
-    )
-    assert calibration.count == evaluation.count == 64
-    assert not {tuple(row) for row in calibration.ids.tolist()} & {tuple(row) for row in evaluation.ids.tolist()}
-
-
-@pytest.mark.parametrize("line", ["not json", "[]", '{"other": "text"}', '{"text": 3}'])
-def test_bad_lines_are_named(tokenizer: PreTrainedTokenizerBase, tmp_path: Path, line: str) -> None:
-    path = tmp_path / "bad.jsonl"
-    path.write_text('{"text": "good"}\n' + line)
-    with pytest.raises(InputError, match=r"bad\.jsonl:2"):
-        sequences_of(TextOptions(data=str(path)), tokenizer, held_out=False)
-
-
-def test_text_sampled_from_the_model_is_seeded(tiny_llama: Path, tmp_path: Path) -> None:
-    digests = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        passes = [
-            {"calibrate": {"data": "self", "samples": 4, "seq_len": 16}},
-            {"gptq": {"group_size": 32}},
-            {"export": {"dialect": "gptq"}},
-        ]
-        recipe = build(Document("test", {"model": str(tiny_llama), "seed": seed, "passes": passes}, {}))
-        run(recipe, tmp_path / name)
-        manifest = json.loads((tmp_path / name / "gptq" / "compress.json").read_text())
-        assert manifest["calibration"]["tokens"] == 64
-        digests.append(manifest["calibration"]["sha256"])
-    assert digests[0] == digests[1] != digests[2]
+def test_text_of_the_models_own_is_sampled_once_and_by_the_seed(
+    tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> None:
+    step, found = Calibrate(data="self", samples=4, seq_len=16), []
+    assert step.read(open_checkpoint(tiny_llama), tmp_path) is None
+    for folder, seed in (("a", 1), ("b", 1), ("c", 2), ("a", 3)):  # the last one goes on
+        run = begin(tiny_llama, tmp_path / folder)
+        run.seed = seed
+        carry_out(run, step)
+        assert run.left.calibration is not None and run.left.calibration.tokens == 64
+        assert len(run.journal.of(Sampled)) == 1
+        found.append(run.left.calibration.sha256())
+    assert found[0] == found[1] == found[3] != found[2]

@@ -1,0 +1,75 @@
+"""Calibration text into rows: every source of text, packed and padded; the tokenizer itself is the judge."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from compress.formats import open_checkpoint
+from compress.formats.errors import InputError
+from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.model.tokenizer import load_tokenizer
+
+TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+
+
+@pytest.fixture
+def tokenizer(tiny_llama: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(open_checkpoint(tiny_llama))
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_held_out_windows_are_the_first_of_the_text(tokenizer: PreTrainedTokenizerBase, corpus: Path) -> None:
+    rows = sequences_of(TextOptions(data=str(corpus), samples=3, seq_len=32), tokenizer, held_out=True)
+    assert rows.ids.flatten().tolist() == encode(tokenizer, corpus.read_text())[: 3 * 32]
+
+
+def test_calibration_windows_are_spread_over_the_text(tokenizer: PreTrainedTokenizerBase, corpus: Path) -> None:
+    tokens = encode(tokenizer, corpus.read_text())
+    windows = [tokens[start : start + 32] for start in range(0, len(tokens) - 31, 32)]
+    rows = sequences_of(TextOptions(data=str(corpus), samples=4, seq_len=32), tokenizer, held_out=False)
+    assert rows.ids.tolist() == [windows[number * len(windows) // 4] for number in range(4)]
+
+
+def test_padded_rows_keep_texts_apart(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    texts = ["a fox", "the quick brown fox jumps over the lazy dog", "42"]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps({"body": text}) for text in texts))
+    options = TextOptions(data=str(path), samples=8, seq_len=12, pack=False, column="body")
+    rows = sequences_of(options, tokenizer, held_out=False)
+    assert rows.mask is not None and rows.count == 3
+    for row, mask, text in zip(rows.ids, rows.mask, texts):
+        assert row[mask].tolist() == encode(tokenizer, text)[:12]
+    assert rows.tokens == int(rows.mask.sum())
+
+
+def test_chats_go_through_the_template(tokenizer: PreTrainedTokenizerBase, chat_corpus: Path) -> None:
+    options = TextOptions(data=str(chat_corpus), samples=1, seq_len=16)
+    with pytest.raises(InputError, match="chat template"):
+        sequences_of(options, tokenizer, held_out=True)
+    tokenizer.chat_template = TEMPLATE
+    content = json.loads(chat_corpus.read_text().splitlines()[0])["messages"][0]["content"]
+    rows = sequences_of(options, tokenizer, held_out=True)
+    assert rows.ids[0].tolist() == encode(tokenizer, f"<user>{content}")[:16]
+
+
+def test_builtin_text_is_held_out_by_document(tokenizer: PreTrainedTokenizerBase) -> None:
+    calibration, evaluation = (
+        sequences_of(TextOptions(samples=64, seq_len=64), tokenizer, held_out=held_out) for held_out in (False, True)
+    )
+    assert calibration.count == evaluation.count == 64
+    assert not {tuple(row) for row in calibration.ids.tolist()} & {tuple(row) for row in evaluation.ids.tolist()}
+
+
+@pytest.mark.parametrize("line", ["not json", "[]", '{"other": "text"}', '{"text": 3}'])
+def test_bad_lines_are_named(tokenizer: PreTrainedTokenizerBase, tmp_path: Path, line: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "good"}\n' + line)
+    with pytest.raises(InputError, match=r"bad\.jsonl:2"):
+        sequences_of(TextOptions(data=str(path)), tokenizer, held_out=False)

@@ -1,0 +1,49 @@
+"""Export as a pass: its dialect's options are its own, the plan says what it will write, to the byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from compress.formats.errors import RefusedError
+from compress.passes.artifact.write import Written
+from compress.passes.core.run import Run
+from compress.passes.export import Export
+from compress.passes.rtn import RTN
+
+
+def test_options_are_those_of_the_dialect() -> None:
+    assert (
+        Export.model_validate({"dialect": "dense", "dtype": "float32"}).container().model_dump()["dtype"] == "float32"
+    )
+    with pytest.raises(ValidationError, match="did you mean 'gptq'"):
+        Export(dialect="gptk")
+    with pytest.raises(ValidationError):
+        Export.model_validate({"dialect": "gptq", "no_such_option": 1})
+
+
+def test_the_plan_is_exact_to_the_byte(
+    tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> None:
+    run, step = carry_out(begin(tiny_llama, tmp_path / "work"), RTN(group_size=32)), Export(dialect="gptq")
+    run.manifest = {"recipe": {"model": "tiny"}, "recipe_text": "model: tiny", "source": {"files": {}}}
+    (product,) = step.products(run.model.spec)
+    carry_out(run, step)
+    folder = run.output / product.folder
+    for file in product.layout.files:
+        assert (folder / file.name).stat().st_size == file.nbytes
+    (written,) = run.journal.of(Written)
+    assert (written.artifact.dialect, written.artifact.bytes) == ("gptq", product.layout.nbytes)
+    carry_out(run, step)
+    assert len(run.journal.of(Written)) == 1  # it stands
+
+
+def test_what_a_container_cannot_hold_is_refused_by_the_plan(
+    tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> None:
+    run = carry_out(begin(tiny_llama, tmp_path / "work"), RTN(bits=5, group_size=32))
+    with pytest.raises(RefusedError):
+        Export(dialect="gptq").products(run.model.spec)
