@@ -50,7 +50,7 @@ def searched_params(groups: Tensor, importance: Tensor, levels: int, zero: Zero)
     """Parameters [rows, groups] fp32 with a small Σ importance·(w − ŵ)².
 
     `groups` [rows, groups, n] fp32; `importance` [1, groups, n] fp32 ≥ 0. Where nothing is gained (a group or
-    its importance is zero) they are those of the extreme values.
+    its importance is zero) they are those that the search began with.
     """
     if zero == "real":
         return _search_line(groups, importance, levels)

@@ -27,7 +27,7 @@ class Committed(BaseModel):
 
 
 class Begun(Committed):
-    """A stage was begun: what is is called, and what its bytes depend on."""
+    """A stage was begun: what it is called, and what its bytes depend on."""
 
     title: str
     depends: Mapping[str, Any]

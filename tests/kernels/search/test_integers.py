@@ -46,13 +46,3 @@ def test_a_search_errs_less_by_the_importance_it_was_given(zero: Zero) -> None:
     assert error(even, zero) < error(plain, zero)
     assert error(weighted, zero, loud) < error(even, zero, loud)
     assert error(even, zero) < error(weighted, zero)
-
-
-@pytest.mark.parametrize("zero", ["middle", "integer", "real"])
-def test_where_nothing_is_gained_the_extreme_values_hold(zero: Zero) -> None:
-    nothing = torch.zeros(2, 4, 32)
-    for groups, importance in ((nothing, EVEN), (GROUPS, 0 * EVEN)):
-        found = searched_params(groups, importance, LEVELS, zero)
-        for name, value in extreme_params(groups, LEVELS, zero).items():
-            assert torch.equal(found[name], value)
-    assert bool((extreme_params(nothing, LEVELS, zero)["scale"] == 1).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ import torch
 from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.numbers.int import IntFormat
+from compress.passes.core.change import Change
+from compress.passes.core.linear import LinearPass
+from compress.passes.forward.statistics import LinearStats
 from compress.passes.gptq import GPTQ
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.config import load_config
@@ -55,3 +59,17 @@ def test_codes_that_span_columns_are_refused_by_passes_that_go_column_by_column(
     with pytest.raises(RefusedError, match=r"gptq chooses codes column by column, and int4 g32 .* for 2 columns"):
         GPTQ().plan(model, anatomy)
     assert RTN().plan(model, anatomy) != model
+
+
+def test_linears_with_the_same_options_are_solved_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def noted(self: LinearPass, weight: torch.Tensor, *rest: Any) -> Change:
+        seen.append(len(weight))
+        return LinearPass.rewrite(self, weight, *rest)
+
+    monkeypatch.setattr(RTN, "rewrite", noted)
+    weights = {name: torch.randn(8, 32, generator=torch.Generator().manual_seed(1)) for name in ("a", "b", "c")}
+    step = RTN.model_validate({"group_size": 32, "bits": [{"match": "c", "value": 8}, {"value": 4}]})
+    done = step.siblings(weights, LinearStats(frozenset(), 0, torch.device("cpu")))
+    assert seen == [16, 8] and list(done) == ["a", "b", "c"]

@@ -35,7 +35,7 @@ class Halving(LayerPass):
 class Measuring(Halving):
     """Measures what it has a scale of."""
 
-    scales_of: Mapping[str, float]
+    scales_of: Mapping[str, float] = {}
 
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
         return {

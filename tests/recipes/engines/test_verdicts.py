@@ -219,7 +219,6 @@ def test_a_plan_refuses_what_no_target_loads(tiny_llama: Path, tmp_path: Path) -
         (recipe(tiny_llama, exports[:1], ["llama.cpp"]), "does not load gptq files"),
         (recipe(tiny_llama, exports, ["vllm"], symmetric=False, group_size=64), "is asymmetric"),
         (recipe(tiny_llama, exports, ["autogptq"]), "gptq: it ties no embeddings; export with `untie: true`"),
-        (recipe(tiny_llama, [], ["vllm"]), "there is no export"),
     ):
         with pytest.raises(RefusedError, match="can load nothing") as error:
             run(wrong, tmp_path / "out")
