@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from compress.cli.commands.shared import working
+from compress.cli.commands.shared import device_here, working
 from compress.cli.terminal.output import emit
+from compress.cli.terminal.units import parse_bytes
 from compress.formats.errors import GateError
 
 if TYPE_CHECKING:
@@ -24,6 +25,12 @@ class Budgets:
     device: str
     max_ram: int | None
     max_vram: int | None
+
+    @classmethod
+    def asked(cls, device: str, max_ram: str | None, max_vram: str | None) -> Budgets:
+        """From the options as they were typed; UsageError or RefusedError for a device or a size that is none."""
+        ram, vram = (parse_bytes(size) if size else None for size in (max_ram, max_vram))
+        return cls(device_here(device), ram, vram)
 
 
 def carry_out(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from compress.cli.commands.carry_out import Budgets, carry_out
-from compress.cli.commands.shared import Device, Fresh, MaxRam, MaxVram, Quiet, Set, device_here, working
+from compress.cli.commands.shared import Device, Fresh, MaxRam, MaxVram, Quiet, Set, working
 from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
 from compress.cli.terminal.units import parse_bytes
@@ -42,7 +42,7 @@ def run(
         from compress.recipes.recipe import default_output, load
 
         loaded = load(recipe, overrides or ())
-    budgets = Budgets(device_here(device), *(parse_bytes(size) if size else None for size in (max_ram, max_vram)))
+    budgets = Budgets.asked(device, max_ram, max_vram)
     target = output or default_output(recipe, loaded)
     first_look = recipe == "quickstart" or sys.stdout.isatty()
     carry_out(loaded, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=first_look)
@@ -86,7 +86,7 @@ def quantize(
         containers = [name.strip() for name in to.split(",")]
         text = recipe_text(model, containers, method=method, bits=bits, group_size=group_size, data=data)
         recipe = recipe_of(text)
-    budgets = Budgets(device_here(device), *(parse_bytes(size) if size else None for size in (max_ram, max_vram)))
+    budgets = Budgets.asked(device, max_ram, max_vram)
     if not quiet:
         typer.echo(f"# the recipe that runs; keep it as a file, change it, and `compress run FILE`\n{text}", err=True)
     target, first_look = output or folder_of(recipe), sys.stdout.isatty()
