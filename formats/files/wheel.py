@@ -5,13 +5,13 @@ The file format is PyPA's "Binary distribution format": a zip archive. Its membe
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from compress.formats.errors import InputError, StorageError
@@ -69,7 +69,7 @@ def _split(requirement: str) -> tuple[str, str | None]:
 
 
 def _download(requirement: str, directory: Path, progress: Callable[[str], None]) -> Path:
-    if importlib.util.find_spec("pip") is None:
+    if not _has_pip():
         raise InputError(
             f"pypi:{requirement}: this Python environment has no pip to download it with",
             f"run `{sys.executable} -m ensurepip`, or install pip into the environment",
@@ -85,6 +85,15 @@ def _download(requirement: str, directory: Path, progress: Callable[[str], None]
         reason = errors[-1].removeprefix("ERROR: ") if errors else "pip wrote no wheel"
         raise InputError(f"pypi:{requirement}: {reason}", "check the name and the network, then run it again")
     return wheels[0]
+
+
+def _has_pip() -> bool:
+    """Asked of what is installed: to look for the module would wake setuptools' hooks, which warn of distutils."""
+    try:
+        distribution("pip")
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _check(wheel: Path, name: str, version: str | None) -> str:

