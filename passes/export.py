@@ -12,7 +12,7 @@ from compress.formats.base import Dialect, ModelSpec
 from compress.formats.errors import RefusedError, suggest
 from compress.formats.views.fit import Decoded, fit_spec, misfit_of
 from compress.formats.views.matrices import restored_spec
-from compress.passes.artifact.write import Written, refuse_foreign, write_artifact, written_at
+from compress.passes.artifact.write import FOLDER, Written, refuse_foreign, write_artifact, written_at
 from compress.passes.core.base import ModelPass, Product
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.rules import refuse_idle_rules
@@ -30,7 +30,7 @@ class Export(ModelPass):
     dialect: str = Field(description="the container convention: `compress dialects` lists them")
     path: str | None = Field(
         None,
-        pattern=r"^\w[\w.-]*$",
+        pattern=FOLDER,
         description="folder in the output directory; by default the dialect's name, with the type of a gguf if given",
     )
     requantize: bool = Field(False, description="decode what the container cannot hold exactly, and convert it")

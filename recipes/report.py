@@ -46,7 +46,7 @@ class Metrics(BaseModel):
 
 
 class PassReport(BaseModel):
-    """One pass, or the passes that shared a sweep."""
+    """One pass, or the passes that shared a sweep; `seconds` of every process that had a part in it."""
 
     name: str
     seconds: float
@@ -55,7 +55,7 @@ class PassReport(BaseModel):
 class RunReport(BaseModel):
     """What `compress run --json` prints. `missed` names the gates that were missed, `notes` what else to know.
 
-    `bits` are those that a stage chose, by module.
+    `seconds` are those of all processes that had a part in the run; `bits` are those that a stage chose, by module.
     """
 
     model: str
@@ -78,9 +78,7 @@ class Reported(Committed):
     report: RunReport
 
 
-def make_report(
-    recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passes: list[PassReport], seconds: float
-) -> RunReport:
+def make_report(recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passes: list[PassReport]) -> RunReport:
     """The report of a run that is complete; paths are folders in the output directory."""
     scores = state.left.scores
     metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
@@ -92,7 +90,7 @@ def make_report(
         metrics=metrics,
         passes=passes,
         missed=_missed(recipe.gates, metrics),
-        seconds=seconds,
+        seconds=sum(step.seconds for step in passes),
         peak_ram_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
         bits=dict(state.left.bits or {}),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -103,13 +102,12 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
     reported = state.journal.of(Reported)[-1:]
     if reported and reported[0].stage == key and len(reported[0].report.artifacts) == len(_artifacts(state, stages)):
         return with_paths(reported[0].report, state.output)
-    started = time.perf_counter()
     for stage in stages:
         for step in stage.passes:
             if isinstance(step, ModelPass):
                 step.prepare(state, stage)
     passes = [_timed(stages, number, state) for number in range(len(stages))]
-    report = make_report(recipe, state, _artifacts(state, stages), passes, time.perf_counter() - started)
+    report = make_report(recipe, state, _artifacts(state, stages), passes)
     mark(report, state.output)
     summary = report.model_dump(exclude={"peak_ram_bytes", "bits"})  # the manifest of the stage has the bits
     write_json(state.output / "compress.json", {**state.manifest, **state.left.manifest, "report": summary})
@@ -119,14 +117,14 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
 
 def _timed(stages: Sequence[Stage], number: int, state: Run) -> PassReport:
     """Do one stage, or take over what it did before."""
-    started, stage = time.perf_counter(), stages[number]
+    stage = stages[number]
     complete = begin(state.journal, stages, number, state.machine, state.reporter)
     state.skeleton = state.skeleton.of(state.model)
     left = _do(stage, state)
     before = replace(state.left, scores=None) if any(step.changes for step in stage.passes) else state.left
     state.left = before.then(left)
     if not complete:
-        state.journal.append(Done(stage=stage.key, seconds=time.perf_counter() - started))
+        state.journal.append(Done(stage=stage.key, seconds=state.journal.seconds(stage.key)))
     stage.drop_hidden_states()
     return PassReport(name=stage.title, seconds=state.journal.of(Done, stage.key)[-1].seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 from compress.formats.errors import RefusedError
 from compress.formats.files.storage import Lock
-from compress.passes.artifact.write import Written
+from compress.passes.artifact.write import FOLDER, Written
 from compress.passes.core.journal import Begun, Done, Journal
 from compress.passes.core.report import Reporter
 from compress.passes.core.stage import Stage
@@ -50,6 +51,7 @@ def begin(
     stage = stages[number]
     if journal.of(Done, stage.key):
         return True
+    journal.take_up()
     if not journal.of(Begun, stage.key):
         ours = {each.key for each in stages}
         earlier = [found for found in journal.of(Begun) if found.title == stage.title and found.stage not in ours]
@@ -108,7 +110,14 @@ def _make_directory(work: Path) -> list[Path]:
 
 def _clear(output: Path, work: Path) -> None:
     """Forget an earlier run: its work, and the artifacts that it recorded as its own."""
-    for record in Journal(work / "journal.jsonl").of(Written):
-        shutil.rmtree(output / record.artifact.path, ignore_errors=True)
+    for folder in _recorded(Journal(work / "journal.jsonl")):
+        shutil.rmtree(output / folder, ignore_errors=True)
     shutil.rmtree(work)
     work.mkdir()
+
+
+def _recorded(journal: Journal) -> list[str]:
+    """The folders of recorded artifacts, whatever else the version that wrote the records says of them."""
+    artifacts = (record.get("artifact") for record in journal.records if record["kind"] == Written.__name__)
+    names = (artifact.get("path") for artifact in artifacts if isinstance(artifact, dict))
+    return [name for name in names if isinstance(name, str) and re.fullmatch(FOLDER, name)]

@@ -30,6 +30,8 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 
 _BEFORE = ".before"
+FOLDER = r"^\w[\w.-]*$"
+"""What an artifact's folder may be called."""
 
 
 class Artifact(BaseModel):

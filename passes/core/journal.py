@@ -1,8 +1,11 @@
 """The record of committed work: append-only, checked line by line, so that a killed run loses one step at most.
 
-Each line is `{"record": {"kind": …, …}, "sha256": "…"}`; the digest covers the record's JSON. A step's files are
-on disk under their final names before its line is appended. Reading stops at the first damaged line: what follows
-is redone, never trusted. What a kind of record holds is said by a class: that of the stage that commits it.
+Each line is `{"record": {"kind": …, "took": …, …}, "sha256": "…"}`; the digest covers the record's JSON. A step's
+files are on disk under their final names before its line is appended. Reading stops at the first damaged line: what
+follows is redone, never trusted. What a kind of record holds is said by a class: that of the stage that commits it.
+
+`took` are the seconds that the step took, in whatever process: their sum is what a stage took, however often it was
+cut off. What a process did after its last line is lost, and its time is not counted.
 """
 
 from __future__ import annotations
@@ -10,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,19 +38,22 @@ class Begun(Committed):
 
 
 class Done(Committed):
-    """A stage is complete. `seconds`: what its last part took, from where it was begun or resumed."""
+    """A stage is complete. `seconds`: what it took in all, in every process that had a part in it."""
 
     seconds: float
 
 
 C = TypeVar("C", bound=Committed)
 
+_KIND, _TOOK = "kind", "took"
+
 
 class Journal:
     """Records in the order in which they were committed."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._path, self._clock = path, clock
+        self._since = clock()
         self.records: list[dict[str, Any]] = []
         good = 0
         if path.exists():
@@ -61,7 +68,8 @@ class Journal:
 
     def append(self, record: Committed) -> None:
         """Commit: on return the record is on disk. Raises StorageError if the disk fails."""
-        body = {"kind": type(record).__name__, **record.model_dump(mode="json")}
+        took = self._clock() - self._since
+        body = {_KIND: type(record).__name__, _TOOK: took, **record.model_dump(mode="json")}
         line = json.dumps({"record": body, "sha256": _digest(body)}, sort_keys=True) + "\n"
         try:
             with open(self._path, "ab") as file:
@@ -72,11 +80,21 @@ class Journal:
             raise StorageError(f"{self._path}: {error.strerror}", "free space and run again; it resumes") from error
         # As a resumed run will read it: what is made of records must not depend on who wrote them.
         self.records.append(json.loads(line)["record"])
+        self._since += took
+
+    def take_up(self) -> None:
+        """A stage is begun or gone on with: what is committed next takes from now on."""
+        self._since = self._clock()
+
+    def seconds(self, stage: str) -> float:
+        """What `stage`, the one at hand, took so far: before each of its records, and since the last."""
+        before = (record.get(_TOOK, 0.0) for record in self.records if record.get("stage") == stage)
+        return sum(before, self._clock() - self._since)
 
     def of(self, kind: type[C], stage: str | None = None) -> list[C]:
         """The records of a kind, of one stage or of all. Raises InputError for one that this version did not write."""
-        found = (record for record in self.records if record["kind"] == kind.__name__)
-        bodies = [{key: value for key, value in record.items() if key != "kind"} for record in found]
+        found = (record for record in self.records if record[_KIND] == kind.__name__)
+        bodies = [{key: value for key, value in record.items() if key not in (_KIND, _TOOK)} for record in found]
         try:
             return [kind.model_validate(body) for body in bodies if stage is None or body.get("stage") == stage]
         except ValidationError as error:
@@ -94,7 +112,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line)
         record = entry["record"]
-        intact = isinstance(record, dict) and "kind" in record and entry["sha256"] == _digest(record)
+        intact = isinstance(record, dict) and _KIND in record and entry["sha256"] == _digest(record)
     except (ValueError, KeyError, TypeError):
         return None
     return record if intact and line.endswith(b"\n") else None

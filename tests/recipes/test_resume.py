@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +14,24 @@ import pytest
 import torch
 
 from compress.formats.errors import InputError, RefusedError
-from compress.passes.core.journal import Journal
+from compress.passes.core.journal import Committed, Journal
 from compress.passes.core.linear import LinearPass
 from compress.passes.core.report import Reporter
+from compress.passes.sweep.sweep import Unit
 from compress.recipes.jobs.export import export
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
 
 GPTQ: dict[str, Any] = {"group_size": 32}
+
+
+class OfAnotherVersion(Committed):
+    """An artifact as some other version records one."""
+
+    artifact: Any
+
+
+OfAnotherVersion.__name__ = "Written"
 
 
 class Notes(Reporter):
@@ -124,6 +136,23 @@ def test_another_thread_count_or_memory_cap_is_noted_and_goes_on(recipe: Callabl
         run(recipe(), tmp_path / "out", max_ram=1 << 32)
 
 
+def test_a_pass_took_what_all_processes_together_took(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process is slow, the second one quick: its part alone is far below the sum."""
+    siblings = LinearPass.siblings
+    with monkeypatch.context() as patch, stopped_after(4), pytest.raises(KeyboardInterrupt):  # gptq: begun and a unit
+        patch.setattr(LinearPass, "siblings", lambda *given: (time.sleep(0.5), siblings(*given))[1])
+        run(recipe(), tmp_path / "out")
+    report = run(recipe(), tmp_path / "out")
+    units = Journal(tmp_path / "out" / ".compress" / "journal.jsonl").of(Unit)
+    taken = {step.name: step.seconds for step in report.passes}
+    assert taken["gptq"] >= sum(unit.seconds for unit in units) > 2
+    assert report.seconds == sum(taken.values())
+    again = run(recipe(exports=("gptq", "awq")), tmp_path / "out")
+    assert again.passes[:4] == report.passes
+
+
 def test_a_changed_pass_says_what_changed_and_changed_back_computes_nothing(
     recipe: Callable[..., Recipe], tmp_path: Path
 ) -> None:
@@ -173,6 +202,23 @@ def test_an_artifact_of_another_model_is_left_alone(
     assert weights(tmp_path / "out") == before
     run(recipe(), tmp_path / "out", fresh=True)
     assert weights(tmp_path / "out") != before
+
+
+def test_a_fresh_start_needs_no_word_of_what_another_version_wrote(
+    recipe: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Records that cannot be read are refused by name, and forgotten with --fresh; their artifacts make way."""
+    output = tmp_path / "out"
+    run(recipe(), output)
+    before, journal = weights(output), Journal(output / ".compress" / "journal.jsonl")
+    for artifact in ({"path": "gptq", "more": 1}, {"path": "awq"}, {"path": "../kept"}, {}, "gptq"):
+        journal.append(OfAnotherVersion(stage="x", artifact=artifact))
+    shutil.copytree(output / "gptq", output / "awq")
+    (tmp_path / "kept").mkdir()
+    with pytest.raises(InputError, match="a record Written that this version did not write"):
+        run(recipe(), output)
+    run(recipe(), output, fresh=True)
+    assert weights(output) == before and not (output / "awq").exists() and (tmp_path / "kept").exists()
 
 
 def test_a_deleted_artifact_is_written_again(recipe: Callable[..., Recipe], tmp_path: Path) -> None:

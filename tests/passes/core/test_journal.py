@@ -67,3 +67,19 @@ def test_each_line_is_one_record_and_its_digest(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
     assert [line["record"]["kind"] for line in lines] == ["Begun", "Layer", "Layer", "Layer", "Done"]
     assert all(len(line["sha256"]) == 64 for line in lines)
+
+
+def test_what_a_stage_took_is_summed_over_processes(tmp_path: Path) -> None:
+    """Each process has a clock of its own; what it did before the stage, and after its last record, is not counted."""
+    path = tmp_path / "journal.jsonl"
+    first = Journal(path, iter([100, 110, 112, 115]).__next__)
+    first.take_up()
+    first.append(Begun(stage="a", title="gptq", depends={}))
+    first.append(Layer(stage="a", number=0))
+    again = Journal(path, iter([0, 1, 2, 4, 7, 11]).__next__)
+    again.append(Layer(stage="b", number=0))
+    again.take_up()
+    again.append(Layer(stage="a", number=1))
+    assert again.seconds("a") == (2 + 3) + 2 + 3
+    again.append(Done(stage="a", seconds=10))
+    assert [record["took"] for record in Journal(path).records] == [2, 3, 1, 2, 7]
