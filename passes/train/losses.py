@@ -1,0 +1,111 @@
+"""What a student is to learn of each token: a teacher's distribution, the token that followed, or both.
+
+Losses are nats per token, [tokens]; logits [tokens, vocabulary] are taken to fp32 (fp64 stays).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, assert_never
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
+
+_LEAST = -1e4
+"""The log-probability that stands for none: its exponential is 0, and products with it stay finite."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a teacher says of some tokens: log-probabilities [tokens, outcomes] at the temperature of the loss.
+
+    Without `ids`, outcome i is token i. With `ids` [tokens, k] int64, the first k outcomes are these tokens, and
+    one outcome more, if there is one, is that it is none of them.
+    """
+
+    log_p: Tensor
+    ids: Tensor | None = None
+
+    def of(self, log_q: Tensor) -> Tensor:
+        """log_q [tokens, vocabulary] of another model, for the same outcomes: [tokens, outcomes]."""
+        if self.ids is None:
+            return log_q
+        top = log_q.gather(1, self.ids)
+        if self.log_p.shape[1] == self.ids.shape[1]:
+            return top
+        # Not log(1 − Σ q): where the rest is small, nothing of it would be left.
+        rest = log_q.scatter(1, self.ids, -math.inf).logsumexp(1, keepdim=True)
+        return torch.cat([top, rest], 1).clamp_min(_LEAST)
+
+
+@dataclass(frozen=True)
+class LogitLoss:
+    """τ²·D(p ‖ q) + α·CE, p the teacher's and q the student's distribution at temperature τ, CE at temperature 1.
+
+    τ² keeps the size of gradients where τ changes (arXiv 1503.02531, section 2). `vocabulary`: the first so many
+    tokens are those that teacher and student share, the others are masked in D (None: all are shared). `beta` is
+    that of `jsd`.
+    """
+
+    divergence: Divergence = "forward_kl"
+    temperature: float = 1.0
+    alpha: float = 0.0
+    beta: float = 0.5
+    vocabulary: int | None = None
+
+    def target(self, logits: Tensor) -> Target:
+        """A teacher's `logits` [tokens, vocabulary] as what is to be learned."""
+        return Target(self.log_softmax(logits))
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """log-probabilities [tokens, shared tokens] at temperature τ."""
+        return (_precise(logits[:, : self.vocabulary]) / self.temperature).log_softmax(-1).clamp_min(_LEAST)
+
+    def __call__(self, logits: Tensor, target: Target | None, following: Tensor) -> Tensor:
+        """The loss [tokens] of a student's `logits` [tokens, vocabulary].
+
+        `following` [tokens] int64 are the tokens that really followed. Without a target the loss is CE.
+        """
+        if target is None:
+            return cross_entropy(logits, following)
+        distance = self.temperature**2 * self._distance(target.log_p, target.of(self.log_softmax(logits)))
+        return distance + self.alpha * cross_entropy(logits, following) if self.alpha else distance
+
+    def _distance(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+        match self.divergence:
+            case "forward_kl":
+                return forward_kl(log_p, log_q)
+            case "reverse_kl":
+                return reverse_kl(log_p, log_q)
+            case "jsd":
+                return jsd(log_p, log_q, self.beta)
+        assert_never(self.divergence)
+
+
+def cross_entropy(logits: Tensor, following: Tensor) -> Tensor:
+    """−log q(following) [tokens], of logits [tokens, vocabulary] and tokens [tokens] int64."""
+    return functional.cross_entropy(_precise(logits), following, reduction="none")
+
+
+def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) [tokens], of finite log-probabilities [tokens, outcomes]."""
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(q ‖ p) [tokens]: the student keeps to what the teacher finds likely (arXiv 2306.08543)."""
+    return forward_kl(log_q, log_p)
+
+
+def jsd(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
+    """β·KL(p ‖ m) + (1 − β)·KL(q ‖ m) [tokens] with m = β·p + (1 − β)·q, 0 < β < 1 (arXiv 2306.13649, equation 1)."""
+    log_m = torch.logaddexp(log_p + math.log(beta), log_q + math.log1p(-beta))
+    return beta * forward_kl(log_p, log_m) + (1 - beta) * forward_kl(log_q, log_m)
+
+
+def _precise(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
