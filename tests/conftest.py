@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,6 +148,26 @@ MakeModel = Callable[..., Path]
 @pytest.fixture(name="make_model", scope="session")
 def make_model_fixture() -> MakeModel:
     return make_model
+
+
+@pytest.fixture
+def environment() -> Mapping[str, str]:
+    """Ours, with this process's way to the package: what other processes are started with."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+Python = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def python(environment: Mapping[str, str]) -> Python:
+    """python(code, *arguments, **variables of the environment) → what a process of its own said, and its exit code."""
+
+    def run(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.run(command, env={**environment, **variables}, capture_output=True, text=True, check=False)
+
+    return run
 
 
 @pytest.fixture

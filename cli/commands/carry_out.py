@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,11 +35,11 @@ class Budgets:
 
 
 def carry_out(
-    recipe: Recipe, output: Path, budgets: Budgets, *, fresh: bool, json: bool, quiet: bool, first_look: bool
+    recipe: Recipe, output: Path, budgets: Budgets, *, fresh: bool, json: bool, quiet: bool, first_look: bool = False
 ) -> None:
-    """Run `recipe` into `output` and say what came of it; `first_look` lets small models answer a question, too.
+    """Run `recipe` into `output` and say what came of it; on a terminal small models answer a question, too.
 
-    Exits with GateError's code if a gate was missed.
+    With `first_look` they do wherever the report goes. Exits with GateError's code if a gate was missed.
     """
     with working(quiet) as reporter:
         from compress.cli.views import recipes as show_recipes
@@ -54,7 +55,7 @@ def carry_out(
             reporter=reporter,
         )
     emit(report.model_dump(mode="json"), json, lambda: show_recipes.run_report(report))
-    if first_look and not (json or quiet):
+    if (first_look or sys.stdout.isatty()) and not (json or quiet):
         _show_answers(recipe, report, budgets.device)
     if report.missed:
         for gate in report.missed:

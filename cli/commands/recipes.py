@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -44,8 +43,7 @@ def run(
         loaded = load(recipe, overrides or ())
     budgets = Budgets.asked(device, max_ram, max_vram)
     target = output or default_output(recipe, loaded)
-    first_look = recipe == "quickstart" or sys.stdout.isatty()
-    carry_out(loaded, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=first_look)
+    carry_out(loaded, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=recipe == "quickstart")
 
 
 def quantize(
@@ -89,8 +87,7 @@ def quantize(
     budgets = Budgets.asked(device, max_ram, max_vram)
     if not quiet:
         typer.echo(f"# the recipe that runs; keep it as a file, change it, and `compress run FILE`\n{text}", err=True)
-    target, first_look = output or folder_of(recipe), sys.stdout.isatty()
-    carry_out(recipe, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=first_look)
+    carry_out(recipe, output or folder_of(recipe), budgets, fresh=fresh, json=json, quiet=quiet)
 
 
 def plan(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 
 import pytest
@@ -102,9 +100,8 @@ def test_ops_are_found_by_name():
     assert list(found) == sorted(found)
 
 
-def test_looking_for_ops_asks_for_no_triton():
+def test_looking_for_ops_asks_for_no_triton(python):
     """In a process of its own: here another test may have imported it."""
     code = "import sys; from compress.kernels.op import ops; ops(); assert 'triton' not in sys.modules"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = python(code)
     assert done.returncode == 0, done.stderr

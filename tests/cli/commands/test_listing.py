@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from compress import formats, passes
 from compress.cli.app import main
+from compress.cli.commands import listing
+from compress.formats.errors import UsageError
 from compress.recipes import bundled
 from compress.recipes.engines.verdicts import targets
 
@@ -66,3 +69,9 @@ def test_init_writes_any_bundled_recipe(name: str, capsys: pytest.CaptureFixture
 def test_init_knows_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "-", "--from", "quikstart"]) == 2
     assert "did you mean 'quickstart'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ask", "name"), [(listing.passes, "gptq"), (listing.dialects, "gguf")])
+def test_a_name_that_there_is_not_is_answered_with_the_nearest(ask: Callable[[str], None], name: str) -> None:
+    with pytest.raises(UsageError, match=f"did you mean '{name}'?"):
+        ask(name[:-2] + name[:-3:-1])

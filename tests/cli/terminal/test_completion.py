@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 
@@ -28,15 +27,11 @@ finally:
     ("quantize x --to gguf,gp", ["gguf,gptq"]),
     ("init --from star", ["starter"]), ("verify x --engine v", ["vllm"]), ("pas", ["passes"]), ("passes x", []),
 ])  # fmt: skip
-def test_values_are_completed(line: str, offered: list[str]) -> None:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "_COMPRESS_COMPLETE": "complete_bash",
-        "COMP_WORDS": f"compress {line}",
-        "COMP_CWORD": str(len(line.split())),
-    }
-    done = subprocess.run([sys.executable, "-c", ASK], env=environment, capture_output=True, text=True, check=False)
+def test_values_are_completed(
+    line: str, offered: list[str], python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    typed = {"COMP_WORDS": f"compress {line}", "COMP_CWORD": str(len(line.split()))}
+    done = python(ASK, _COMPRESS_COMPLETE="complete_bash", **typed)
     assert (done.stdout.split(), done.stderr) == (offered, "[]\n")
 
 

@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Mapping
 
 import pytest
 
@@ -45,19 +46,19 @@ def test_who_wants_no_colours_gets_none(name: str, value: str, monkeypatch: pyte
     assert coloured(TEXT) == TEXT
 
 
-def helped(stdout: int) -> int:
+def helped(stdout: int, environment: Mapping[str, str]) -> int:
     """Run `compress --help` with that file descriptor as its standard output."""
-    environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    environment.pop("NO_COLOR", None)
+    coloured = {**environment, "TERM": "xterm"}
+    coloured.pop("NO_COLOR", None)
     command = [sys.executable, "-m", "compress.cli", "--help"]
-    return subprocess.run(command, env=environment, stdout=stdout, check=False).returncode
+    return subprocess.run(command, env=coloured, stdout=stdout, check=False).returncode
 
 
-def test_a_terminal_gets_colours_and_a_pipe_none() -> None:
+def test_a_terminal_gets_colours_and_a_pipe_none(environment: Mapping[str, str]) -> None:
     ours, theirs = pty.openpty()
-    assert helped(theirs) == 0
+    assert helped(theirs, environment) == 0
     assert b"\x1b[1mUsage:\x1b[0m" in os.read(ours, 1 << 16)
     ours, theirs = os.pipe()
-    assert helped(theirs) == 0
+    assert helped(theirs, environment) == 0
     shown = os.read(ours, 1 << 16)
     assert b"Usage:" in shown and b"\x1b" not in shown

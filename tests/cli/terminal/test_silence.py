@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from compress.cli.app import main
-from compress.cli.commands.shared import working
+from compress.cli.terminal.silence import silenced
 from compress.formats.errors import RefusedError
 
 
@@ -22,18 +22,17 @@ def chatter() -> None:
 
 
 def test_quiet_silences_libraries(capfd: pytest.CaptureFixture[str]) -> None:
-    with working(quiet=True):
+    with silenced():
         chatter()
         print("printed")
     print("after", file=sys.stderr)
-    assert capfd.readouterr() == ("", "after\n")
-    with working(quiet=False):
-        chatter()
+    assert capfd.readouterr() == ("printed\n", "after\n")
+    chatter()
     assert capfd.readouterr().err == "said\nlogged\nwritten\n"
 
 
 def test_a_handler_made_meanwhile_works_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
-    with working(quiet=True):
+    with silenced():
         handler = logging.StreamHandler()
     handler.handle(logging.makeLogRecord({"msg": "later"}))
     assert capfd.readouterr().err == "later\n"

@@ -7,9 +7,9 @@ import io
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -218,7 +218,18 @@ def test_a_member_that_ends_early(tmp_path: Path) -> None:
         unpack_model(path, tmp_path / "out")
 
 
-def test_the_hub_cache_answers_offline(tmp_path: Path) -> None:
+ASK_HUB = """
+import sys
+from compress.formats.errors import CompressError
+from compress.formats.files.source import resolve
+try:
+    print(resolve(sys.argv[1]))
+except CompressError as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_the_hub_cache_answers_offline(tmp_path: Path, python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """A snapshot as huggingface_hub lays it out; another process, as its settings are read at import."""
     repository = tmp_path / "hub/models--org--tiny"
     snapshot = repository / "snapshots" / ("a" * 40)
@@ -226,24 +237,10 @@ def test_the_hub_cache_answers_offline(tmp_path: Path) -> None:
     (snapshot / "config.json").write_text("{}")
     (repository / "refs").mkdir()
     (repository / "refs/main").write_text("a" * 40)
-    assert _ask_hub("org/tiny", tmp_path) == str(snapshot)
-    answer = _ask_hub("org/other", tmp_path)
+    offline = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    assert python(ASK_HUB, "org/tiny", **offline).stdout == f"{snapshot}\n"
+    answer = python(ASK_HUB, "org/other", **offline).stdout
     assert answer.startswith("InputError: org/other: no such directory here, and the hub did not give it")
-
-
-def _ask_hub(model: str, home: Path) -> str:
-    code = (
-        "import sys\nfrom compress.formats.errors import CompressError\n"
-        "from compress.formats.files.source import resolve\n"
-        "try: print(resolve(sys.argv[1]))\n"
-        "except CompressError as error: print(f'{type(error).__name__}: {error}')"
-    )
-    path = os.pathsep.join(p for p in sys.path if p)
-    environment = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, "-c", code, model], env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:

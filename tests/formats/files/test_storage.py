@@ -158,14 +158,10 @@ with Lock(Path(sys.argv[1])):
 """
 
 
-def test_a_second_run_is_refused_by_the_holder_s_number_and_kill_leaves_no_stale_lock(tmp_path):
+def test_a_second_run_is_refused_by_the_holder_s_number_and_kill_leaves_no_stale_lock(tmp_path, environment):
     path = tmp_path / "out.lock"
-    paths = os.pathsep.join(entry for entry in sys.path if entry)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(path)],
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": paths},
-    ) as holder:
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(RefusedError, match=f"process {holder.pid}"), storage.Lock(path):
             pass

@@ -1,0 +1,122 @@
+"""The command line as its users meet it: exit codes, one JSON object, no traceback, no torch in `--help`."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from compress.cli.app import main
+
+COMMANDS = [
+    *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "generate"),
+    *("passes", "dialects", "recipes", "schema", "init"),
+]
+
+IMPORTING = """\
+import sys
+from compress.cli.app import main
+code = main(sys.argv[2:])
+print("heavy:", [name for name in sys.argv[1].split() if name in sys.modules])
+sys.exit(code)
+"""
+
+Python = Callable[..., subprocess.CompletedProcess[str]]
+Failure = Callable[[], dict[str, Any]]
+
+
+@pytest.fixture
+def imported(python: Python) -> Callable[..., str]:
+    """imported(arguments, *modules) → what a command prints, and then which of `modules` it has imported."""
+
+    def ask(arguments: list[str], *modules: str) -> str:
+        done = python(IMPORTING, " ".join(modules), *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    return ask
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["init", "-"]], ids=" ".join)
+def test_help_needs_no_torch(arguments: list[str], imported: Callable[..., str]) -> None:
+    assert "heavy: []" in imported(arguments, "torch", "transformers", "numpy", "rich.table")
+
+
+@pytest.mark.parametrize("arguments", [["passes"], ["dialects"], ["recipes"], ["passes", "--json"]], ids=" ".join)
+def test_a_listing_needs_no_torch(arguments: list[str], imported: Callable[..., str]) -> None:
+    assert "heavy: []" in imported(arguments, "torch", "transformers", "numpy")
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = re.findall(r"^  (\w+)  ", capsys.readouterr().out.partition("Commands:")[2], re.MULTILINE)
+    assert listed == COMMANDS
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"compress \d+\.\d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("arguments", [
+    ["nonsense"], ["run"], ["run", "quickstart", "--nonsense"], ["plan"], ["eval"], ["export", "x"],
+    ["eval", "x", "--windows", "none"], ["generate", "x"], ["passes", "nonsense"], ["dialects", "nonsense"],
+    ["inspect", "/no/where"], ["run", "/no/where.yaml"], ["plan", "nonsense"], ["eval", "nonsense"],
+    ["generate", "nonsense", "-p", "x"],
+    ["run", "quickstart", "--set", "gptq.bits"], ["run", "quickstart", "--set", "gptq.bist=3"],
+    ["run", "quickstart", "--max-ram", "much"], ["run", "quickstart", "--device", "tpu"],
+    ["export", "x", "--dialect", "gguf", "-o", "y", "--set", "z"],
+])  # fmt: skip
+def test_bad_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err
+    assert "Traceback" not in shown.err
+    assert main([*arguments, "--json"]) == 2
+    if arguments[0] != "generate":  # which has no --json
+        assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 2
+
+
+def test_a_bug_is_one_line(
+    failure: Failure, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr("compress.recipes.jobs.inspect.open_checkpoint", broken)
+    monkeypatch.delenv("COMPRESS_DEBUG", raising=False)
+    assert main(["inspect", ".", "--json"]) == 1
+    assert failure()["message"] == "RuntimeError: first second"
+    monkeypatch.setenv("COMPRESS_DEBUG", "1")
+    assert main(["inspect", "."]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_no_memory_is_no_bug(failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("compress.recipes.jobs.inspect.open_checkpoint", full)
+    assert main(["inspect", ".", "--json"]) == 1
+    assert failure()["message"] == "out of memory"
+
+
+def test_a_reader_that_goes_away_is_no_error(environment: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "compress.cli", "init", "-"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
+
+
+@pytest.mark.parametrize(("asked", "policy"), [(None, "PASSIVE"), ("active", "ACTIVE")])
+def test_threads_that_wait_sleep_unless_the_user_said_otherwise(asked: str | None, policy: str, python: Python) -> None:
+    """What OpenMP itself says of it, once torch has loaded it."""
+    forget = "" if asked else "import os; os.environ.pop('OMP_WAIT_POLICY', None); "  # a test before has set ours
+    script = f"{forget}from compress.cli.app import main; main(['--version']); import torch"
+    done = python(script, OMP_DISPLAY_ENV="true", **({"OMP_WAIT_POLICY": asked} if asked else {}))
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
