@@ -26,9 +26,10 @@ from compress.passes.model.config import config_of, load_config
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
 from compress.passes.model.positions import positions_of
-from compress.passes.model.residual import find_residuals
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.stand_in import StandIn
+from compress.passes.model.tracing.residual import find_residuals
+from compress.passes.model.tracing.stand_in import StandIn
+from compress.passes.model.tracing.structure import Traces
 from compress.passes.model.weights import Weights, round_inputs
 
 _PROBE = Sequences(torch.zeros(1, 4, dtype=torch.int64))
@@ -55,7 +56,9 @@ class Skeleton:
         self._layers = list(self._model.get_submodule(path))
         self._layer_names = [f"{path}.{i}" for i in range(len(self._layers))]
         parent, _, leaf = path.rpartition(".")
-        setattr(self._model.get_submodule(parent), leaf, nn.ModuleList(StandIn(layer) for layer in self._layers))
+        traces = Traces(len(self._layers))
+        stand_ins = (StandIn(layer, index, traces) for index, layer in enumerate(self._layers))
+        setattr(self._model.get_submodule(parent), leaf, nn.ModuleList(stand_ins))
         parts = (self._model, *self._layers)
         self.positions = positions_of(config, parts, self._model.get_input_embeddings())
         self._move_buffers()

@@ -20,7 +20,8 @@ from compress.passes.forward.walk import Stream, Walk
 from compress.passes.kv_cache import KVCache
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
-from compress.passes.model.stand_in import StandIn
+from compress.passes.model.tracing.stand_in import StandIn
+from compress.passes.model.tracing.structure import Traces
 from compress.passes.model.weights import dense
 
 SMALL = {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -108,7 +109,7 @@ class Layer(nn.Module):
 
 @pytest.mark.parametrize(("form", "wraps"), [("alone", False), ("tuple", True), ("list", True)])
 def test_hidden_states_come_back_as_the_layer_gives_them(form: str, wraps: bool) -> None:
-    stand_in, hidden, other = StandIn(Layer(form)), torch.ones(1, 3, 4), torch.zeros(1, 3, 4)
+    stand_in, hidden, other = StandIn(Layer(form), 0, Traces(1)), torch.ones(1, 3, 4), torch.zeros(1, 3, 4)
     assert (stand_in(hidden)[0] is hidden) if wraps else (stand_in(hidden) is hidden)
     stand_in.replacement = other
     assert (stand_in(hidden)[0] is other) if wraps else (stand_in(hidden) is other)
@@ -118,4 +119,4 @@ def test_hidden_states_come_back_as_the_layer_gives_them(form: str, wraps: bool)
 @pytest.mark.parametrize("form", ["dict", "narrow"])
 def test_what_is_no_hidden_state_is_refused(form: str) -> None:
     with pytest.raises(RefusedError, match="Layer does not give hidden states"):
-        StandIn(Layer(form))(torch.ones(1, 3, 4))
+        StandIn(Layer(form), 0, Traces(1))(torch.ones(1, 3, 4))

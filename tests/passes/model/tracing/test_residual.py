@@ -18,8 +18,8 @@ from transformers import (
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.passes.model.anatomy import Call
 from compress.passes.model.blank import empty_model
-from compress.passes.model.residual import find_residuals
 from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.tracing.residual import find_residuals
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
 SMALL = {"vocab_size": 60, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}

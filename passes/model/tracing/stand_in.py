@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any, SupportsIndex
 
 from torch import Tensor, nn
 
 from compress.formats.errors import RefusedError
-from compress.passes.model.anatomy import Call, Trace, trace
+from compress.passes.model.anatomy import Call, Trace
+from compress.passes.model.tracing.structure import Traces
 
 
 class StandIn(nn.Module):
     """Takes a decoder layer's place: notes the call, hands the hidden states on (or others in their stead).
 
-    It learns from the weightless layer, when it is first called, in what form hidden states are returned.
+    It learns from the weightless layer, when it is first called, in what form hidden states are returned. `traces`
+    are those of all the model's layers, of which this is number `index`.
     """
 
-    def __init__(self, layer: nn.Module) -> None:
+    def __init__(self, layer: nn.Module, index: int, traces: Traces) -> None:
         super().__init__()
         self._layer = [layer]  # in a list, so that it is no submodule
+        self._index, self._traces = index, traces
         self.traced: Trace | None = None
         self.call: Call | None = None
         self.arrived: Tensor | None = None
@@ -34,14 +36,14 @@ class StandIn(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> StandIn:
         """One that stands for the same layer, and has not been called."""
-        other = StandIn(self._layer[0])
+        other = StandIn(self._layer[0], self._index, self._traces)
         other.traced = self.traced
         return other
 
     def forward(self, hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor | _Alone:
         self.call, self.arrived = Call(args, kwargs), hidden
         if self.traced is None:
-            self.traced = trace(copy.deepcopy(self._layer[0]), self.call, hidden)
+            self.traced = self._traces.of(self._layer[0], self._index, self.call, hidden)
         hidden = hidden if self.replacement is None else self.replacement
         return _Alone(hidden, type(self._layer[0]).__name__) if self.traced.wraps else hidden
 

@@ -1,0 +1,1 @@
+"""What does a decoder layer show when it runs without weights?"""
