@@ -5,6 +5,9 @@ nothing of how codes are chosen (algorithms). It is defined elementwise, so that
 format: `expand` spreads the parameters over the whole weight, `round` and `value` then work on equal
 shapes, be that a whole matrix or a single column. Where neighbouring weights share a code (`span`), they work
 on whole rows.
+
+Training moves the real numbers among the parameters (`reals`). Spread over the weight they are called `scale` and
+`minimum`, and values are linear in them: scale · (what the code stands for) + minimum.
 """
 
 from __future__ import annotations
@@ -12,11 +15,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 Params = Mapping[str, Tensor]
+
+_FAR, _ONE, _NONE = 1e9, torch.ones(2), torch.zeros(2)
 
 
 class NumberFormat(ABC):
@@ -97,9 +103,33 @@ class NumberFormat(ABC):
         """Parameters and codes together, for what `fit` asks; formats whose two depend on each other say how."""
         return quantize(weight, self, self.fit(weight, importance))
 
-    @abstractmethod
     def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
         """The parameters of every single weight of a matrix of this `shape` [rows, columns]: each so, in fp32."""
+        return self.spread(params, self.reals(params), shape)
+
+    def reals(self, params: Params) -> dict[str, Tensor]:
+        """The real numbers among `params` that training may move, fp32, as values are computed with; {} if none."""
+        return {}
+
+    def stored(self, params: Params, reals: Params) -> Params:
+        """`params` with `reals` in the place of their own, rounded as they are stored.
+
+        They are kept finite, and scales off zero and of the sign that they have in `params`. What has not been moved
+        comes back bit for bit.
+        """
+        return params
+
+    @abstractmethod
+    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
+        """`expand` with `reals` in the place of those of `params`: differentiable in them, and in their dtype."""
+
+    @cached_property
+    def ends(self) -> tuple[int, int] | None:
+        """The codes that the lowest and the highest weights go to under a scale > 0; None if codes span columns."""
+        if self.span > 1:
+            return None
+        lowest, highest = self.round(torch.tensor([-_FAR, _FAR]), {"scale": _ONE, "minimum": _NONE, "zero": _NONE})
+        return int(lowest), int(highest)
 
     @abstractmethod
     def round(self, weight: Tensor, expanded: Params) -> Tensor:

@@ -221,7 +221,7 @@ class Pairs(NumberFormat):
         self.__dict__["asked"] = importance
         return {"scale": weight.abs().amax(1, keepdim=True) / 11.5}
 
-    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
         return {"scale": params["scale"].expand(-1, shape[1])}
 
     def round(self, weight: torch.Tensor, expanded: Params) -> torch.Tensor:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from compress.kernels.numbers.nested_scales import NESTED_BLOCK, nest, unnest
+from compress.kernels.numbers.bounds import held, sign_kept
+from compress.kernels.numbers.nested_scales import NESTED_BLOCK, nest, renest, unnest
 from compress.kernels.numbers.tables import BY_LARGEST, LEVELS, Table, codebook
 from compress.kernels.qtensor import NumberFormat, Params, QTensor, quantize
 
@@ -80,12 +81,12 @@ class CodebookFormat(NumberFormat):
     def _fit(self, weight: Tensor, importance: Tensor | None) -> Params:
         plain = self._plain(weight)
         if importance is None:
-            return self._stored(plain)
+            return self._fitted(plain)
         searched = torch.cat([self._searched(*part) for part in self._parts(weight, importance, plain)])
         if not self.double_quant:
             return {"scale": searched}
         # Rounding the scales may undo what the search gained.
-        candidates = [self._stored(plain), self._stored(searched)]
+        candidates = [self._fitted(plain), self._fitted(searched)]
         return min(candidates, key=lambda params: self._error(weight, importance, params))
 
     def _plain(self, weight: Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class CodebookFormat(NumberFormat):
             best = torch.where(better, product / power, best)
         return best
 
-    def _stored(self, scale: Tensor) -> Params:
+    def _fitted(self, scale: Tensor) -> Params:
         if not self.double_quant:
             return {"scale": scale}
         codes, nested, offset = nest(scale.flatten())
@@ -130,11 +131,23 @@ class CodebookFormat(NumberFormat):
         difference = quantize(weight, self, params).dequantize().sub_(weight)
         return float(difference.square_().mul_(importance).sum(dtype=torch.float64))
 
-    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+    def reals(self, params: Params) -> dict[str, Tensor]:
         scale = params["scale"]
         if self.double_quant:
             scale = unnest(scale.flatten(), params["nested_scale"], params["offset"]).view_as(scale)
-        return {"scale": scale.repeat_interleave(self.block_size, 1)}
+        return {"scale": scale}
+
+    def stored(self, params: Params, reals: Params) -> Params:
+        before = self.reals(params)["scale"]
+        scale = held(sign_kept(reals["scale"], before, _SMALLEST), torch.float32)
+        if not self.double_quant:
+            return {"scale": scale}
+        moved = torch.where(scale == before, torch.nan, scale).flatten()
+        codes, nested = renest(moved, params["scale"].flatten(), params["nested_scale"], params["offset"])
+        return {**params, "scale": codes.view_as(scale), "nested_scale": nested}
+
+    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
+        return {"scale": reals["scale"].repeat_interleave(self.block_size, 1)}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         return codebook(self.table, weight.device).nearest(weight * _reciprocal(expanded["scale"])).float()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from compress.kernels.numbers.bounds import held, sign_kept
 from compress.kernels.qtensor import NumberFormat, Params
 
 Region = Literal["tensor", "channel", "block"]
@@ -88,16 +89,22 @@ class FloatFormat(NumberFormat):
             least = torch.minimum(reached, least)
         return best
 
-    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+    def reals(self, params: Params) -> dict[str, Tensor]:
+        return {"scale": params["scale"].float()}
+
+    def stored(self, params: Params, reals: Params) -> Params:
+        return {"scale": held(sign_kept(reals["scale"], params["scale"], _SMALLEST), torch.float32)}
+
+    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
         height, width = self._region(shape)
-        rows = params["scale"].float().repeat_interleave(height, 0)[: shape[0]]
+        rows = reals["scale"].repeat_interleave(height, 0)[: shape[0]]
         return {"scale": rows.repeat_interleave(width, 1)[:, : shape[1]]}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         return fp8_codes(weight / expanded["scale"]).float()
 
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
-        return fp8_values(codes.byte()).mul_(expanded["scale"])
+        return fp8_values(codes.byte()) * expanded["scale"]
 
     def times_rows(self, params: Params, factors: Tensor) -> Params | None:
         if self.per != "channel":

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from compress.kernels.numbers.bounds import sign_kept
 from compress.kernels.numbers.float import FP8_MAX, fp8_codes, fp8_values
 from compress.kernels.qtensor import NumberFormat, Params
 
@@ -105,12 +106,20 @@ class Float4Format(NumberFormat):
             least = torch.minimum(reached, least)
         return {**plain, "scale": best}
 
-    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+    def reals(self, params: Params) -> dict[str, Tensor]:
         if self.scheme == "mxfp4":
-            scale = _two_to(params["scale"].int())
-        else:
-            scale = fp8_values(params["scale"]) * params["tensor_scale"]
-        return {"scale": scale.repeat_interleave(self.block, 1)}
+            return {"scale": _two_to(params["scale"].int())}
+        return {"scale": fp8_values(params["scale"]) * params["tensor_scale"]}
+
+    def stored(self, params: Params, reals: Params) -> Params:
+        """A power of two is the nearest by ratio; of nvfp4's two factors `tensor_scale` stays."""
+        if self.scheme == "mxfp4":
+            return {"scale": _nearest_exponent(reals["scale"])}
+        steps = reals["scale"] / params["tensor_scale"]
+        return {**params, "scale": fp8_codes(sign_kept(steps, fp8_values(params["scale"]), _SMALLEST_FP8))}
+
+    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
+        return {"scale": reals["scale"].repeat_interleave(self.block, 1)}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         scaled = weight / expanded["scale"]
@@ -120,7 +129,7 @@ class Float4Format(NumberFormat):
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
         index = codes.int()
         magnitude = _VALUES.to(codes.device)[index & 7]
-        return torch.where(index < 8, magnitude, -magnitude).mul_(expanded["scale"])
+        return torch.where(index < 8, magnitude, -magnitude) * expanded["scale"]
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         whole = 32 / (shape[0] * shape[1]) if self.scheme == "nvfp4" else 0
@@ -134,6 +143,13 @@ def _exponent(largest: Tensor) -> Tensor:
     """
     mantissa, exponent = torch.frexp(largest)  # largest = mantissa·2^exponent, ½ ≤ mantissa < 1
     return (exponent - 3 + (mantissa >= 0.875) + 127).clamp_(1, TOP_EXPONENT)
+
+
+def _nearest_exponent(scale: Tensor) -> Tensor:
+    """The E8M0 exponents uint8 of the powers of two nearest to `scale` by ratio; the smallest for what is ≤ 0."""
+    mantissa, exponent = torch.frexp(scale)  # ½ ≤ |mantissa| < 1
+    exponent = exponent - (mantissa < 0.5**0.5).int() + 127
+    return torch.where(scale > 0, exponent, 1).clamp_(1, TOP_EXPONENT).byte()
 
 
 def _power_of_two(least: Tensor) -> Tensor:

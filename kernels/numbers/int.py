@@ -20,6 +20,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from compress.kernels.numbers.bounds import held, sign_kept, smallest
 from compress.kernels.qtensor import NumberFormat, Params
 from compress.kernels.search.integers import Zero, extreme_params, searched_params
 
@@ -28,7 +29,7 @@ SCALE_TYPES: tuple[ScaleType, ...] = get_args(ScaleType)
 
 _USUAL_GROUPS = (16, 32, 64, 128, 256)
 _CHUNK = 1 << 18
-_SMALLEST = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps  # other types hold it too
+_SMALLEST = smallest(torch.float16)  # other types hold it too
 _LABELS: dict[Zero, str] = {"middle": "sym", "integer": "asym", "real": "min"}
 
 
@@ -98,14 +99,14 @@ class IntFormat(NumberFormat):
 
     def _groups_fit(self, groups: Tensor, importance: Tensor | None) -> Params:
         """Parameters [rows, groups] of `groups` [rows, groups, group size]."""
-        plain = self._stored(extreme_params(groups, self.levels, self.zero))
+        plain = self._fitted(extreme_params(groups, self.levels, self.zero))
         if importance is None:
             return plain
-        searched = self._stored(searched_params(groups, importance, self.levels, self.zero))
+        searched = self._fitted(searched_params(groups, importance, self.levels, self.zero))
         better = self._error(groups, importance, searched) < self._error(groups, importance, plain)
         return {name: torch.where(better, searched[name], plain[name]) for name in plain}
 
-    def _stored(self, params: Params) -> Params:
+    def _fitted(self, params: Params) -> Params:
         """fp32 parameters in the dtypes that containers hold; scales kept off zero."""
         dtype: torch.dtype = getattr(torch, self.scale_dtype)
         stored = {name: value.byte() if name == "zero" else value.to(dtype) for name, value in params.items()}
@@ -120,9 +121,18 @@ class IntFormat(NumberFormat):
         difference = self.value(self.round(groups, spread), spread).sub_(groups)
         return difference.square_().mul_(importance).sum(-1)
 
-    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
+    def reals(self, params: Params) -> dict[str, Tensor]:
+        return {name: value.float() for name, value in params.items() if name != "zero"}
+
+    def stored(self, params: Params, reals: Params) -> Params:
+        dtype: torch.dtype = getattr(torch, self.scale_dtype)
+        scale = sign_kept(reals["scale"], params["scale"], smallest(dtype))
+        return {**params, **{name: held(real, dtype) for name, real in {**reals, "scale": scale}.items()}}
+
+    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
         size = self._group(shape[1])
-        return {name: value.float().repeat_interleave(size, 1) for name, value in params.items()}
+        whole = {name: value.float() for name, value in params.items() if name == "zero"}
+        return {name: value.repeat_interleave(size, 1) for name, value in {**reals, **whole}.items()}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         # Division, not a product with the reciprocal: the two round ties differently.

@@ -48,6 +48,22 @@ def nest(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return codes.flatten()[: len(scales)], largest, offset.view(1)
 
 
+def renest(moved: Tensor, codes: Tensor, nested: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and nested scales for scales `moved` [n] fp32, NaN where one stays as it is; the offset stays.
+
+    A nested scale grows where its block outgrows it, and then all of its block gets new codes.
+    """
+    stays = moved.isnan()
+    wanted = torch.where(stays, unnest(codes, nested, offset), moved) - offset
+    blocks = pad(wanted.masked_fill(stays, 0.0), (0, -len(codes) % NESTED_BLOCK)).view(-1, NESTED_BLOCK)
+    grown = torch.maximum(nested, blocks.abs().amax(1))
+    repeated = (grown != nested).repeat_interleave(NESTED_BLOCK)[: len(codes)]
+    values = dynamic_map(codes.device)
+    scaled = wanted / grown.repeat_interleave(NESTED_BLOCK)[: len(codes)].clamp(min=torch.finfo(torch.float32).tiny)
+    nearest = torch.bucketize(scaled, (values[:-1] + values[1:]) * 0.5).byte()
+    return torch.where(stays & ~repeated, codes, nearest), grown
+
+
 def unnest(codes: Tensor, nested: Tensor, offset: Tensor) -> Tensor:
     """The scales [n] fp32, each rounded as bitsandbytes rounds it: first the product, then the sum."""
     values = dynamic_map(codes.device)[codes.int()]

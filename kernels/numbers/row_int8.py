@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from compress.kernels.numbers.bounds import held, sign_kept
 from compress.kernels.qtensor import NumberFormat, Params
 
 _ORIGIN = 128
@@ -54,8 +55,14 @@ class RowInt8Format(NumberFormat):
             least = torch.minimum(reached, least)
         return best
 
-    def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
-        return {"scale": params["scale"].expand(shape)}
+    def reals(self, params: Params) -> dict[str, Tensor]:
+        return {"scale": params["scale"].float()}
+
+    def stored(self, params: Params, reals: Params) -> Params:
+        return {"scale": held(sign_kept(reals["scale"], params["scale"], _SMALLEST), torch.float32)}
+
+    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
+        return {"scale": reals["scale"].expand(shape)}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         # 127/s must not overflow; a row that small becomes zero.

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compress.kernels.numbers.codebook import CodebookFormat, quantize_plainly
-from compress.kernels.numbers.nested_scales import dynamic_map, nest, unnest
+from compress.kernels.numbers.nested_scales import dynamic_map, nest, renest, unnest
 from compress.kernels.numbers.row_int8 import RowInt8Format
 from compress.kernels.numbers.tables import codebook
 from compress.kernels.qtensor import QTensor, quantize
@@ -129,6 +129,33 @@ def test_nested_scales_come_back_within_a_step_of_their_map():
     assert float((back - scales).abs().max()) <= 0.5 * 0.0142 * float(nested.max())
     same = torch.full((300,), 0.25)
     assert torch.equal(unnest(*nest(same)), same)
+
+
+def test_nested_scales_that_moved_get_the_nearest_codes_under_the_same_offset():
+    scales = torch.rand(600, generator=torch.Generator().manual_seed(3)) + 0.5
+    codes, nested, offset = nest(scales)
+    before = unnest(codes, nested, offset)
+    moved = torch.where(torch.arange(600) % 3 == 0, before * 0.999, torch.nan)
+    again, grown = renest(moved, codes, nested, offset)
+    stays = moved.isnan()
+    assert torch.equal(grown, nested) and torch.equal(again[stays], codes[stays])
+    # Every code of the map, tried by hand.
+    table = torch.stack([unnest(torch.full((600,), code).byte(), nested, offset) for code in range(256)], 1)
+    best = (table - moved.unsqueeze(1)).abs()[~stays].amin(1)
+    torch.testing.assert_close((unnest(again, nested, offset) - moved).abs()[~stays], best, rtol=0, atol=1e-6)
+
+
+def test_a_block_of_scales_that_is_outgrown_is_nested_anew():
+    scales = torch.rand(512, generator=torch.Generator().manual_seed(4)) + 0.5
+    codes, nested, offset = nest(scales)
+    moved = torch.full((512,), torch.nan)
+    moved[3] = 4.0
+    again, grown = renest(moved, codes, nested, offset)
+    found = unnest(again, grown, offset)
+    assert float(found[3]) == pytest.approx(4.0) and float(grown[1]) == float(nested[1]) and grown[0] > nested[0]
+    assert torch.equal(again[256:], codes[256:])
+    step = 0.02 * float(grown[0])
+    torch.testing.assert_close(found[4:256], unnest(codes, nested, offset)[4:256], rtol=0, atol=step)
 
 
 def test_plain_codes_are_chosen_before_scales_are_rounded():

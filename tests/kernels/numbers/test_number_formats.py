@@ -131,6 +131,80 @@ def test_rows_times_factors(number_format):
         torch.testing.assert_close(scaled.dequantize(), expected, rtol=step, atol=step * float(expected.abs().max()))
 
 
+def same(params, others):
+    return params.keys() == others.keys() and all(torch.equal(params[name], others[name]) for name in params)
+
+
+@by_name
+def test_reals_are_stored_where_they_are(number_format):
+    """What has not moved comes back bit for bit, whatever the size of the weight; `spread` with it is `expand`."""
+    for size in (1e-12, 1e-4, 1.0, 1e3):
+        weight = weights(5) * size
+        weight[0] = 0
+        for params in (number_format.fit(weight), number_format.fit(weight, torch.rand(COLUMNS))):
+            reals = number_format.reals(params)
+            assert reals and all(real.dtype == torch.float32 for real in reals.values())
+            assert same(number_format.stored(params, reals), params)
+            spread = number_format.spread(params, reals, (6, COLUMNS))
+            assert same(spread, number_format.expand(params, (6, COLUMNS)))
+
+
+@by_name
+def test_reals_that_moved_are_stored_as_near_as_their_type_allows(number_format):
+    """A half is within 2^-11, an E4M3 number within 2^-4, a power of two within √2; a nested scale by its block."""
+    params = number_format.fit(weights(6))
+    before = number_format.reals(params)
+    step = 1 + 0.2 * torch.rand(6, 1, generator=torch.Generator().manual_seed(6))
+    moved = {name: real * step for name, real in before.items()}
+    after = number_format.reals(number_format.stored(params, moved))
+    off = {"mxfp4": 2**0.5 - 1, "nvfp4": 2**-4, "double": 0.02}
+    near = next((share for part, share in off.items() if part in number_format.name), 2**-8)
+    for name, real in moved.items():
+        torch.testing.assert_close(after[name], real, rtol=near * 1.01, atol=near * float(real.abs().max()) / 30)
+        assert not torch.equal(after[name], before[name]) or "mxfp4" in number_format.name
+
+
+@by_name
+@pytest.mark.parametrize("factor", [-1.0, 0.0, -0.0, -1e30, 1e30, math.inf, -math.inf, 1e-30])
+def test_no_real_leaves_its_side_of_zero_or_what_is_finite(number_format, factor):
+    params = number_format.fit(weights(7))
+    before = number_format.reals(params)
+    after = number_format.stored(params, {name: real * factor for name, real in before.items()})
+    assert {name: (value.shape, value.dtype) for name, value in after.items()} == {
+        name: (value.shape, value.dtype) for name, value in params.items()
+    }
+    for name, real in number_format.reals(after).items():
+        assert bool(real.isfinite().all())
+        if name == "scale" and "double" not in number_format.name:  # nested scales are as near to zero as steps allow
+            assert torch.equal(real.sign(), before["scale"].sign())
+    assert not number_format.value(torch.ones(6, COLUMNS), number_format.expand(after, (6, COLUMNS))).isnan().any()
+
+
+@by_name
+def test_values_are_linear_in_the_reals(number_format):
+    """Gradients of training rest on it: the scale, and the minimum beside it, are all that values are made of."""
+    params = number_format.fit(weights(8))
+    codes = torch.randint(1, min(number_format.levels, 127), (6, COLUMNS)).double()
+    reals = {name: real.double().requires_grad_() for name, real in number_format.reals(params).items()}
+
+    def values(*moved):
+        return number_format.value(codes, number_format.spread(params, dict(zip(reals, moved)), (6, COLUMNS)))
+
+    assert torch.autograd.gradcheck(values, tuple(reals.values()), fast_mode=True)
+    spread = number_format.spread(params, reals, (6, COLUMNS))
+    assert {name for name, value in spread.items() if value.requires_grad} == set(reals) <= {"scale", "minimum"}
+
+
+@by_name
+def test_the_ends_are_the_outermost_values(number_format):
+    low, high = number_format.ends
+    params = number_format.fit(weights(9))
+    far = torch.full((6, COLUMNS), 1e9)
+    sign = number_format.expand(params, (6, COLUMNS))["scale"].sign()
+    assert (quantize(far * sign, number_format, params).codes == high).all()
+    assert (quantize(-far * sign, number_format, params).codes == low).all()
+
+
 @pytest.mark.parametrize("zero", ["middle", "integer", "real"])
 @pytest.mark.parametrize("bits", range(3, 9))
 def test_a_uniform_grid_errs_by_a_twelfth_of_the_squared_step(bits, zero):

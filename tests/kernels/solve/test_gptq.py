@@ -70,7 +70,7 @@ class Codebook(NumberFormat):
     def _fit(self, weight, importance):
         return {"absmax": weight.abs().amax(1, keepdim=True)}
 
-    def expand(self, params, shape):
+    def spread(self, params, reals, shape):
         return {"absmax": params["absmax"].expand(-1, shape[1])}
 
     def round(self, weight, expanded):
