@@ -13,6 +13,7 @@ from pydantic import Field
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.kernels.numbers.activations import Grid
 from compress.passes.core.base import ModelPass
+from compress.passes.core.carry import carry
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
@@ -20,21 +21,10 @@ from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Cost, Extent, walk_cost
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.text import TextOptions, sequences_of
-from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.tokenizer import load_tokenizer
-from compress.passes.model.weights import Weights, cached_as, dense
-
-_TITLES = {"reference": "evaluate the original", "candidate": "evaluate"}
-
-
-class Boundary(Committed):
-    """The walk of that name (`reference`, `candidate`) has reached a boundary between layers."""
-
-    walk: str
-    boundary: int
+from compress.passes.model.weights import cached_as, dense
 
 
 class Measured(Committed):
@@ -79,26 +69,11 @@ class Evaluate(TextOptions, ModelPass):
     def _measure(self, run: Run, stage: Stage, sequences: Sequences) -> Scores:
         untouched = run.skeleton.of(run.source)
         with torch.no_grad():
-            before = self._carry(run, stage, sequences, "reference", untouched, dense(run.source))
+            title = "evaluate the original"
+            before = carry(run, stage, "reference", title, sequences, untouched, dense(run.source))
             candidate = cached_as(self.kv_cache, dense(run.model))
-            after = self._carry(run, stage, sequences, "candidate", run.skeleton, candidate)
+            after = carry(run, stage, "candidate", "evaluate", sequences, run.skeleton, candidate)
             run.reporter.start("evaluate: scores", sequences.count, "sequence")
             scores = score(after, before, run.reporter.advance)
         run.reporter.finish()
         return scores
-
-    def _carry(
-        self, run: Run, stage: Stage, sequences: Sequences, name: str, skeleton: Skeleton, weights: Weights
-    ) -> Walk:
-        stream = Stream(weights, stage.hidden_states(name, sequences, skeleton.width))
-        walk = Walk(skeleton, sequences, [stream], run.reporter.tell)
-        done = sum(record.walk == name for record in run.journal.of(Boundary, stage.key))
-
-        def commit(boundary: int) -> None:
-            run.journal.append(Boundary(stage=stage.key, walk=name, boundary=boundary))
-            run.reporter.advance()
-
-        run.reporter.start(_TITLES[name], len(skeleton.anatomy.layers), "layer", done=done)
-        walk.carry(done, commit)
-        run.reporter.finish()
-        return walk

@@ -34,12 +34,7 @@ class Target:
         """log_q [tokens, vocabulary] of another model, for the same outcomes: [tokens, outcomes]."""
         if self.ids is None:
             return log_q
-        top = log_q.gather(1, self.ids)
-        if self.log_p.shape[1] == self.ids.shape[1]:
-            return top
-        # Not log(1 − Σ q): where the rest is small, nothing of it would be left.
-        rest = log_q.scatter(1, self.ids, -math.inf).logsumexp(1, keepdim=True)
-        return torch.cat([top, rest], 1).clamp_min(_LEAST)
+        return log_q.gather(1, self.ids) if self.log_p.shape[1] == self.ids.shape[1] else merged(log_q, self.ids)
 
 
 @dataclass(frozen=True)
@@ -84,6 +79,13 @@ class LogitLoss:
             case "jsd":
                 return jsd(log_p, log_q, self.beta)
         assert_never(self.divergence)
+
+
+def merged(log_p: Tensor, ids: Tensor) -> Tensor:
+    """Of log_p [tokens, vocabulary] those of `ids` [tokens, k] and, last, that it is none of them: [tokens, k + 1]."""
+    # Not log(1 − Σ p): where the rest is small, nothing of it would be left.
+    rest = log_p.scatter(1, ids, -math.inf).logsumexp(1, keepdim=True)
+    return torch.cat([log_p.gather(1, ids), rest], 1).clamp_min(_LEAST)
 
 
 def cross_entropy(logits: Tensor, following: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from compress.passes.core.base import Pass
+from compress.passes.core.carry import Boundary
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
-from compress.passes.evaluate import Boundary, Evaluate, Measured
+from compress.passes.evaluate import Evaluate, Measured
 from compress.passes.rtn import RTN
 
 Evaluated = Callable[..., Run]
