@@ -25,7 +25,7 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.anatomy import Anatomy, Attention
-from compress.passes.model.cache import Peaks
+from compress.passes.model.watch import Peaks
 from compress.passes.model.weights import dense
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,8 +17,10 @@ from compress.passes.artifact.readings import CONVERTED, Readings, Tell
 from compress.passes.forward.logits import logits_of
 from compress.passes.forward.scores import divergences
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
+
+if TYPE_CHECKING:
+    from compress.passes.model.skeleton import Skeleton
 
 
 @dataclass(frozen=True)

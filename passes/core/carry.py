@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from compress.passes.core.journal import Committed
@@ -9,8 +11,10 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import Weights
+
+if TYPE_CHECKING:
+    from compress.passes.model.skeleton import Skeleton
 
 
 class Boundary(Committed):

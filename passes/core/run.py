@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,7 +14,9 @@ from compress.passes.core.journal import Journal
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.report import Reporter
 from compress.passes.core.working_model import WorkingModel
-from compress.passes.model.skeleton import Skeleton
+
+if TYPE_CHECKING:
+    from compress.passes.model.skeleton import Skeleton
 
 
 @dataclass

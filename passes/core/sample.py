@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from compress.passes.core.run import Run
-from compress.passes.model.loading import load_model
 from compress.passes.model.sequences import Sequences
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _BATCH = 16
 
@@ -17,6 +20,8 @@ def sample_sequences(run: Run, tokenizer: PreTrainedTokenizerBase, samples: int,
 
     Needs the whole model in memory, which nothing else does. Seeded by the run's seed.
     """
+    from compress.passes.model.loading import load_model
+
     run.reporter.tell("loading the whole model")
     model = load_model(run.source, run.device)
     special = set(tokenizer.all_special_ids)

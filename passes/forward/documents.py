@@ -7,14 +7,15 @@ import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pydoc_data import topics
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from transformers import PreTrainedTokenizerBase
-
 from compress.formats.errors import InputError
 from compress.passes.model.tokenizer import render_chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _MAX_TEXT = 1 << 30
 _PATIENCE = 3.0

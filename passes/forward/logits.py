@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import Weights
+
+if TYPE_CHECKING:
+    from compress.passes.model.skeleton import Skeleton
 
 
 def logits_of(skeleton: Skeleton, sequences: Sequences, models: Sequence[Weights]) -> list[Tensor]:

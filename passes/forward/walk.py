@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from compress.passes.forward.cost import BATCH_TOKENS
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import LinearStats, Statistic
-from compress.passes.model.cache import Watch
 from compress.passes.model.flight import Flight, PausePoints
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.watch import Watch
 from compress.passes.model.weights import Weights
+
+if TYPE_CHECKING:
+    from compress.passes.model.skeleton import Skeleton
 
 T = TypeVar("T")
 

@@ -10,18 +10,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import DynamicCache, PreTrainedConfig
 
 from compress.kernels.numbers.activations import CacheFormat, grid_scale, round_to_grid
 from compress.passes.model.anatomy import Attention, Call, run_weightless
-from compress.passes.model.sequences import Sequences
+from compress.passes.model.watch import Watch
 from compress.passes.model.weights import Weights
-
-Watch = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Keys and values [batch, heads, tokens, width] → those that attention sees."""
 
 
 class WatchedCache(DynamicCache):  # type: ignore[misc]  # transformers has no types
@@ -95,29 +91,6 @@ def rounding(number_format: CacheFormat, weights: Weights, attention: str) -> Wa
         round_to_grid(keys, k_scale.to(keys.device), grid),
         round_to_grid(values, v_scale.to(values.device), grid),
     )
-
-
-class Peaks:
-    """The largest |key| and |value| of every head: `keys`, `values` [heads] fp32. Padding does not count."""
-
-    def __init__(self) -> None:
-        self.keys = self.values = torch.zeros(())
-
-    def watch(self, sequences: Sequences) -> Watch:
-        """Notes what is cached for `sequences`, and changes nothing."""
-        mask = None if sequences.mask is None else sequences.mask[:, None, :, None]
-
-        def note(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-            self.keys = torch.maximum(self.keys, _peak(keys, mask))
-            self.values = torch.maximum(self.values, _peak(values, mask))
-            return keys, values
-
-        return note
-
-
-def _peak(states: Tensor, mask: Tensor | None) -> Tensor:
-    magnitude = states.abs() if mask is None else states.abs() * mask.to(states.device)
-    return magnitude.amax((0, 2, 3)).float().cpu()
 
 
 def _per_token(states: Tensor, number_format: CacheFormat) -> Tensor:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.files.config_limits import check_limits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _CODE = {"auto_map", "trust_remote_code", "attn_implementation", "quantization_config"}
 
@@ -30,6 +30,10 @@ def load_config(checkpoint: Checkpoint) -> PreTrainedConfig:
 
 def config_of(config: Mapping[str, Any], path: Path) -> PreTrainedConfig:
     """`load_config` for the settings of a model that lies at `path`."""
+    # Here, for it takes a second: reading a tokenizer's files takes `clean_config` alone.
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import CONFIG_MAPPING
+
     data = clean_config(config)
     kind = data.pop("model_type", None)
     where = f"{path}: config.json"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedConfig
 
 from compress.formats.errors import RefusedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 _PADDING = 8
 """Rows that a table may have beyond its positions: OPT's has two."""

@@ -21,7 +21,7 @@ from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers
 from compress.passes.model.blank import empty_model, fitted, matrices
-from compress.passes.model.cache import Watch, cache_argument, find_attention, placeholder, rounding, with_cache
+from compress.passes.model.cache import cache_argument, find_attention, placeholder, rounding, with_cache
 from compress.passes.model.config import config_of, load_config
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
@@ -30,6 +30,7 @@ from compress.passes.model.sequences import Sequences
 from compress.passes.model.tracing.residual import find_residuals
 from compress.passes.model.tracing.stand_in import StandIn
 from compress.passes.model.tracing.structure import Traces
+from compress.passes.model.watch import Watch
 from compress.passes.model.weights import Weights, round_inputs
 
 _PROBE = Sequences(torch.zeros(1, 4, dtype=torch.int64))

@@ -8,15 +8,15 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from jinja2 import TemplateError
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.files.carried import TEMPLATES
 from compress.passes.model.config import clean_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _FILES = re.compile(rf"({re.escape(TEMPLATES)}/)?\w[\w.-]*\.(json|jinja|model|txt|tiktoken)", re.ASCII)
 
@@ -26,6 +26,8 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
 
     Raises InputError if there is none, or a broken one.
     """
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
     with tempfile.TemporaryDirectory(prefix="compress-") as name:
         for file, data in checkpoint.files().items():
             if _FILES.fullmatch(file):
@@ -46,6 +48,8 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[s
 
     transformers renders in jinja2's immutable sandbox. Raises InputError if there is no template or it fails.
     """
+    from jinja2 import TemplateError
+
     if tokenizer.chat_template is None:
         raise InputError("the model has no chat template, so it cannot read messages", "give plain text instead")
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 from compress.kernels.qtensor import QTensor
 from compress.passes.model.anatomy import LayerAnatomy
 from compress.passes.model.sequences import Sequences
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.sweep.fold_search import UNKNOWN, Found, find_folds, spread
+
+if TYPE_CHECKING:
+    from compress.passes.model.skeleton import Skeleton
 
 Read = Callable[[str], Tensor | QTensor]
 

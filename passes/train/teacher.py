@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -14,8 +15,10 @@ from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
 from compress.formats.files.source import resolve
 from compress.passes.forward.text import beside
-from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from compress.passes.model.skeleton import Skeleton
 
 PROBES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -60,6 +63,8 @@ def open_teacher(
 
     Raises InputError for a name that means no model, RefusedError for a model that reads text as other tokens.
     """
+    from compress.passes.model.skeleton import Skeleton
+
     files = open_checkpoint(resolve(str(beside(folder, name)), progress=progress))
     checkpoint, skeleton = Skeleton.open(files, device)
     teacher, student = load_tokenizer(files), load_tokenizer(source)

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,12 @@ def test_help_needs_no_torch(arguments: list[str], imported: Callable[..., str])
 @pytest.mark.parametrize("arguments", [["passes"], ["dialects"], ["recipes"], ["passes", "--json"]], ids=" ".join)
 def test_a_listing_needs_no_torch(arguments: list[str], imported: Callable[..., str]) -> None:
     assert "heavy: []" in imported(arguments, "torch", "transformers", "numpy")
+
+
+def test_passes_and_headers_are_read_without_transformers(tiny_llama: Path, imported: Callable[..., str]) -> None:
+    """It takes as long to import as all the rest of a plan together."""
+    for arguments in (["schema"], ["plan", str(tiny_llama), "--quiet"]):
+        assert "heavy: []" in imported(arguments, "transformers", "accelerate", "huggingface_hub")
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ from transformers import LlamaConfig
 
 from compress.kernels.numbers.activations import CacheFormat
 from compress.passes.model.anatomy import Call
-from compress.passes.model.cache import Peaks, cache_argument, placeholder, rounding, with_cache
+from compress.passes.model.cache import cache_argument, placeholder, rounding, with_cache
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.watch import Peaks
 from compress.passes.model.weights import Weights, cached_as, dense
 
 CONFIG = LlamaConfig(num_hidden_layers=1)
