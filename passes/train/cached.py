@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -62,6 +62,14 @@ class Asked:
         return {row: index for index, row in enumerate(self.rows.tolist())}
 
 
+class Answers(Protocol):
+    """What a teacher answered."""
+
+    def targets(self, scored: Tensor, rows: Tensor) -> Callable[[slice], Target]:
+        """The targets of the `scored` [n, length − 1] positions of the sequences `rows` [n], any part of them."""
+        ...
+
+
 class HiddenAnswers:
     """The teacher's last hidden states of what it is `asked`, and its head in memory."""
 
@@ -72,7 +80,7 @@ class HiddenAnswers:
         self._project = projection(self._walk)
 
     def targets(self, scored: Tensor, rows: Tensor) -> Callable[[slice], Target]:
-        """The targets of the `scored` [n, length − 1] positions of the sequences `rows` [n], any part of them."""
+        """See `Answers`. Raises KeyError for a row that was not asked about."""
         indices = self._asked.indices(rows)
         hidden = torch.cat([hidden_of(self._walk, index)[which] for index, which in zip(indices, scored.cpu())])
 

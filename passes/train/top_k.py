@@ -19,7 +19,7 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.walk import Walk
-from compress.passes.train.cached import Asked, ask, hidden_of, projection
+from compress.passes.train.cached import Answers, Asked, Cache, HiddenAnswers, ask, hidden_of, projection
 from compress.passes.train.chunked import CHUNK
 from compress.passes.train.losses import LogitLoss, Target, merged
 from compress.passes.train.teacher import Teacher
@@ -54,9 +54,10 @@ class TopKAnswers:
         self._files = [file for file, sequences in opened for _ in range(sequences)]
         self.left_out = sum(block.left_out for block in blocks) / max(1, asked.positions)
         """The probability of all other tokens, in the mean over positions."""
+        run.reporter.note(f"the teacher's {self._k:,} likeliest tokens hold {1 - self.left_out:.2%} of its probability")
 
     def targets(self, scored: Tensor, rows: Tensor) -> Callable[[slice], Target]:
-        """The targets of the `scored` [n, length − 1] positions of the sequences `rows` [n], any part of them."""
+        """See `Answers`. Raises KeyError for a row that was not asked about."""
         read = [self._read(index) for index in self._asked.indices(rows)]
         ids, log_p = (torch.cat(parts).to(self._run.device) for parts in zip(*read))
         assert len(ids) == int(scored.sum())  # the loss scores what the teacher was asked
@@ -108,3 +109,10 @@ class TopKAnswers:
         ids, log_p = (self._files[index].read(f"{index}.{part}") for part in ("ids", "log_p"))
         assert isinstance(ids, Tensor) and isinstance(log_p, Tensor)  # there are no codes among them
         return ids, log_p
+
+
+def answers(kept: Cache, run: Run, stage: Stage, teacher: Teacher, asked: Asked, loss: LogitLoss) -> Answers:
+    """What `teacher` answers to `asked`, `kept` on disk; it is asked for what the stage does not have yet."""
+    if kept == "hidden":
+        return HiddenAnswers(run, stage, teacher, asked, loss)
+    return TopKAnswers(run, stage, teacher, asked, loss, kept.top_k)

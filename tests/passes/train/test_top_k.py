@@ -13,10 +13,10 @@ from torch import Tensor
 from compress.formats.files.native import NativeFile
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.train.cached import Asked, HiddenAnswers, top_k_bytes
+from compress.passes.train.cached import Asked, HiddenAnswers, TopK, top_k_bytes
 from compress.passes.train.losses import LogitLoss
 from compress.passes.train.teacher import Teacher
-from compress.passes.train.top_k import Answered, TopKAnswers
+from compress.passes.train.top_k import Answered, TopKAnswers, answers
 
 VOCABULARY = 320
 
@@ -50,11 +50,13 @@ def test_fewer_tokens_never_show_more_and_say_what_is_left_out(
     loss = LogitLoss()
     dense = HiddenAnswers(run, Stage((), {}, tmp_path / "dense"), teacher, asked, loss)
     log_p = dense.targets(asked.scored, asked.rows)(slice(None)).log_p
-    found = []
+    found, notes = [], list[str]()
+    run.reporter.note = notes.append  # type: ignore[method-assign]
     for k in (1, 16, 200):
         kept = TopKAnswers(run, Stage((), {"k": k}, tmp_path), teacher, asked, loss, k)
         rest = 1 - log_p.double().exp().topk(k).values.sum(1)
         assert kept.left_out == pytest.approx(float(rest.mean()), rel=1e-4)
+        assert f"{k} likeliest tokens hold {1 - kept.left_out:.2%}" in notes[-1]
         found.append(losses(kept, asked, loss))
     found.append(losses(dense, asked, loss))
     assert all(bool((more >= less - 5e-3).all()) for less, more in itertools.pairwise(found))
@@ -120,3 +122,12 @@ def test_a_killed_run_goes_on_at_the_block_and_writes_the_same_bytes(
         with pytest.raises(KeyboardInterrupt):
             answered("killed", step)
     assert answered("killed") == whole
+
+
+def test_what_is_kept_is_chosen_by_the_option(run: Run, stage: Stage, teacher: Teacher, asked: Asked) -> None:
+    kept = answers(TopK(top_k=8), run, stage, teacher, asked, LogitLoss())
+    assert isinstance(kept, TopKAnswers)
+    target = kept.targets(asked.scored, asked.rows)(slice(None))
+    assert target.log_p.shape == (asked.positions, 9)
+    other = Stage((), {"other": 1}, run.work)
+    assert isinstance(answers("hidden", run, other, teacher, asked, LogitLoss()), HiddenAnswers)
