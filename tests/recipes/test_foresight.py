@@ -11,6 +11,7 @@ import pytest
 
 from compress.formats.errors import CompressError, UsageError
 from compress.passes.core.report import Reporter
+from compress.recipes.foresight import foresee
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
@@ -267,3 +268,12 @@ def test_what_was_measured_before_the_work_is_not_said_of_the_result(write: Writ
     assert report.metrics.kl_divergence is None
     assert "KL divergence" not in (tmp_path / "out" / "gptq" / "README.md").read_text()
     assert json.loads((tmp_path / "out" / "gptq" / "compress.json").read_text())["scores"] is None
+
+
+def test_it_needs_no_model(write: Write, tmp_path: Path) -> None:
+    """What is wrong with the recipe is said before anything is downloaded."""
+    nowhere, notes = tmp_path / "nowhere", Notes()
+    foresee(write(CALIBRATE, GPTQ, EVALUATE, EXPORT, model=nowhere), notes.note)
+    assert notes.said == []
+    with pytest.raises(UsageError, match="what gptq makes of the model is lost"):
+        foresee(write(EXPORT, CALIBRATE, GPTQ, model=nowhere), notes.note)

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from compress.formats.errors import InputError, UsageError
+from compress.formats.errors import InputError, RefusedError, UsageError
+from compress.recipes.origin import Origin
+from compress.recipes.overrides import override
 from compress.recipes.plan import plan
 from compress.recipes.recipe import load
+from compress.recipes.yaml import parse
 
 RECIPE = """\
 model: model
@@ -66,3 +69,24 @@ def test_messages_name_the_line(recipe: Path) -> None:
     (recipe.parent / "held_out.txt").unlink()
     with pytest.raises(UsageError, match=r"^recipe\.yaml:4: .*held_out\.txt is not there"):
         plan(load(str(recipe)))
+
+
+def test_what_is_refused_within_a_place_names_it_once_and_keeps_its_kind_and_its_hint() -> None:
+    origin = Origin(parse("a:\n  b: 1", "r.yaml"))
+    with pytest.raises(RefusedError) as refused, origin.placing("a", "b"), origin.placing("a", "b"):
+        raise RefusedError("too large", "take less")
+    assert (str(refused.value), refused.value.hint) == ("r.yaml:2: too large", "take less")
+    with pytest.raises(RefusedError) as refused, Origin().placing("a"):
+        raise RefusedError("too large")
+    assert str(refused.value) == "too large"
+
+
+def test_only_values_of_the_text_are_relative_to_it() -> None:
+    document = override(parse("a: {b: 1, c: 2}", "r.yaml"), "a.b=3", ["a"])
+    origin = Origin(document, Path("folder"))
+    assert origin.folder_of("a", "b") == Path() and origin.folder_of("a", "c") == Path("folder")
+    assert (origin.line("a", "b"), origin.line("a", "c")) == ("--set a.b: ", "r.yaml:1: ")
+
+
+def test_two_recipes_are_the_same_wherever_they_stand() -> None:
+    assert Origin(parse("a: 1", "x.yaml"), Path("x")) == Origin()

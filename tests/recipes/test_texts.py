@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from compress.formats import open_checkpoint
 from compress.formats.errors import InputError, RefusedError
 from compress.passes.core.report import Reporter
+from compress.passes.model.skeleton import Skeleton
 from compress.recipes.jobs.evaluate import evaluate
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
+from compress.recipes.texts import read_texts
 
 EXPORT = {"export": {"dialect": "dense", "requantize": True}}
 
@@ -90,3 +94,19 @@ def test_a_text_that_is_long_enough_is_nothing_to_speak_of(tiny_llama: Path) -> 
     notes = Notes()
     plan(recipe(tiny_llama, {"calibrate": {"samples": 32, "seq_len": 128}}), reporter=notes)
     assert not [note for note in notes.said if "calibrate" in note]
+
+
+class Steps(Notes):
+    """Keeps which steps were told of, too."""
+
+    def advance(self, label: str = "", **figures: float) -> None:
+        self.said.append(label)
+
+
+def test_only_passes_that_read_have_a_text_and_each_is_told(tiny_llama: Path, corpus: Path) -> None:
+    steps = Steps()
+    calibrate = {"calibrate": {"data": str(corpus), "samples": 32, "seq_len": 128}}
+    source, skeleton = Skeleton.open(open_checkpoint(tiny_llama), torch.device("cpu"))
+    texts = read_texts(recipe(tiny_llama, calibrate), source, skeleton, steps)
+    assert {number: (text.count, text.length) for number, text in texts.items()} == {0: (32, 128)}
+    assert steps.said == ["calibrate", "gptq", "export"]
