@@ -46,7 +46,7 @@ ends-lowest ends-newest: ends-%: $(ENDS)/%.txt
 
 $(ENDS)/lowest.txt: pyproject.toml
 	mkdir -p $(ENDS)
-	sed -n '/^dependencies/,/^]/s/^ *"\([a-z0-9_]*\)>=\([0-9.]*\)",/\1==\2/p' $< > $@
+	sed -n '/^dependencies/,/^]/s/^ *"\([a-z0-9_]*\)>=\([0-9.]*\)",.*/\1==\2/p' $< > $@
 
 $(ENDS)/newest.txt:
 	mkdir -p $(ENDS)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig
 
 from compress.formats import open_checkpoint
@@ -125,6 +127,10 @@ def test_transformers_reads_asymmetric_weights_only_when_told_to_decode_them(log
 
 def test_transformers_does_not_load_asymmetric_weights_packed(logits):
     # The library packs no zero points where it prepares modules for loading; llm-compressor's files fail alike.
+    if Version(transformers.__version__) < Version("5.18"):  # 5.17 makes place for them
+        ours, theirs = logits("llama", asymmetric, "float32")
+        assert torch.equal(ours, theirs)
+        return
     with pytest.raises(RuntimeError, match="mismatched_sizes"):
         logits("llama", asymmetric, "float32")
 
