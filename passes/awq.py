@@ -16,13 +16,14 @@ from compress.kernels.qtensor import NumberFormat, quantize
 from compress.kernels.solve.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
 from compress.passes.core.base import Tie
 from compress.passes.core.change import Change
+from compress.passes.core.linear import LinearPass
 from compress.passes.forward.statistics import Hessian, LinearStats, MeanAbs, Statistic
 from compress.passes.options.any_format import FormatOptions
 
 Gamma = Annotated[float, Field(ge=0, le=1)]
 
 
-class AWQ(FormatOptions):
+class AWQ(FormatOptions, LinearPass):
     """Spare the input channels that carry large activations. Needs data; may go before gptq, too."""
 
     symmetric: PerTensor[bool] = Field(False, description="no zero point; AWQ files hold either")

@@ -17,13 +17,14 @@ from compress.kernels.solve.correct import corrected_target
 from compress.kernels.solve.gptq import gptq_solve
 from compress.kernels.solve.tune import tune
 from compress.passes.core.change import Change
+from compress.passes.core.linear import LinearPass
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
 from compress.passes.options.any_format import FormatOptions
 
 Damp = Annotated[float, Field(gt=0, le=1)]
 
 
-class GPTQ(FormatOptions):
+class GPTQ(FormatOptions, LinearPass):
     """Choose codes by second-order information of the calibration data. The standard for 4 bits and below."""
 
     damp: PerTensor[Damp] = Field(0.01, description="added to the Hessian's diagonal, as a part of its mean")

@@ -24,12 +24,13 @@ from compress.passes.choice.chooser import Choice, Chooser
 from compress.passes.choice.sensitivity import Trials
 from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
+from compress.passes.core.linear import LinearPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Cost, Extent, walk_cost
 from compress.passes.model.anatomy import Anatomy, kind_of
-from compress.passes.options.integers import Bits, IntegerOptions
+from compress.passes.options.integers import Bits
 
 _BISECTIONS = 8
 _PROBES = 13  # four sorts of linears in three thirds of the layers, and none of them
@@ -107,15 +108,15 @@ class Mixed(Chooser):
         run.reporter.note(f"mixed: {said}")
         return Outcome(bits=choice.bits, manifest={"mixed": choice.model_dump(exclude={"stage"})})
 
-    def _solver(self, steps: Sequence[LayerPass]) -> IntegerOptions:
+    def _solver(self, steps: Sequence[LayerPass]) -> LinearPass:
         """The pass that decides the codes: the last of `steps` that takes bits."""
-        found = [step for step in steps if isinstance(step, IntegerOptions)]
+        found = [step for step in steps if isinstance(step, LinearPass) and "bits" in type(step).model_fields]
         if not found:
             raise UsageError("mixed chooses bits for the pass right after it, and none there takes bits",
                              "put the pass behind it, as `- gptq: {group_size: 64}`")  # fmt: skip
         return found[-1]
 
-    def _units(self, solver: IntegerOptions, model: ModelSpec, anatomy: Anatomy) -> list[Unit]:
+    def _units(self, solver: LinearPass, model: ModelSpec, anatomy: Anatomy) -> list[Unit]:
         """The modules whose bits are to be chosen, and what they cost at each candidate."""
         unsaid = [name for name in anatomy.linears if solver.leaves_open(name)]
         steps = [solver.with_bits(dict.fromkeys(unsaid, bits)) for bits in self.bits]
@@ -177,7 +178,7 @@ class Mixed(Chooser):
         return [fitting[-1]] * len(units)
 
 
-def _unit(names: tuple[str, ...], steps: Sequence[IntegerOptions], model: ModelSpec) -> Unit:
+def _unit(names: tuple[str, ...], steps: Sequence[LinearPass], model: ModelSpec) -> Unit:
     shapes = {name: model.tensors[f"{name}.weight"].shape for name in names}
     formats = [{name: step.number_format(name) for name in names} for step in steps]
     if not all(isinstance(found, IntFormat) for chosen in formats for found in chosen.values()):

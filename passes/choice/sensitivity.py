@@ -15,6 +15,7 @@ from compress.kernels.measure.error import output_energy
 from compress.kernels.qtensor import QTensor
 from compress.passes.choice.bit_budget import Unit
 from compress.passes.core.journal import Committed
+from compress.passes.core.linear import LinearPass
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.scores import score
@@ -22,7 +23,6 @@ from compress.passes.forward.statistics import Hessian, LinearStats
 from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.anatomy import kind_of
 from compress.passes.model.weights import dense
-from compress.passes.options.integers import IntegerOptions
 from compress.passes.sweep.sweep import calibration_walk, holds
 
 
@@ -46,9 +46,7 @@ class Trials:
     together in any choice; they take a byte per weight and candidate on disk until `clear`.
     """
 
-    def __init__(
-        self, run: Run, stage: Stage, step: IntegerOptions, modules: frozenset[str], bits: Sequence[int]
-    ) -> None:
+    def __init__(self, run: Run, stage: Stage, step: LinearPass, modules: frozenset[str], bits: Sequence[int]) -> None:
         self.run, self.stage, self.step, self.modules, self.bits = run, stage, step, modules, bits
 
     def measure(self) -> None:

@@ -153,6 +153,10 @@ class LayerPass(Pass):
         """This pass with the bits that were chosen for modules, by name; as it is, if bits are none of its options."""
         return self
 
+    def leaves_open(self, name: str) -> bool:
+        """Whether `with_bits` would decide for the module `name`, and none of its own rules does."""
+        return False
+
     @abstractmethod
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
         """Rewrite the weights ([out, in] fp32, by module name) of linears that share one input."""

@@ -12,7 +12,7 @@ from compress.formats.options import PerTensor, may_be, replaced, resolve, with_
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.search.integers import Zero
-from compress.passes.core.linear import LinearPass
+from compress.passes.core.targets import Targets
 from compress.passes.model.anatomy import Anatomy
 
 Bits = Annotated[int, Field(ge=2, le=8)]
@@ -22,7 +22,7 @@ USUAL = (128, 64, 32, 16)
 """The sizes of groups that containers and kernels are made for, the one of the least bits first."""
 
 
-class IntegerOptions(LinearPass):
+class IntegerOptions(Targets):
     """Uniform integers with one scale per row and group of columns."""
 
     bits: PerTensor[Bits] = Field(4, description="bits per weight, 2 to 8")
@@ -39,7 +39,9 @@ class IntegerOptions(LinearPass):
     def settled(self, model: ModelSpec, anatomy: Anatomy, note: Callable[[str], None]) -> Self:
         if not may_be(self.group_size, AUTO):
             return self
-        open_ones = [name for name in self.chosen(anatomy) if self.integral(name) and self._size_is_open(name)]
+        open_ones = [
+            name for name in self.formatted(model, anatomy) if self.integral(name) and self._size_is_open(name)
+        ]
         columns = sorted({model.tensors[f"{name}.weight"].shape[1] for name in open_ones})
         size = next((size for size in USUAL if not any(extent % size for extent in columns)), -1)
         if size != USUAL[0]:

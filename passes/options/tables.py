@@ -9,12 +9,12 @@ from pydantic import Field
 from compress.formats.options import PerTensor, resolve
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.tables import Table
-from compress.passes.core.linear import LinearPass
+from compress.passes.core.targets import Targets
 
 BlockSize = Annotated[int, Field(ge=1)]
 
 
-class TableOptions(LinearPass):
+class TableOptions(Targets):
     """Four bits through a table, with one scale per block of a row."""
 
     block_size: PerTensor[BlockSize] = Field(

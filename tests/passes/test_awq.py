@@ -14,6 +14,7 @@ from compress.kernels.qtensor import NumberFormat, QTensor, quantize
 from compress.passes.awq import AWQ
 from compress.passes.core.base import LayerPass
 from compress.passes.core.change import Change
+from compress.passes.core.linear import LinearPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.forward.hidden import HiddenStates
@@ -100,7 +101,7 @@ def test_errs_less_than_rounding_on_every_tensor(swept: Swept, family: str, opti
             assert report["relative_error"] < plain[name]["relative_error"], name
 
 
-class Nearest(FormatOptions):
+class Nearest(FormatOptions, LinearPass):
     def needs(self) -> Any:
         return AWQ().needs()
 
