@@ -38,11 +38,12 @@ test: $(VENV)/installed
 # The tests at both ends of the dependencies' ranges, each in an environment of its own: gigabytes and time as well.
 ENDS := .ends
 ends: ends-lowest ends-newest
+ends-lowest: WARNINGS := -W default::DeprecationWarning  # old packages warn of each other
 
 ends-lowest ends-newest: ends-%: $(ENDS)/%.txt
 	$(PYTHON) -m venv $(ENDS)/$*
 	$(ENDS)/$*/bin/pip install -q -U -c $< -e '.[dev]'
-	OMP_NUM_THREADS=1 $(ENDS)/$*/bin/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(ENDS)/$*/bin/python -m pytest -n 2 --dist loadfile $(WARNINGS)
 
 $(ENDS)/lowest.txt: pyproject.toml
 	mkdir -p $(ENDS)

@@ -1,0 +1,52 @@
+"""transformers' script: its own loader answers, with integer kernels in plain torch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from compress.recipes.engines.scripts import transformers
+
+ROWS = [[5, 6, 7], [1, 2, 3, 4, 5]]
+
+
+def test_a_dense_model_is_asked_as_it_is(tiny_llama: Path, log_probs: Callable[..., Tensor]) -> None:
+    found = torch.tensor(transformers.answer(str(tiny_llama), ROWS))
+    torch.testing.assert_close(found, log_probs(tiny_llama, ROWS))
+
+
+@pytest.mark.parametrize(
+    ("settings", "backend"),
+    [({"quant_method": "gptq", "bits": 3}, "gptq_torch"), ({"quant_method": "awq", "bits": 4}, "torch_awq")],
+)
+def test_integers_are_computed_in_plain_torch(settings: dict[str, Any], backend: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": settings}))
+    config = transformers.options(str(tmp_path))["quantization_config"]
+    assert (config.backend, config.bits) == (backend, settings["bits"])
+
+
+@pytest.mark.parametrize("config", [{}, {"quantization_config": {"quant_method": "compressed-tensors"}}])
+def test_other_containers_need_no_word(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert transformers.options(str(tmp_path)) == {}
+
+
+def test_a_gguf_file_is_named_behind_its_directory(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.touch()
+    assert transformers.options(str(tmp_path)) == {"gguf_file": "tiny.gguf"}
+    for path in (tmp_path, file):
+        assert f"{tmp_path}:tiny.gguf" in transformers.command(str(path), 8123)
+
+
+def test_its_server_listens_on_the_loopback_interface_only() -> None:
+    command = transformers.command("here", 8123)
+    assert command[0] == sys.executable
+    assert command[4:] == ["here", "--host", "127.0.0.1", "--port", "8123"]

