@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,12 +16,26 @@ from compress.formats.views.fit import Decoded, decoded_spec
 from compress.passes.core.base import LayerPass, ModelPass, Pass
 from compress.passes.core.report import Reporter
 from compress.passes.forward.text import beside
-from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.outline import Known, outline_of
+from compress.passes.model.sequences import Amount
 from compress.recipes.artifacts import artifact_at
 from compress.recipes.foresight import foresee
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import Texts
-from compress.recipes.texts import read_texts
+from compress.recipes.texts import count_texts, read_texts
+
+if TYPE_CHECKING:
+    from compress.passes.model.skeleton import Skeleton
+
+
+@dataclass(frozen=True)
+class Outlined:
+    """What a plan starts from. `texts`: how much there is for each pass, by its number."""
+
+    recipe: Recipe
+    source: Checkpoint
+    model: Known
+    texts: Mapping[int, Amount]
 
 
 @dataclass(frozen=True)
@@ -31,14 +47,32 @@ class Opened:
     skeleton: Skeleton
     texts: Texts
 
+    @property
+    def outlined(self) -> Outlined:
+        amounts = {number: text.amount for number, text in self.texts.items()}
+        return Outlined(self.recipe, self.source, self.skeleton, amounts)
+
 
 def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Opened:
     """Open what a recipe names. Raises UsageError for what cannot end well, InputError for a bad file or text."""
+    from compress.passes.model.skeleton import Skeleton
+
     foresee(recipe, reporter.note)
     reporter.tell("opening and tracing the model")
-    source, skeleton = _open_source(recipe, device, reporter.note)
+    source, skeleton = Skeleton.open(_files(recipe, reporter.note), device)
+    source = _working(recipe, source)
     settled = _settled(recipe, source, skeleton, reporter.note)
     return Opened(settled, source, skeleton, read_texts(settled, source, skeleton, reporter))
+
+
+def outline_recipe(recipe: Recipe, reporter: Reporter, cache: Path | None) -> Outlined:
+    """`open_recipe` for a plan alone: what was found before, and lies in `cache`, is not found again."""
+    foresee(recipe, reporter.note)
+    reporter.tell("opening and tracing the model")
+    model = outline_of(_files(recipe, reporter.note), cache)
+    source = _working(recipe, model.source)
+    settled = _settled(recipe, source, model, reporter.note)
+    return Outlined(settled, source, model, count_texts(settled, source, model, reporter, cache))
 
 
 def model_of(recipe: Recipe) -> str:
@@ -46,22 +80,23 @@ def model_of(recipe: Recipe) -> str:
     return str(beside(recipe.origin.folder_of("model"), recipe.model))
 
 
-def _open_source(recipe: Recipe, device: torch.device, progress: Callable[[str], None]) -> tuple[Checkpoint, Skeleton]:
-    """The recipe's model. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
-    files = open_checkpoint(artifact_at(resolve(model_of(recipe), progress=progress)))
-    source, skeleton = Skeleton.open(files, device)
-    if any(isinstance(step, LayerPass) for step in recipe.passes):
-        return Decoded(source, decoded_spec(source.spec)), skeleton
-    return source, skeleton
+def _files(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
+    return open_checkpoint(artifact_at(resolve(model_of(recipe), progress=progress)))
 
 
-def _settled(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, note: Callable[[str], None]) -> Recipe:
+def _working(recipe: Recipe, source: Checkpoint) -> Checkpoint:
+    """The model as passes see it. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
+    anew = any(isinstance(step, LayerPass) for step in recipe.passes)
+    return Decoded(source, decoded_spec(source.spec)) if anew else source
+
+
+def _settled(recipe: Recipe, source: Checkpoint, known: Known, note: Callable[[str], None]) -> Recipe:
     """The recipe with no option left open, each decided for the model as it reaches its pass."""
     model, steps = source.spec, list[Pass]()
     for number, step in enumerate(recipe.passes):
         with recipe.origin.placing("passes", number):
-            skeleton = skeleton.of_spec(model, source.path)
-            steps.append(step.settled(model, skeleton.anatomy, note))
+            known = known.of_spec(model, source.path)
+            steps.append(step.settled(model, known.anatomy, note))
             if isinstance(step, ModelPass):  # no other changes a shape
-                model = step.plan(model, skeleton.anatomy)
+                model = step.plan(model, known.anatomy)
     return recipe.model_copy(update={"passes": tuple(steps)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from pydantic import BaseModel
@@ -15,10 +16,11 @@ from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
 from compress.passes.core.report import Reporter
 from compress.passes.forward.cost import Cost, Extent
+from compress.passes.model.outline import Known
 from compress.passes.sweep.sweep import sweep_cost
 from compress.recipes.engines.subject import Subject
 from compress.recipes.engines.verdicts import Verdict, refuse_unloadable, verdicts
-from compress.recipes.opening import Opened, open_recipe
+from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import Steps, even, first_numbers, largest, layerwise, stages
 
@@ -67,15 +69,19 @@ class Plan(BaseModel):
     verdict: str
 
 
-def plan(recipe: Recipe, *, max_ram: int | None = None, reporter: Reporter | None = None) -> Plan:
-    """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files."""
-    opened = open_recipe(recipe, torch.device("cpu"), reporter or Reporter())
-    return plan_opened(opened, max_ram or physical_ram())
+def plan(
+    recipe: Recipe, *, max_ram: int | None = None, reporter: Reporter | None = None, cache: Path | None = None
+) -> Plan:
+    """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files.
+
+    What takes longest, tracing the model and counting its tokens, is found in the folder `cache` from then on.
+    """
+    return plan_opened(outline_recipe(recipe, reporter or Reporter(), cache), max_ram or physical_ram())
 
 
-def plan_opened(opened: Opened, max_ram: int) -> Plan:
+def plan_opened(opened: Outlined, max_ram: int) -> Plan:
     """`plan` for what is open already."""
-    passes, headers, anatomy = opened.recipe.passes, opened.source.spec, opened.skeleton.anatomy
+    passes, headers, anatomy = opened.recipe.passes, opened.source.spec, opened.model.anatomy
     plans = [_plan(opened, steps, max_ram) for steps in largest(passes, headers, anatomy)]
     if not any(isinstance(step, Chooser) for step in passes):
         return plans[0]
@@ -91,7 +97,7 @@ def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
     return [artifact.model_copy(update={"notes": [*artifact.notes, note]}) for artifact in most]
 
 
-def _plan(opened: Opened, passes: Sequence[Pass], max_ram: int) -> Plan:
+def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int) -> Plan:
     """The plan of one way that the run may go."""
     recipe, source = opened.recipe, opened.source
     way = _Way(opened, passes, max_ram)
@@ -118,11 +124,12 @@ def _plan(opened: Opened, passes: Sequence[Pass], max_ram: int) -> Plan:
 
 
 class _Way:
-    """The model's headers on their way through the stages, each with the skeleton that its shapes ask for."""
+    """The model's headers on their way through the stages, each with the anatomy that its shapes ask for."""
 
-    def __init__(self, opened: Opened, passes: Sequence[Pass], budget: int) -> None:
+    def __init__(self, opened: Outlined, passes: Sequence[Pass], budget: int) -> None:
         self.passes = passes
-        self.skeleton, self.origin, self.budget = opened.skeleton, opened.recipe.origin, budget
+        self.known: Known = opened.model
+        self.origin, self.budget = opened.recipe.origin, budget
         self.path, self.model = opened.source.path, opened.source.spec
         self.planned: list[StagePlan] = []
         self.products: list[tuple[Product, ModelSpec]] = []
@@ -132,7 +139,7 @@ class _Way:
     def take(self, first: int, steps: Steps, text: Extent | None) -> None:
         """Plan one stage, from the pass of number `first` on; `text` is what it has read."""
         before = self.model
-        self.skeleton = self.skeleton.of_spec(before, self.path)
+        self.known = self.known.of_spec(before, self.path)
         with self.origin.placing("passes", first):
             cost = self._cost(steps, text)
         prepared: set[str] = set()
@@ -167,7 +174,7 @@ class _Way:
     def _apply(self, step: Pass, prepared: set[str]) -> ModelSpec:
         """What `step` makes of the model. `prepared`: what an earlier pass of the same stage hands on unrounded."""
         if isinstance(step, LayerPass):
-            targets = {f"{name}.weight" for name in step.targets(self.skeleton.anatomy)}
+            targets = {f"{name}.weight" for name in step.targets(self.known.anatomy)}
             quantized = (name for name in sorted(targets - prepared) if self.model.tensors[name].format is not None)
             if again := next(quantized, None):
                 raise RefusedError(
@@ -175,10 +182,10 @@ class _Way:
                 )
             prepared -= targets
             prepared |= targets if step.prepares() else set()
-        return step.plan(self.model, self.skeleton.anatomy)
+        return step.plan(self.model, self.known.anatomy)
 
     def _cost(self, steps: Steps, text: Extent | None) -> Cost:
-        anatomy, first = self.skeleton.anatomy, steps[0]
+        anatomy, first = self.known.anatomy, steps[0]
         if isinstance(first, ModelPass):
             extent = self._calibration([first.name]) if first.calibrated else text
             return first.cost(self.model, anatomy, extent or (0, 0), self.budget)

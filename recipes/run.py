@@ -60,7 +60,7 @@ def run(
     opened = open_recipe(recipe, place, reporter)
     recipe, source = opened.recipe, opened.source
     reporter.tell("planning")
-    artifacts = plan_opened(opened, budget).artifacts
+    artifacts = plan_opened(opened.outlined, budget).artifacts
     files = _hashes(source.path, reporter)
     base = {
         "seed": recipe.seed,

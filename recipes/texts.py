@@ -2,32 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
 
 from compress.formats.base import Checkpoint
+from compress.formats.files.kept import kept
 from compress.passes.core.base import ModelPass
 from compress.passes.core.report import Reporter
-from compress.passes.model.sequences import Sequences
-from compress.passes.model.skeleton import Skeleton
+from compress.passes.model.outline import Known
+from compress.passes.model.sequences import Amount, Sequences
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import Texts
+
+T = TypeVar("T", Sequences, Amount)
 
 _FEW = 4096
 """Tokens below which statistics of inputs are mostly noise, however narrow the inputs."""
 
 
-def read_texts(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, reporter: Reporter) -> Texts:
+def read_texts(recipe: Recipe, source: Checkpoint, model: Known, reporter: Reporter) -> Texts:
     """What whole-model passes read. Raises InputError for a file that has no text, RefusedError for too long a one."""
+
+    def read(step: ModelPass, folder: Path) -> Sequences | None:
+        return step.read(source, folder)
+
+    return _each(recipe, source, model, reporter, read)
+
+
+def count_texts(
+    recipe: Recipe, source: Checkpoint, model: Known, reporter: Reporter, cache: Path | None
+) -> Mapping[int, Amount]:
+    """How much `read_texts` reads, by the number of the pass; kept in `cache`, if any. Raises what it raises."""
+
+    def count(step: ModelPass, folder: Path) -> Amount | None:
+        basis = step.basis(source, folder)
+        if basis is not None:
+            return kept(cache, {step.name: basis}, Amount, lambda: _amount(step.read(source, folder)))
+        text = step.read(source, folder)
+        return None if text is None else text.amount
+
+    return _each(recipe, source, model, reporter, count)
+
+
+def _amount(text: Sequences | None) -> Amount:
+    assert text is not None  # a pass that can tell what its text depends on has one
+    return text.amount
+
+
+def _each(
+    recipe: Recipe,
+    source: Checkpoint,
+    model: Known,
+    reporter: Reporter,
+    read: Callable[[ModelPass, Path], T | None],
+) -> dict[int, T]:
+    """What `read` gives for each whole-model pass, by its number."""
     reporter.start("read text", len(recipe.passes), "step")
-    texts: dict[int, Sequences] = {}
+    texts: dict[int, T] = {}
     for number, step in enumerate(recipe.passes):
         if isinstance(step, ModelPass):
             reporter.tell(f"reading and tokenizing the text of {step.name}")
             path = ("passes", number, step.name, "data")
             with recipe.origin.placing(*path):
-                _check_length(step, skeleton, reporter.note)
-                text = step.read(source, recipe.origin.folder_of(*path))
-                _tell_shortage(step, text, source, skeleton, reporter.note)
+                _check_length(step, model, reporter.note)
+                text = read(step, recipe.origin.folder_of(*path))
+                _tell_shortage(step, text, source, model, reporter.note)
             if text is not None:
                 texts[number] = text
         reporter.advance(step.name)
@@ -35,13 +75,13 @@ def read_texts(recipe: Recipe, source: Checkpoint, skeleton: Skeleton, reporter:
     return texts
 
 
-def _check_length(step: ModelPass, skeleton: Skeleton, note: Callable[[str], None]) -> None:
-    if (extent := step.extent()) and skeleton.positions:
-        skeleton.positions.refuse_beyond(extent[1], step.name, note)
+def _check_length(step: ModelPass, model: Known, note: Callable[[str], None]) -> None:
+    if (extent := step.extent()) and model.positions:
+        model.positions.refuse_beyond(extent[1], step.name, note)
 
 
 def _tell_shortage(
-    step: ModelPass, text: Sequences | None, source: Checkpoint, skeleton: Skeleton, note: Callable[[str], None]
+    step: ModelPass, text: Sequences | Amount | None, source: Checkpoint, model: Known, note: Callable[[str], None]
 ) -> None:
     """Say what there is less of than was asked for, or than statistics want."""
     asked = step.extent()
@@ -51,6 +91,6 @@ def _tell_shortage(
     if count < asked[0]:
         note(f"{step.name}: there is text for {count:,} sequences of {asked[1]:,} tokens, {asked[0]:,} were asked for")
     shapes = source.spec.tensors
-    widest = max(shapes[f"{name}.weight"].shape[1] for name in skeleton.anatomy.linears)
+    widest = max(shapes[f"{name}.weight"].shape[1] for name in model.anatomy.linears)
     if step.calibrates and tokens < (wanted := max(_FEW, widest)):
         note(f"{step.name}: {tokens:,} tokens are few to go by; {wanted:,} are the least that make sense here")

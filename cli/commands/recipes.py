@@ -121,11 +121,12 @@ def plan(
 
     if is_recipe(source):
         with working(quiet) as reporter:
+            from compress.formats.files.source import cache_directory
             from compress.recipes.plan import plan as plan_recipe
 
             recipe = with_targets(load(source, overrides or ()), target or ())
             ram = parse_bytes(max_ram) if max_ram else None
-            planned = plan_recipe(recipe, max_ram=ram, reporter=reporter)
+            planned = plan_recipe(recipe, max_ram=ram, reporter=reporter, cache=cache_directory() / "plans")
         emit(planned.model_dump(mode="json"), json, lambda: show_recipes.plan(planned))
         return
     if overrides or max_ram or target:

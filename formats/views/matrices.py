@@ -28,6 +28,7 @@ class Matrices(View):
 
     def __init__(self, model: Checkpoint, origins: Mapping[str, Origin]) -> None:
         super().__init__(model, model.spec)
+        self.origins = origins
         self._cuts = {name: origin for name, origin in origins.items() if _is_cut(name, origin, model.spec)}
         self._read = self.through(model.read)
         self.spec = replace(model.spec, tensors=self._tensors(origins))

@@ -110,6 +110,10 @@ class ModelPass(Pass):
         """
         return None
 
+    def basis(self, source: Checkpoint, folder: Path) -> Mapping[str, Any] | None:
+        """All that the sequences which `read` gives depend on; None where that cannot be told without reading."""
+        return None
+
     def prepare(self, run: Run, stage: Stage) -> None:
         """What can fail for want of a place is done here, before any stage computes anything."""
 

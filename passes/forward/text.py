@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import platform
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
+from compress.formats.files.kept import code_digest
+from compress.formats.files.storage import sha256_file
 from compress.passes.forward import documents
 from compress.passes.model.sequences import Sequences
 
@@ -20,6 +26,8 @@ BUILTIN = "builtin"
 OWN = "self"
 MADE = frozenset({BUILTIN, OWN})
 """Data that is no file and no dataset, and of which evaluation gets a part of its own."""
+_CODE = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.with_name("model").glob("*.py")]
+"""What decides how text becomes sequences."""
 _TEXT_FILES = {".jsonl", ".txt", ".md", ".raw", ".text"}
 
 
@@ -56,6 +64,19 @@ class TextOptions(BaseModel):
             return None
         file = self.file(folder)
         return f"{self.data} ({self.split})" if file is None else str(file.resolve())
+
+    def basis(self, source: Checkpoint, folder: Path) -> Mapping[str, Any] | None:
+        """All that its sequences depend on; None for text of the model's own, and for datasets, which change."""
+        file = self.file(folder)
+        if self.data != BUILTIN and (file is None or not file.is_file()):
+            return None
+        return {
+            "text": f"of Python {platform.python_version()}" if file is None else [file.suffix, sha256_file(file)],
+            "options": {name: getattr(self, name) for name in TextOptions.model_fields},
+            "tokenizer": {name: hashlib.sha256(data).hexdigest() for name, data in source.files().items()},
+            "versions": [version(name) for name in ("transformers", "tokenizers")],
+            "code": code_digest(_CODE),
+        }
 
 
 def beside(folder: Path, name: str) -> Path:

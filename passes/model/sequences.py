@@ -10,6 +10,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Amount:
+    """So many sequences of one length, and how many of their tokens are no padding."""
+
+    count: int
+    length: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Sequences:
     """ids [sequences, length] int64; mask [sequences, length] bool where sequences are padded (True = a real token)."""
 
@@ -28,6 +37,10 @@ class Sequences:
     def tokens(self) -> int:
         """How many real tokens there are."""
         return self.ids.numel() if self.mask is None else int(self.mask.sum())
+
+    @property
+    def amount(self) -> Amount:
+        return Amount(self.count, self.length, self.tokens)
 
     def batch(self, start: int, stop: int) -> Sequences:
         """Sequences `start` to `stop`."""

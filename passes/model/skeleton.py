@@ -72,7 +72,7 @@ class Skeleton:
         self.anatomy = self._trace()
         self._check(spec)
         stored = {self._names[name] for name, _ in self._parameters() if name in self._names}
-        self._shapes = {name: spec.tensors[name].shape for name in stored}
+        self.shapes: Mapping[str, tuple[int, ...]] = {name: spec.tensors[name].shape for name in stored}
 
     @classmethod
     def open(cls, checkpoint: Checkpoint, device: torch.device) -> tuple[Checkpoint, Skeleton]:
@@ -101,7 +101,7 @@ class Skeleton:
         return Skeleton(config_of(spec.config, path), spec, self.device)
 
     def _fits(self, spec: ModelSpec) -> bool:
-        return all(name in spec.tensors and spec.tensors[name].shape == shape for name, shape in self._shapes.items())
+        return all(name in spec.tensors and spec.tensors[name].shape == shape for name, shape in self.shapes.items())
 
     @property
     def width(self) -> int:

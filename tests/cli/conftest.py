@@ -40,3 +40,9 @@ def failure(capsys: pytest.CaptureFixture[str]) -> Callable[[], dict[str, Any]]:
         return error
 
     return told
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands keep for the next one is kept in a folder of the test's own."""
+    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path / "cache"))

@@ -59,6 +59,11 @@ def test_passes_and_headers_are_read_without_transformers(tiny_llama: Path, impo
         assert "heavy: []" in imported(arguments, "transformers", "accelerate", "huggingface_hub")
 
 
+def test_a_plan_that_was_made_before_needs_no_transformers(recipe: Path, imported: Callable[..., str]) -> None:
+    assert "heavy: ['transformers']" in imported(["plan", str(recipe), "--quiet"], "transformers")
+    assert "heavy: []" in imported(["plan", str(recipe), "--quiet"], "transformers")
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     listed = re.findall(r"^  (\w+)  ", capsys.readouterr().out.partition("Commands:")[2], re.MULTILINE)

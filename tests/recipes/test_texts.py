@@ -11,7 +11,9 @@ import torch
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError, RefusedError
+from compress.passes.calibrate import Calibrate
 from compress.passes.core.report import Reporter
+from compress.passes.evaluate import Evaluate
 from compress.passes.model.skeleton import Skeleton
 from compress.recipes.jobs.evaluate import evaluate
 from compress.recipes.plan import plan
@@ -110,3 +112,22 @@ def test_only_passes_that_read_have_a_text_and_each_is_told(tiny_llama: Path, co
     texts = read_texts(recipe(tiny_llama, calibrate), source, skeleton, steps)
     assert {number: (text.count, text.length) for number, text in texts.items()} == {0: (32, 128)}
     assert steps.said == ["calibrate", "gptq", "export"]
+
+
+def test_a_plan_that_was_made_before_reads_no_text_again(
+    tiny_llama: Path, corpus: Path, held_out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says the same, notes included."""
+    steps = {"calibrate": {"data": str(corpus), "samples": 64, "seq_len": 32}}, {"evaluate": {"data": str(held_out)}}
+    work, said = recipe(tiny_llama, *steps), [Notes() for _ in range(4)]
+    plans = [plan(work, reporter=said[0]), plan(work, reporter=said[1], cache=tmp_path / "kept")]
+    with monkeypatch.context() as patch:
+        for step in (Calibrate, Evaluate):
+            patch.setattr(step, "read", lambda *_: pytest.fail("read again"))
+        patch.setattr("compress.passes.model.skeleton.Skeleton.open", lambda *_: pytest.fail("built again"))
+        plans.append(plan(work, reporter=said[2], cache=tmp_path / "kept"))
+    told = [(found.artifacts, [stage.forwards for stage in found.stages], found.memory_bytes) for found in plans]
+    assert told[0] == told[1] == told[2] and said[0].said == said[1].said == said[2].said != []
+    corpus.write_text("short")
+    with pytest.raises(InputError, match="tokens, and one sequence takes 32"):
+        plan(work, cache=tmp_path / "kept")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerBase
@@ -73,3 +74,27 @@ def test_bad_lines_are_named(tokenizer: PreTrainedTokenizerBase, tmp_path: Path,
     path.write_text('{"text": "good"}\n' + line)
     with pytest.raises(InputError, match=r"bad\.jsonl:2"):
         sequences_of(TextOptions(data=str(path)), tokenizer, held_out=False)
+
+
+def test_what_sequences_depend_on_changes_with_it(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    """Options, bytes of the text, the tokenizer's files: the same of the same, another of any other."""
+    source = open_checkpoint(tiny_llama)
+
+    def basis(folder: Path = tmp_path, **options: Any) -> object:
+        return TextOptions(**{"data": str(corpus), "samples": 4, **options}).basis(source, folder)
+
+    same = basis()
+    assert basis() == basis(Path("/")) == same and basis(data="builtin") == basis(data="builtin")
+    others = [basis(samples=5), basis(pack=False), basis(column="body"), basis(data="builtin")]
+    corpus.write_text("other text")
+    others.append(basis())
+    (tiny_llama / "tokenizer.json").write_bytes((tiny_llama / "tokenizer.json").read_bytes() + b" ")
+    source = open_checkpoint(tiny_llama)
+    others.append(basis())
+    assert all(other != another for at, other in enumerate(others) for another in [same, *others[:at]])
+
+
+def test_nothing_tells_what_a_dataset_or_text_yet_to_be_made_depends_on(tiny_llama: Path) -> None:
+    source = open_checkpoint(tiny_llama)
+    for data in ("self", "wikitext:wikitext-2-raw-v1", "none.txt"):
+        assert TextOptions(data=data).basis(source, Path()) is None
