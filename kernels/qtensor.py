@@ -3,8 +3,8 @@
 A `NumberFormat` says what real values codes can stand for. It knows nothing of files (containers) and
 nothing of how codes are chosen (algorithms). It is defined elementwise, so that any algorithm runs on any
 format: `expand` spreads the parameters over the whole weight, `round` and `value` then work on equal
-shapes, be that a whole matrix or a single column. Where neighbouring weights share a code (`span`), they work
-on whole rows.
+shapes, be that a whole matrix or a single column, or on groups beside one parameter of each. Where neighbouring
+weights share a code (`span`), they work on whole rows.
 
 Training moves the real numbers among the parameters (`reals`). Spread over the weight they are called `scale` and
 `minimum`, and values are linear in them: scale · (what the code stands for) + minimum.
@@ -119,9 +119,16 @@ class NumberFormat(ABC):
         """
         return params
 
-    @abstractmethod
     def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
         """`expand` with `reals` in the place of those of `params`: differentiable in them, and in their dtype."""
+        return {name: _repeated(value, shape[1]) for name, value in self.grouped(params, reals).items()}
+
+    def grouped(self, params: Params, reals: Params) -> Params:
+        """What `spread` repeats: [rows, groups] each, one for the neighbouring columns of a group, all as many.
+
+        Formats whose parameters span rows (`rows_apart`) spread them in a way of their own.
+        """
+        return reals
 
     @cached_property
     def ends(self) -> tuple[int, int] | None:
@@ -174,6 +181,11 @@ class QTensor:
         """The values [rows, columns] in fp32."""
         expanded = self.format.expand(self.params, self.shape)
         return self.format.value(self.codes.float(), expanded)
+
+
+def _repeated(grouped: Tensor, columns: int) -> Tensor:
+    """[rows, groups] as [rows, columns]; of a single group that is a view."""
+    return grouped.unsqueeze(-1).expand(-1, -1, columns // grouped.shape[1]).flatten(1)
 
 
 def quantize(weight: Tensor, number_format: NumberFormat, params: Params) -> QTensor:

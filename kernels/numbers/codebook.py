@@ -146,9 +146,6 @@ class CodebookFormat(NumberFormat):
         codes, nested = renest(moved, params["scale"].flatten(), params["nested_scale"], params["offset"])
         return {**params, "scale": codes.view_as(scale), "nested_scale": nested}
 
-    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
-        return {"scale": reals["scale"].repeat_interleave(self.block_size, 1)}
-
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         return codebook(self.table, weight.device).nearest(weight * _reciprocal(expanded["scale"])).float()
 

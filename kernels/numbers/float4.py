@@ -118,9 +118,6 @@ class Float4Format(NumberFormat):
         steps = reals["scale"] / params["tensor_scale"]
         return {**params, "scale": fp8_codes(sign_kept(steps, fp8_values(params["scale"]), _SMALLEST_FP8))}
 
-    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
-        return {"scale": reals["scale"].repeat_interleave(self.block, 1)}
-
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         scaled = weight / expanded["scale"]
         codes: Tensor = torch.bucketize(scaled.abs(), _BORDERS.to(scaled.device), out_int32=True).float()

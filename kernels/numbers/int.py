@@ -129,10 +129,8 @@ class IntFormat(NumberFormat):
         scale = sign_kept(reals["scale"], params["scale"], smallest(dtype))
         return {**params, **{name: held(real, dtype) for name, real in {**reals, "scale": scale}.items()}}
 
-    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
-        size = self._group(shape[1])
-        whole = {name: value.float() for name, value in params.items() if name == "zero"}
-        return {name: value.repeat_interleave(size, 1) for name, value in {**reals, **whole}.items()}
+    def grouped(self, params: Params, reals: Params) -> Params:
+        return {**reals, "zero": params["zero"].float()} if self.zero == "integer" else reals
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         # Division, not a product with the reciprocal: the two round ties differently.

@@ -61,9 +61,6 @@ class RowInt8Format(NumberFormat):
     def stored(self, params: Params, reals: Params) -> Params:
         return {"scale": held(sign_kept(reals["scale"], params["scale"], _SMALLEST), torch.float32)}
 
-    def spread(self, params: Params, reals: Params, shape: tuple[int, ...]) -> Params:
-        return {"scale": reals["scale"].expand(shape)}
-
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         # 127/s must not overflow; a row that small becomes zero.
         steps = weight * (127.0 / torch.where(expanded["scale"] > _SMALLEST, expanded["scale"], 1.0))

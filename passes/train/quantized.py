@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.kernels.qtensor import NumberFormat, Params, QTensor, quantize
-from compress.kernels.solve.fake_quant import beyond_ends, dequantize_trainable, fake_quantize
+from compress.kernels.solve.fake_quant import clipped, dequantize_trainable, fake_quantize, to_scales
 
 _MARGIN = 0.04
 """Of half a cell: as near to the border of its cell may a latent weight begin."""
@@ -112,10 +112,9 @@ def within_cells(quantized: QTensor, original: Tensor) -> Tensor:
         middle = (low + high) / 2
         same = reached(middle)
         low, high = torch.where(same, middle, low), torch.where(same, high, middle)
-    short = -way / torch.where(expanded["scale"] == 0, 1.0, expanded["scale"])
-    outside = beyond_ends(short, quantized.codes.float(), number_format)
     point: Tensor = values + way * low * (1 - _MARGIN)
-    return torch.where(outside, values, point)
+    _, inside = clipped(to_scales(point, expanded), number_format, expanded)
+    return torch.where(inside > 0, point, values)
 
 
 def replace_quantized(
