@@ -18,6 +18,7 @@ def foresee(recipe: Recipe, note: Callable[[str], None]) -> None:
     _refuse_work_for_nothing(recipe)
     _refuse_gates_without_figures(recipe)
     _refuse_text_that_was_seen(recipe)
+    _refuse_change_that_is_wanted(recipe)
     if not any(_writes(step) for step in recipe.passes):
         note("nothing is written: the recipe has no export")
     for said in _other_words(recipe):
@@ -66,6 +67,19 @@ def _refuse_gates_without_figures(recipe: Recipe) -> None:
             f"{recipe.origin.line('gates', gate)}gates.{gate}: no pass measures the {figure.replace('_', ' ')}{after}",
             f"move {_spelled(recipe, measuring[-1])}{after}" if measuring else add,
         )
+
+
+def _refuse_change_that_is_wanted(recipe: Recipe) -> None:
+    """A pass that goes on from what others changed stands after one that does."""
+    changed = False
+    for number, step in enumerate(recipe.passes):
+        if step.wants_change and not changed:
+            raise UsageError(
+                f"{recipe.origin.line('passes', number)}{step.name}: no pass before it changes the model, "
+                "so there is nothing to learn from the untouched one",
+                "put it behind a pass that quantizes or prunes, or name another model: `teacher: …`",
+            )
+        changed = changed or step.changes
 
 
 def _refuse_text_that_was_seen(recipe: Recipe) -> None:

@@ -96,7 +96,8 @@ def _settled(recipe: Recipe, source: Checkpoint, known: Known, note: Callable[[s
     for number, step in enumerate(recipe.passes):
         with recipe.origin.placing("passes", number):
             known = known.of_spec(model, source.path)
-            steps.append(step.settled(model, known.anatomy, note))
-            if isinstance(step, ModelPass):  # no other changes a shape
+            here = step.located(recipe.origin.folder_of("passes", number, step.name))
+            steps.append(here.settled(model, known.anatomy, note))
+            if isinstance(step, ModelPass) and step.reshapes:
                 model = step.plan(model, known.anatomy)
     return recipe.model_copy(update={"passes": tuple(steps)})

@@ -59,6 +59,18 @@ class Pass(BaseModel, ABC):
         """Whether the model is another after it: what was measured before says nothing of it then."""
         return self.alters
 
+    @property
+    def wants_change(self) -> bool:
+        """Whether there is nothing for it to do unless a pass before it has changed the model."""
+        return False
+
+    def located(self, folder: Path) -> Self:
+        """The step with paths as they are from where the shell stands; relative ones begin at `folder`.
+
+        `read` is told where texts begin, so this is of models.
+        """
+        return self
+
     def settled(self, model: ModelSpec, anatomy: Anatomy, note: Callable[[str], None]) -> Self:
         """The step with the options that are left open decided for this model; `note` what the user should know."""
         return self
@@ -90,6 +102,8 @@ class ModelPass(Pass):
     """The figures (fields of `Scores`) that it measures of the model as it stands."""
     writes: ClassVar[bool] = False
     """Whether it writes an artifact."""
+    reshapes: ClassVar[bool] = True
+    """Whether `plan` may change a shape or the configuration: passes after it are then settled for another model."""
 
     @property
     def changes(self) -> bool:

@@ -22,8 +22,8 @@ from compress.passes.forward.cost import Extent
 from compress.passes.forward.walk import Walk
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import dense
+from compress.passes.teach.teacher import Teacher
 from compress.passes.train.losses import LogitLoss, Target
-from compress.passes.train.teacher import Teacher
 
 
 class TopK(BaseModel):

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError, RefusedError
-from compress.passes.train.teacher import PROBES, Teacher, open_teacher
+from compress.passes.teach.teacher import PROBES, Teacher, open_teacher
 
 MakeModel = Callable[..., Path]
 

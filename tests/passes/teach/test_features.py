@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from compress.formats.errors import UsageError
-from compress.passes.train.features import FeatureLoss, layer_pairs
+from compress.passes.teach.features import FeatureLoss, layer_pairs
 
 GENERATOR = torch.Generator().manual_seed(7)
 WIDE = [torch.randn(3, 5, 8, dtype=torch.float64, generator=GENERATOR) for _ in range(5)]

@@ -12,8 +12,8 @@ from compress.formats import open_checkpoint
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.model.sequences import Sequences
-from compress.passes.train.cached import Asked
-from compress.passes.train.teacher import Teacher, open_teacher
+from compress.passes.teach.cached import Asked
+from compress.passes.teach.teacher import Teacher, open_teacher
 
 
 @pytest.fixture

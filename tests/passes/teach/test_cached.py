@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.train.cached import Asked, HiddenAnswers, TopK, disk_bytes, top_k_bytes
+from compress.passes.teach.cached import Asked, HiddenAnswers, TopK, disk_bytes, top_k_bytes
+from compress.passes.teach.teacher import Teacher
 from compress.passes.train.losses import LogitLoss
-from compress.passes.train.teacher import Teacher
 
 
 def judged(path: Path, asked: Asked) -> Tensor:

@@ -1,0 +1,32 @@
+"""What every pass that trains does: a student and an objective, the loop, and what was learned committed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from compress.passes.core.outcome import Outcome
+from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
+from compress.passes.train.commit import Trained, commit, take_over
+from compress.passes.train.examples import Examples
+from compress.passes.train.loop import Group, Objective, Training
+from compress.passes.train.options import TrainOptions
+from compress.passes.train.student import Student
+
+Make = Callable[[Student, Examples, Examples], tuple[Objective, Sequence[Group]]]
+"""(student, what it learns from, what is held out) → what is minimised, and what else learns with the student."""
+
+
+def train(run: Run, stage: Stage, options: TrainOptions, make: Make) -> Outcome:
+    """Train the run's model, or take over what was trained before."""
+    if not run.journal.of(Trained, stage.key):
+        assert stage.sequences is not None  # the pass has read them
+        learned, held_out = Examples(stage.sequences).split(options.held_out, run.seed)
+        run.reporter.tell("loading the model that learns")
+        student = Student(run, options)
+        objective, more = make(student, learned, held_out)
+        training = Training(run, stage, options, objective, [*student.groups(options), *more], learned, held_out)
+        curve = training.execute()
+        commit(run, stage, student, curve, options.steps * options.batch * learned.sequences.length)
+        training.states.drop()
+    return take_over(run, stage)

@@ -1,0 +1,188 @@
+"""The training loop: steps of AdamW on whatever loss a pass gives, the best held-out step kept, resumable anywhere.
+
+It stands on accelerate, which makes one loop of one process and of many. Nothing but the step decides which
+sequences come and how fast the model learns, so a run that was killed goes on with the same curve.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from compress.formats.errors import CompressError
+from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import BATCH_TOKENS
+from compress.passes.train.examples import Examples
+from compress.passes.train.options import TrainOptions
+from compress.passes.train.order import held_out_rows, rows_of
+from compress.passes.train.state import States
+
+_COMMIT_SECONDS = 60.0
+"""About what a kill costs."""
+_BEYOND = 3.0
+"""A held-out loss so many times that of the beginning will not come back."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters by name that learn at one largest rate."""
+
+    parameters: Mapping[str, nn.Parameter]
+    rate: float
+    decay: float = 0.0
+
+
+@dataclass
+class Curve:
+    """Loss per token: of each step, and of the held-out sequences as (steps done, loss)."""
+
+    losses: list[float] = field(default_factory=list)
+    measured: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """The steps done where the held-out loss was least, and that loss."""
+        return min(self.measured, key=lambda point: point[1])
+
+
+class Objective(nn.Module):
+    """What a pass minimises. It holds the model that learns as a submodule."""
+
+    def forward(self, examples: Examples, rows: Tensor) -> Tensor:
+        """The sum [] of the losses of all scored tokens of `examples`; `rows` [n] are their places in the data."""
+        raise NotImplementedError
+
+
+class Training:
+    """The training of one stage, from where its journal says that it stands."""
+
+    def __init__(
+        self,
+        run: Run,
+        stage: Stage,
+        options: TrainOptions,
+        objective: Objective,
+        groups: Sequence[Group],
+        learned: Examples,
+        held_out: Examples,
+    ) -> None:
+        self.run, self.stage, self.options = run, stage, options
+        self.learned, self.held_out = learned, held_out
+        from accelerate import Accelerator
+
+        self.accelerator = Accelerator(cpu=run.device.type == "cpu")
+        self.rates = [group.rate for group in groups]
+        parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
+        optimizer = torch.optim.AdamW(
+            [{"params": list(group.parameters.values()), "weight_decay": group.decay} for group in groups],
+            betas=(0.9, 0.95),
+        )
+        self.objective: nn.Module = self.accelerator.prepare(objective)
+        self.optimizer, self.parameters = optimizer, parameters
+        self.states = States(run.journal, stage, parameters)
+        self.curve, self._best = Curve(), ""
+
+    def execute(self) -> Curve:
+        """Train to the end and leave the parameters as they were at their best.
+
+        Raises CompressError if the loss is no number any more, or has run away; what is committed stays.
+        """
+        torch.manual_seed(self.run.seed)
+        done = self._take_up()
+        self.run.reporter.start(self.stage.title, self.options.steps, "step", done=done or 0)
+        if done is None:
+            self._measure(0)
+            self._commit(0)
+        for step in range(done or 0, self.options.steps):
+            self._learn(step)
+            self._after(step + 1)
+        self.run.reporter.finish()
+        self.states.take_best(self._best)
+        return self.curve
+
+    def _take_up(self) -> int | None:
+        """What is committed becomes the state; returns the steps done, None if nothing is."""
+        done = self.states.resume(self.optimizer, self.accelerator.num_processes)
+        for record in self.states.records():
+            self.curve.losses += record.losses
+            self.curve.measured += record.measured
+            self._best = record.best
+        self._told = len(self.curve.losses), len(self.curve.measured)
+        self._committed_at = time.monotonic()
+        return done
+
+    def _learn(self, step: int) -> None:
+        """One step of the optimizer."""
+        rows = rows_of(step, seed=self.run.seed, count=self.learned.count, batch=self.options.batch)
+        total = int(self.learned.pick(rows).scored().sum())
+        loss = 0.0
+        for part in self._micro_batches(rows):
+            summed = self.objective(self.learned.pick(part), part) / max(1, total)
+            self.accelerator.backward(summed * self.accelerator.num_processes)
+            loss += float(summed.detach())
+        for group, rate in zip(self.optimizer.param_groups, self.rates):
+            group["lr"] = rate * self.options.rate(step)
+        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), self.options.clip))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._give_up(f"the loss of step {step + 1} is {loss:g}, its gradient {norm:g}")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.curve.losses.append(loss)
+        self.run.reporter.advance(f"step {step + 1}", loss=loss)
+
+    def _after(self, done: int) -> None:
+        """What is due after so many steps: a look at the held-out sequences, a commit."""
+        last = done == self.options.steps
+        if measured := last or done % self.options.interval == 0:
+            self._measure(done)
+        if measured or time.monotonic() - self._committed_at > _COMMIT_SECONDS:
+            self._commit(done)
+
+    def _measure(self, done: int) -> None:
+        """The loss per token of the held-out sequences; where it is the least so far, what has learned is kept."""
+        self.run.reporter.tell("measuring on what is held out")
+        rows = torch.arange(self.held_out.count)
+        total = int(self.held_out.scored().sum())
+        with torch.no_grad():
+            parts = [
+                self.objective(self.held_out.pick(part), held_out_rows(part)) for part in self._micro_batches(rows)
+            ]
+        loss = sum(float(part) for part in parts) / max(1, total)
+        first = self.curve.measured[0][1] if self.curve.measured else loss
+        if not math.isfinite(loss) or loss > _BEYOND * first + 1:
+            self._give_up(f"after {done} steps the loss on held-out sequences is {loss:g}, and it was {first:g}")
+        self.curve.measured.append((done, loss))
+        if self.curve.best[0] == done:
+            self._best = self.states.save_best(done)
+
+    def _commit(self, done: int) -> None:
+        losses, measured = self._told
+        self.states.commit(
+            done,
+            self.optimizer,
+            self.curve.losses[losses:],
+            self.curve.measured[measured:],
+            self._best,
+            self.accelerator.num_processes,
+        )
+        self._told = len(self.curve.losses), len(self.curve.measured)
+        self._committed_at = time.monotonic()
+
+    def _micro_batches(self, rows: Tensor) -> Iterator[Tensor]:
+        """This process's share of `rows`, as many at a time as one forward takes."""
+        share = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        length = self.learned.sequences.length
+        size = self.options.micro_batch or max(1, BATCH_TOKENS // length)
+        return iter(share.split(size))
+
+    def _give_up(self, reason: str) -> None:
+        raise CompressError(
+            f"{self.stage.title} diverges: {reason}",
+            "lower its rates (`lr`, `lr_scales`, `lr_codes`) or raise `warmup`; what came before is kept",
+        )

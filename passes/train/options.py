@@ -1,0 +1,52 @@
+"""The YAML options that every pass which trains has, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Trained = Literal["all", "norms", "scales", "lora"]
+Precision = Literal["bf16", "fp32"]
+
+
+class TrainOptions(BaseModel):
+    """How a model learns: what of it, how long, how fast."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    train: Trained | tuple[str, ...] = Field(
+        "all",
+        description="what may learn: `all`; `scales` (and norms) of a quantized model, its codes as they are; `norms`; "
+        "`lora`, adapters that are merged at the end; or patterns of parameters: [`*.mlp.*`, `lm_head`]",
+    )
+    steps: int = Field(200, ge=1, le=1 << 24, description="steps of the optimizer")
+    batch: int = Field(8, ge=1, le=1 << 16, description="sequences per step, over all processes")
+    lr: float = Field(1e-5, gt=0, le=1, description="the largest step of dense weights (AdamW)")
+    lr_scales: float = Field(1e-4, gt=0, le=1, description="of scales, as a part of each: 1e-4 is 0.01 % a step")
+    lr_codes: float = Field(2e-3, gt=0, le=1, description="of quantized weights, in steps of their grid")
+    lr_norms: float | None = Field(None, gt=0, le=1, description="of norms and biases; by default as `lr`")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="of dense weights, as a part of the step")
+    warmup: float = Field(0.05, ge=0, le=1, description="part of the steps in which the rate rises; a cosine then")
+    clip: float = Field(1.0, gt=0, description="the largest norm of all gradients together")
+    precision: Precision = Field("bf16", description="of the forward; masters and the optimizer are fp32")
+    checkpointing: bool = Field(False, description="compute activations twice rather than keep them: less memory")
+    micro_batch: int | None = Field(None, ge=1, description="sequences per forward; by default some 4,096 tokens")
+    held_out: int = Field(16, ge=1, le=1 << 16, description="sequences that are kept out, to find the best step by")
+    measure_every: int | None = Field(
+        None, ge=1, description="steps between two measurements of what is held out; by default a tenth of all"
+    )
+
+    @property
+    def interval(self) -> int:
+        """Steps between two measurements on the held-out sequences."""
+        return self.measure_every or max(1, self.steps // 10)
+
+    def rate(self, step: int) -> float:
+        """The part of each largest rate at `step`: linear warm-up, then half a cosine down to nothing."""
+        rising = self.warmup * self.steps
+        if step + 1 < rising:
+            return (step + 1) / rising
+        done = (step - rising) / max(1.0, self.steps - rising)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, done))))

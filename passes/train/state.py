@@ -1,0 +1,137 @@
+"""Training in the journal: what a killed run needs to go on with the same curve to the same bytes.
+
+A state is one safetensors file: what learns, the optimizer's moments, the random state. The data's position and
+the rate follow from the step. It is written and named, then its record is appended, then the one before is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress.formats.errors import RefusedError
+from compress.formats.files.native import NativeFile, save_tensors
+from compress.formats.files.storage import sha256_file
+from compress.passes.core.journal import Committed, Journal
+from compress.passes.core.stage import Stage
+
+
+class Checkpointed(Committed):
+    """Training has come to `step` (steps done). `losses` are those since the record before, one per step.
+
+    `measured` is what was found on the held-out sequences since then, as (steps done, loss); `best` the file of what
+    learned where that was least. `world` is how many processes trained.
+    """
+
+    step: int
+    file: str
+    sha256: str
+    losses: tuple[float, ...]
+    measured: tuple[tuple[int, float], ...]
+    best: str
+    world: int
+
+
+class States:
+    """The states of one stage's training, on disk and in its journal."""
+
+    def __init__(self, journal: Journal, stage: Stage, parameters: Mapping[str, nn.Parameter]) -> None:
+        self._journal, self._stage, self._parameters = journal, stage, parameters
+
+    def records(self) -> list[Checkpointed]:
+        """What is committed, in order."""
+        return self._journal.of(Checkpointed, self._stage.key)
+
+    def resume(self, optimizer: torch.optim.Optimizer, world: int) -> int | None:
+        """Take up the last committed state; returns the steps that are done, None if nothing is committed.
+
+        Raises RefusedError if another number of processes began it: their sums are rounded in another order.
+        """
+        committed = self.records()
+        if not committed:
+            return None
+        last = committed[-1]
+        if last.world != world:
+            raise RefusedError(
+                f"{self._stage.title} was begun by {last.world} processes, and now there are {world}",
+                f"go on with --processes {last.world}, or start over with --fresh",
+            )
+        held = NativeFile(self._stage.file(last.file))
+        for name, parameter in self._parameters.items():
+            _copy(held, f"value.{name}", parameter)
+        for name in held.specs:
+            kind, _, rest = name.partition(".")
+            if kind == "optimizer":
+                key, _, parameter_name = rest.partition(".")
+                optimizer.state[self._parameters[parameter_name]][key] = _read(held, name)
+        torch.set_rng_state(_read(held, "random"))
+        return last.step
+
+    def commit(
+        self,
+        step: int,
+        optimizer: torch.optim.Optimizer,
+        losses: Sequence[float],
+        measured: Sequence[tuple[int, float]],
+        best: str,
+        world: int,
+    ) -> None:
+        """On return the state after `step` steps is on disk, and those before it are gone."""
+        path = self._stage.file(f"state-{step:08d}.safetensors")
+        save_tensors(path, self._tensors(optimizer))
+        self._journal.append(
+            Checkpointed(
+                stage=self._stage.key,
+                step=step,
+                file=path.name,
+                sha256=sha256_file(path),
+                losses=tuple(losses),
+                measured=tuple(measured),
+                best=best,
+                world=world,
+            )
+        )
+        self._drop_all_but(path.name, best)
+
+    def save_best(self, step: int) -> str:
+        """Write what has learned after `step` steps to a file of its own; returns its name."""
+        path = self._stage.file(f"best-{step:08d}.safetensors")
+        save_tensors(path, {name: parameter.detach() for name, parameter in self._parameters.items()})
+        return path.name
+
+    def take_best(self, name: str) -> None:
+        """Set what learns to what `save_best` wrote to the file `name`."""
+        held = NativeFile(self._stage.file(name))
+        for parameter_name, parameter in self._parameters.items():
+            _copy(held, parameter_name, parameter)
+
+    def drop(self) -> None:
+        """Training is over, and what it left is committed."""
+        self._drop_all_but()
+
+    def _tensors(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+        tensors = {"random": torch.get_rng_state()}
+        for name, parameter in self._parameters.items():
+            tensors[f"value.{name}"] = parameter.detach()
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        return tensors
+
+    def _drop_all_but(self, *names: str) -> None:
+        for pattern in ("state-*.safetensors", "best-*.safetensors"):
+            for path in self._stage.folder.glob(pattern):
+                if path.name not in names:
+                    path.unlink()
+
+
+def _read(held: NativeFile, name: str) -> Tensor:
+    tensor = held.read(name)
+    assert isinstance(tensor, Tensor)  # no QTensor is saved here
+    return tensor
+
+
+@torch.no_grad()
+def _copy(held: NativeFile, name: str, parameter: nn.Parameter) -> None:
+    parameter.copy_(_read(held, name))

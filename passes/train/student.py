@@ -1,0 +1,111 @@
+"""The model that learns: transformers' own, with the run's tensors in it, and which of its parameters learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from compress.formats.base import Checkpoint
+from compress.kernels.qtensor import QTensor
+from compress.passes.core.run import Run
+from compress.passes.model.loading import load_model
+from compress.passes.model.names import tensor_names
+from compress.passes.train.loop import Group
+from compress.passes.train.options import TrainOptions
+from compress.passes.train.quantized import replace_quantized
+from compress.passes.train.trainable import learning
+
+_FAR = 0.5
+"""A weight that differs by this part of its energy is no rounding of the original: it was scaled since."""
+
+
+class Student:
+    """The model of a run with what learns in fp32, and everything else frozen.
+
+    `tensors` are those that learn, by the name that the checkpoint gives them: parameters, or weights that are
+    computed from codes. `groups` are all parameters that the optimizer moves.
+    """
+
+    def __init__(self, run: Run, options: TrainOptions) -> None:
+        self.model = load_model(run.model, run.device)
+        stored = tensor_names(self.model, run.model.spec.tensors)
+        own = dict(self.model.named_parameters())
+        names = {parameter: stored[parameter] for parameter in own if parameter in stored}
+        learns = learning(run.model.spec, sorted(names.values()), options.train)
+        latent = options.train not in ("scales", "norms")
+        quantized = {
+            parameter.removesuffix(".weight"): tensor
+            for parameter, name in names.items()
+            if name in learns and isinstance(tensor := run.model.read(name), QTensor)
+        }
+        originals = {
+            module: original
+            for module, tensor in quantized.items()
+            if latent and (original := _original(run.source, names[f"{module}.weight"], tensor)) is not None
+        }
+        weights = replace_quantized(self.model, quantized, latent=latent, originals=originals)
+        self.weights = {names[f"{module}.weight"]: weight for module, weight in weights.items()}
+        self.dense = {
+            name: own[parameter].requires_grad_(True)
+            for parameter, name in names.items()
+            if name in learns and name not in self.weights
+        }
+        self._paths = {name: parameter for parameter, name in names.items()}
+        self._dtypes = {name: getattr(torch, run.model.spec.tensors[name].dtype) for name in self.dense}
+        if options.checkpointing:
+            for layer in run.skeleton.anatomy.layers:
+                _recompute(self.model.get_submodule(layer.name))
+
+    def groups(self, options: TrainOptions) -> list[Group]:
+        """What the optimizer moves, by the largest rate of each."""
+        vectors = {name: value for name, value in self.dense.items() if value.dim() == 1}
+        matrices = {name: value for name, value in self.dense.items() if value.dim() > 1}
+        codes, scales = dict[str, nn.Parameter](), dict[str, nn.Parameter]()
+        for name, weight in self.weights.items():
+            for leaf, parameter in weight.named_parameters():
+                (scales if leaf.startswith("reals.") else codes)[f"{name}.{leaf}"] = parameter
+        found = [
+            Group(matrices, options.lr, options.weight_decay),
+            Group(vectors, options.lr_norms or options.lr),
+            Group(codes, options.lr_codes),
+            Group(scales, options.lr_scales),
+        ]
+        return [group for group in found if group.parameters]
+
+    def tensors(self, names: Sequence[str]) -> dict[str, Tensor | QTensor]:
+        """What has learned, as it is written: QTensors, and dense tensors in the dtype that they had."""
+        return {
+            name: self.weights[name].tensor()
+            if name in self.weights
+            else self.dense[name].detach().to(self._dtypes[name])
+            for name in names
+        }
+
+    def units(self, run: Run) -> dict[str, list[str]]:
+        """The tensors that learned, layer by layer and then the rest, as they are committed."""
+        units: dict[str, list[str]] = {}
+        layers = [layer.name for layer in run.skeleton.anatomy.layers]
+        for name in sorted((*self.weights, *self.dense)):
+            unit = next((layer for layer in layers if self._paths[name].startswith(f"{layer}.")), "ends")
+            units.setdefault(unit, []).append(name)
+        return units
+
+
+def _original(source: Checkpoint, name: str, tensor: QTensor) -> Tensor | None:
+    """The weight [out, in] fp32 that `tensor` is a rounding of, if the source still has it."""
+    spec = source.spec.tensors.get(name)
+    if spec is None or spec.shape != tensor.shape:
+        return None
+    read = source.read(name)
+    original = read.dequantize() if isinstance(read, QTensor) else read.float()
+    lost = (original - tensor.dequantize()).square().sum()
+    return original if float(lost) < _FAR * float(original.square().sum()) else None
+
+
+def _recompute(layer: nn.Module) -> None:
+    """Let `layer` keep nothing for the backward but its inputs, and run again there."""
+    layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

@@ -1,0 +1,140 @@
+"""The loop against a loop written out, its best step, its way back from a kill, its end where losses run away."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.formats.errors import CompressError
+from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
+from compress.passes.model.sequences import Sequences
+from compress.passes.rtn import RTN
+from compress.passes.train.examples import Examples
+from compress.passes.train.loop import Group, Objective, Training
+from compress.passes.train.options import TrainOptions
+from compress.passes.train.order import rows_of
+
+IDS = (torch.arange(8) + 3 * torch.arange(12).unsqueeze(1)) % 50
+"""Every token is followed by the next one: there is something to learn that holds for what is held out."""
+
+
+class Bigrams(Objective):
+    """The smallest language model: a table of logits, learned by cross entropy; counts its calls."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(50, 50, generator=torch.Generator().manual_seed(3)))
+        self.calls, self.fail_after = 0, fail_after
+
+    def forward(self, examples: Examples, rows: Tensor) -> Tensor:
+        self.calls += 1
+        if self.fail_after is not None and self.calls > self.fail_after:
+            raise KeyboardInterrupt
+        logits = self.table[examples.sequences.ids[:, :-1]]
+        return nn.functional.cross_entropy(
+            logits.flatten(0, 1), examples.sequences.ids[:, 1:].flatten(), reduction="sum"
+        )
+
+
+Make = Callable[..., Training]
+
+
+@pytest.fixture
+def training(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> Make:
+    """training(folder, objective, **options): the training that was begun in the folder, or a new one."""
+
+    def make(folder: str, objective: Bigrams, rate: float = 0.1, **options: object) -> Training:
+        settings = TrainOptions.model_validate({"steps": 12, "batch": 4, "measure_every": 4, "held_out": 3, **options})
+        learned, held_out = Examples(Sequences(IDS)).split(settings.held_out, 0)
+        run = begin(tiny_llama, tmp_path / folder)
+        groups = [Group({"table": objective.table}, rate, settings.weight_decay)]
+        return Training(run, Stage((RTN(),), {"x": 1}, run.work), settings, objective, groups, learned, held_out)
+
+    return make
+
+
+def test_it_is_adamw_with_warm_up_cosine_and_clipping(training: Make) -> None:
+    objective, expected = Bigrams(), Bigrams()
+    run = training("run", objective, clip=0.05, weight_decay=0.1, warmup=0.25, micro_batch=1)
+    curve = run.execute()
+
+    learned, _ = Examples(Sequences(IDS)).split(3, 0)
+    optimizer = torch.optim.AdamW([expected.table], lr=0.1, betas=(0.9, 0.95), weight_decay=0.1)
+    tables = [expected.table.detach().clone()]
+    for step in range(12):
+        picked = learned.pick(rows_of(step, seed=0, count=9, batch=4))
+        (expected(picked, torch.arange(4)) / (4 * 7)).backward()
+        nn.utils.clip_grad_norm_([expected.table], 0.05)
+        optimizer.param_groups[0]["lr"] = 0.1 * (
+            (step + 1) / 3 if step + 1 < 3 else 0.5 * (1 + math.cos(math.pi * (step - 3) / 9 if step > 3 else 0.0))
+        )
+        optimizer.step()
+        optimizer.zero_grad()
+        tables.append(expected.table.detach().clone())
+    assert torch.allclose(objective.table, tables[curve.best[0]], atol=1e-5)
+    assert curve.best[0] == 12
+    assert len(curve.losses) == 12 and [done for done, _ in curve.measured] == [0, 4, 8, 12]
+
+
+class Wrong(Bigrams):
+    """Learns what is not to be learned: every step makes it worse."""
+
+    def forward(self, examples: Examples, rows: Tensor) -> Tensor:
+        loss = super().forward(examples, rows)
+        return -loss if torch.is_grad_enabled() else loss
+
+
+def test_what_is_held_out_decides_which_step_is_kept(training: Make) -> None:
+    objective = Wrong()
+    start = objective.table.detach().clone()
+    curve = training("run", objective, measure_every=3).execute()
+    found = [loss for _, loss in curve.measured]
+    assert found == sorted(found) and curve.best == (0, found[0])
+    assert torch.equal(objective.table, start)
+
+
+@pytest.mark.parametrize("calls", [1, 3, 4, 9, 14, 15])
+def test_interrupted_anywhere_it_ends_in_the_same_bytes(training: Make, calls: int) -> None:
+    whole = Bigrams()
+    expected = training("whole", whole).execute()
+    with pytest.raises(KeyboardInterrupt):
+        training("cut", Bigrams(fail_after=calls)).execute()
+    resumed = Bigrams()
+    curve = training("cut", resumed).execute()
+    assert torch.equal(resumed.table, whole.table)
+    assert (curve.losses, curve.measured) == (expected.losses, expected.measured)
+    assert resumed.calls < whole.calls or calls == 1
+
+
+@pytest.mark.parametrize("spoil", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_it_with_the_step(training: Make, spoil: float) -> None:
+    class Spoiled(Bigrams):
+        def forward(self, examples: Examples, rows: Tensor) -> Tensor:
+            loss = super().forward(examples, rows)
+            return loss * spoil if self.calls == 5 else loss
+
+    run = training("run", Spoiled())
+    with pytest.raises(CompressError, match="diverges: the loss of step") as caught:
+        run.execute()
+    assert caught.value.exit_code == 1 and "lr" in caught.value.hint
+    assert [record.step for record in run.states.records()][-1] < 5  # what is committed is from before
+
+
+def test_a_held_out_loss_that_runs_away_ends_it(training: Make) -> None:
+    run = training("run", Wrong(), rate=100.0, warmup=0)
+    with pytest.raises(CompressError, match=r"after 4 steps the loss on held-out sequences"):
+        run.execute()
+
+
+@pytest.mark.parametrize(("size", "calls"), [(None, 4 + 12), (1, 4 * 3 + 12 * 4), (3, 4 * 1 + 12 * 2)])
+def test_a_step_takes_as_many_forwards_as_micro_batches(training: Make, size: int | None, calls: int) -> None:
+    """4 measurements of 3 sequences, and 12 steps of 4."""
+    objective = Bigrams()
+    training("run", objective, micro_batch=size).execute()
+    assert objective.calls == calls
