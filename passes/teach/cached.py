@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from compress.passes.core.carry import carry
@@ -22,19 +21,9 @@ from compress.passes.forward.cost import Extent
 from compress.passes.forward.walk import Walk
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import dense
+from compress.passes.teach.lesson import Cache
 from compress.passes.teach.teacher import Teacher
 from compress.passes.train.losses import LogitLoss, Target
-
-
-class TopK(BaseModel):
-    """Keep the teacher's likeliest tokens, and how likely it is that another one follows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    top_k: int = Field(512, ge=1, le=1 << 16, description="tokens that are kept at every position")
-
-
-Cache = Literal["hidden"] | TopK
-"""How a teacher's answers are kept on disk: exactly, as `hidden` states, or as its likeliest tokens."""
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,20 @@ from compress.formats.base import Checkpoint
 from compress.formats.files.source import resolve
 from compress.formats.files.storage import sha256_file
 from compress.passes.forward.text import beside
-from compress.passes.teach.cached import Cache
 from compress.passes.train.losses import Divergence, LogitLoss
 
 SOURCE = "source"
+
+
+class TopK(BaseModel):
+    """Keep the teacher's likeliest tokens, and how likely it is that another one follows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    top_k: int = Field(512, ge=1, le=1 << 16, description="tokens that are kept at every position")
+
+
+Cache = Literal["hidden"] | TopK
+"""How a teacher's answers are kept on disk: exactly, as `hidden` states, or as its likeliest tokens."""
 
 
 class LessonOptions(BaseModel):

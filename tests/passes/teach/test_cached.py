@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.teach.cached import Asked, HiddenAnswers, TopK, disk_bytes, top_k_bytes
+from compress.passes.teach.cached import Asked, HiddenAnswers, disk_bytes, top_k_bytes
+from compress.passes.teach.lesson import TopK
 from compress.passes.teach.teacher import Teacher
 from compress.passes.train.losses import LogitLoss
 

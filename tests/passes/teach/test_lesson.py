@@ -8,8 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from compress.formats.files.storage import sha256_file
-from compress.passes.teach.cached import TopK
-from compress.passes.teach.lesson import LessonOptions
+from compress.passes.teach.lesson import LessonOptions, TopK
 
 
 def test_answers_are_kept_unless_hidden_states_are_learned() -> None:
