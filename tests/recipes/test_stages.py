@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats import open_checkpoint
+from compress.formats.base import ModelSpec
 from compress.kernels.numbers.int import IntFormat
 from compress.passes.core.base import Pass
 from compress.passes.core.stage import Stage
 from compress.passes.gptq import GPTQ
-from compress.passes.model.anatomy import Anatomy, LayerAnatomy
+from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.skeleton import Skeleton
 from compress.recipes.recipe import from_data
 from compress.recipes.stages import even, first_numbers, keyed, largest, layerwise, stages
 
@@ -86,26 +88,25 @@ def test_two_passes_of_one_name_are_told_apart() -> None:
     assert second.depends["rtn 2.bits"] == 8 and second.depends["rtn.bits"] == 4
 
 
-ANATOMY = Anatomy(
-    tuple(LayerAnatomy(name, ((f"{name}.q", f"{name}.k"), (f"{name}.o",)), {}) for name in ("0", "1")),
-    "embedding.weight", "head.weight", False, lambda: (None, None),
-)  # fmt: skip
-NAMES = [f"{layer}.{leaf}" for layer in "01" for leaf in "qko"]
-MODEL = ModelSpec({}, {f"{name}.weight": TensorSpec((64, 64), "float32") for name in [*NAMES, "embedding", "head"]})
+@pytest.fixture
+def opened(tiny_llama: Path) -> tuple[ModelSpec, Anatomy]:
+    source, skeleton = Skeleton.open(open_checkpoint(tiny_llama), torch.device("cpu"))
+    return source.spec, skeleton.anatomy
 
 
-def test_bits_that_will_be_chosen_are_filled_in_every_way() -> None:
+def test_bits_that_will_be_chosen_are_filled_in_every_way(opened: tuple[ModelSpec, Anatomy]) -> None:
     steps = passes({"mixed": {"average_bits": 3.25, "bits": [2, 4]}}, {"gptq": {"group_size": 64}}, EXPORT)
-    ways = even(steps, MODEL, ANATOMY)
-    assert [{bits(way, name) for name in NAMES} for way in ways] == [{2}, {4}]
-    (most,) = largest(steps, MODEL, ANATOMY)
-    assert {bits(most, name) for name in NAMES} == {2, 4}
-    assert [step.name for step in most] == ["mixed", "gptq", "export"]
+    names = opened[1].linears
+    ways = even(steps, *opened)
+    assert [{bits(way, name) for name in names} for way in ways] == [{2}, {4}]
+    for most in largest(steps, *opened):
+        assert {bits(most, name) for name in names} == {2, 4}
+        assert [step.name for step in most] == ["mixed", "gptq", "export"]
 
 
-def test_without_a_chooser_there_is_one_way() -> None:
+def test_without_a_chooser_there_is_one_way(opened: tuple[ModelSpec, Anatomy]) -> None:
     steps = passes(CALIBRATE, "gptq", EXPORT)
-    assert largest(steps, MODEL, ANATOMY) == even(steps, MODEL, ANATOMY) == [steps]
+    assert largest(steps, *opened) == even(steps, *opened) == [steps]
 
 
 def bits(way: tuple[Pass, ...], name: str) -> int:

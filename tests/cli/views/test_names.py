@@ -22,7 +22,7 @@ class Example(BaseModel):
     """What it is for."""
 
     size: int = Field(description="how many", ge=2, le=8)
-    share: float = Field(0.5, gt=0, lt=1)
+    share: float = Field(0.5, gt=0.25, lt=0.75)
     kind: Literal["a", "b"] = "a"
     chosen: Kind = Kind.FIRST
     group: int | Literal["auto"] = "auto"
@@ -36,7 +36,7 @@ SCHEMA: dict[str, Any] = Example.model_json_schema()
 
 
 @pytest.mark.parametrize(("option", "said"), [
-    ("size", "integer 2…8"), ("share", "number 0…1"), ("kind", "a | b"), ("chosen", "first | second"),
+    ("size", "integer 2…8"), ("share", "number 0.25…0.75"), ("kind", "a | b"), ("chosen", "first | second"),
     ("group", "integer or auto"), ("some", "a list of string"), ("limit", "number"), ("on", "boolean"),
     ("bits", "integer, may vary"),
 ])  # fmt: skip
