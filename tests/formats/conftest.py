@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint, TensorSpec
+from compress.formats.errors import RefusedError
 from compress.kernels.qtensor import quantize
 
 
@@ -138,6 +140,73 @@ def export(tmp_path):
         return directory
 
     return write
+
+
+@pytest.fixture
+def assert_layout_exact(export):
+    """assert_layout_exact(kind, model, dtype, "5GB" or "40KB") → the artifact, whose files are those of the layout."""
+
+    def compare(kind, model, dtype, shard_size):
+        dialect = kind(dtype=dtype, max_shard_size=shard_size)
+        layout, directory = dialect.layout(model.spec), export(dialect, model)
+        sizes = {path.name: path.stat().st_size for path in directory.glob("model*")}
+        assert sizes == {file.name: file.nbytes for file in layout.files}
+        assert (len(sizes) > 1) == (shard_size == "40KB")
+        return directory
+
+    return compare
+
+
+@pytest.fixture
+def assert_same_bytes(export):
+    """assert_same_bytes(dialect, make a model): two exports are equal, file by file."""
+
+    def compare(dialect, make):
+        first, second = (export(dialect, make(), name) for name in ("first", "second"))
+        assert {path.name for path in first.iterdir()} == {path.name for path in second.iterdir()}
+        assert all(path.read_bytes() == (second / path.name).read_bytes() for path in first.iterdir())
+
+    return compare
+
+
+@pytest.fixture
+def assert_refused():
+    """assert_refused(dialect, model, (name, shape, format, reason)): the model with that tensor, too, by its name."""
+
+    def compare(dialect, model, case):
+        name, shape, number_format, reason = case
+        spec = TensorSpec(shape, "float32", number_format)
+        assert reason in dialect.misfit(name, spec, model.spec)
+        with pytest.raises(RefusedError, match=re.escape(name)):
+            dialect.layout(replace(model.spec, tensors={**model.spec.tensors, name: spec}))
+
+    return compare
+
+
+@pytest.fixture
+def assert_logits_equal(make_model, tmp_path, in_memory, export, linear_weights):
+    """assert_logits_equal(dialect, number format, family, naive): transformers computes the same with what was written.
+
+    `naive(tensors, module)` unpacks one layer of the file.
+    """
+
+    def compare(dialect, number_format, family, naive):
+        source = make_model(tmp_path / "source", family)
+        checkpoint = open_checkpoint(source)
+        model = in_memory(checkpoint, dict.fromkeys(linear_weights(checkpoint), number_format))
+        tensors = load_file(export(dialect, model) / "model.safetensors")
+        for packed in [name for name in tensors if name.endswith(".qweight")]:
+            module = packed.removesuffix(".qweight")
+            tensors[f"{module}.weight"] = naive(tensors, module)
+        ours, theirs = (AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32) for _ in range(2))
+        ours.load_state_dict({name: model.read(name).dequantize() for name in model.formats}, strict=False)
+        result = theirs.load_state_dict(tensors, strict=False)
+        assert not set(result.missing_keys) - {"lm_head.weight"}
+        tokens = torch.arange(32).unsqueeze(0)
+        with torch.no_grad():
+            assert torch.equal(ours(tokens).logits, theirs(tokens).logits)
+
+    return compare
 
 
 @pytest.fixture

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
 from compress.formats.awq.config import quantization_config
 from compress.formats.awq.dialect import AWQ
 from compress.formats.awq.tensors import decode, encode
-from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.base import TensorSpec
 from compress.formats.errors import InputError, RefusedError
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor
@@ -88,34 +87,14 @@ def test_values_survive_the_file_for_us_for_the_witness_and_for_the_naive_reader
         assert torch.equal(naive(tensors, name.removesuffix(".weight")), meant.dequantize())
 
 
-def test_logits_of_the_unpacked_file_equal_the_model_in_memory(
-    make_model, tmp_path, family, in_memory, export, linear_weights
-):
-    source = make_model(tmp_path / "source", family)
-    checkpoint = open_checkpoint(source)
-    model = in_memory(checkpoint, dict.fromkeys(linear_weights(checkpoint), ASYM))
-    tensors = load_file(export(AWQ(dtype="float32"), model) / "model.safetensors")
-    for packed in [name for name in tensors if name.endswith(".qweight")]:
-        module = packed.removesuffix(".qweight")
-        tensors[f"{module}.weight"] = naive(tensors, module)
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32) for _ in range(2))
-    ours.load_state_dict({name: model.read(name).dequantize() for name in model.formats}, strict=False)
-    result = theirs.load_state_dict(tensors, strict=False)
-    assert not set(result.missing_keys) - {"lm_head.weight"}
-    tokens = torch.arange(32).unsqueeze(0)
-    with torch.no_grad():
-        assert torch.equal(ours(tokens).logits, theirs(tokens).logits)
+def test_logits_of_the_unpacked_file_equal_the_model_in_memory(family, assert_logits_equal):
+    assert_logits_equal(AWQ(dtype="float32"), ASYM, family, naive)
 
 
 @pytest.mark.parametrize("shard_size", ["5GB", "40KB"])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-def test_layout_is_exact(quantized, export, dtype, shard_size):
-    model = quantized(ASYM)
-    layout = AWQ(dtype=dtype, max_shard_size=shard_size).layout(model.spec)
-    directory = export(AWQ(dtype=dtype, max_shard_size=shard_size), model)
-    sizes = {path.name: path.stat().st_size for path in directory.glob("model*")}
-    assert sizes == {file.name: file.nbytes for file in layout.files}
-    assert (len(sizes) > 1) == (shard_size == "40KB")
+def test_layout_is_exact(quantized, assert_layout_exact, dtype, shard_size):
+    assert_layout_exact(AWQ, quantized(ASYM), dtype, shard_size)
 
 
 def test_the_config_is_the_source_s_with_only_what_changed(quantized, export, tiny_llama):
@@ -129,12 +108,8 @@ def test_the_config_is_the_source_s_with_only_what_changed(quantized, export, ti
     assert list(after.items()) == list({**before, "dtype": "float16"}.items())
 
 
-def test_the_same_model_gives_the_same_bytes(quantized, export):
-    contents = []
-    for run in ("a", "b"):
-        directory = export(AWQ(), quantized(ASYM), run)
-        contents.append({path.name: path.read_bytes() for path in directory.iterdir()})
-    assert contents[0] == contents[1]
+def test_the_same_model_gives_the_same_bytes(quantized, assert_same_bytes):
+    assert_same_bytes(AWQ(), lambda: quantized(ASYM))
 
 
 LAYER = "model.layers.0.mlp.up_proj.weight"
@@ -150,13 +125,8 @@ SPEC = {
 
 
 @pytest.mark.parametrize("case", SPEC)
-def test_what_the_container_cannot_hold_is_refused_by_name(case, quantized):
-    name, shape, number_format, reason = SPEC[case]
-    spec = TensorSpec(shape, "float32", number_format)
-    model = quantized(ASYM).spec
-    assert reason in AWQ().misfit(name, spec, model)
-    with pytest.raises(RefusedError, match=re.escape(name)):
-        AWQ().layout(ModelSpec(model.config, {**model.tensors, name: spec}))
+def test_what_the_container_cannot_hold_is_refused_by_name(case, quantized, assert_refused):
+    assert_refused(AWQ(), quantized(ASYM), SPEC[case])
 
 
 def test_an_unquantized_model_is_refused(quantized):
