@@ -6,11 +6,13 @@ Losses are nats per token, [tokens]; logits [tokens, vocabulary] are taken to fp
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
@@ -58,7 +60,11 @@ class LogitLoss:
 
     def log_softmax(self, logits: Tensor) -> Tensor:
         """log-probabilities [tokens, shared tokens] at temperature τ."""
-        return (_precise(logits[:, : self.vocabulary]) / self.temperature).log_softmax(-1).clamp_min(_LEAST)
+        return self._softened(logits).log_softmax(-1).clamp_min(_LEAST)
+
+    def _softened(self, logits: Tensor) -> Tensor:
+        shared = _precise(logits[:, : self.vocabulary])
+        return shared if self.temperature == 1 else shared / self.temperature
 
     def __call__(self, logits: Tensor, target: Target | None, following: Tensor) -> Tensor:
         """The loss [tokens] of a student's `logits` [tokens, vocabulary].
@@ -67,10 +73,14 @@ class LogitLoss:
         """
         if target is None:
             return cross_entropy(logits, following)
-        distance = self.temperature**2 * self._distance(target.log_p, target.of(self.log_softmax(logits)))
+        distance = self.temperature**2 * self._distance(logits, target)
         return distance + self.alpha * cross_entropy(logits, following) if self.alpha else distance
 
-    def _distance(self, log_p: Tensor, log_q: Tensor) -> Tensor:
+    def _distance(self, logits: Tensor, target: Target) -> Tensor:
+        if self.divergence == "forward_kl" and target.ids is None:
+            apply: Callable[..., Tensor] = _ForwardKL.apply
+            return apply(self._softened(logits), target.log_p)
+        log_p, log_q = target.log_p, target.of(self.log_softmax(logits))
         match self.divergence:
             case "forward_kl":
                 return forward_kl(log_p, log_q)
@@ -96,6 +106,23 @@ def cross_entropy(logits: Tensor, following: Tensor) -> Tensor:
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p ‖ q) [tokens], of finite log-probabilities [tokens, outcomes]."""
     return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+class _ForwardKL(torch.autograd.Function):
+    """`forward_kl` of log_p and a student's logits: its gradient is q − p, so few tensors of this size are made."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, log_p: Tensor) -> Tensor:
+        log_q, p = logits.log_softmax(-1).clamp_min_(_LEAST), log_p.exp()
+        divergence = (log_p - log_q).mul_(p).sum(-1)
+        ctx.save_for_backward(log_q.exp_().sub_(p))
+        return divergence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope * grads[0].unsqueeze(-1), None
 
 
 def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
