@@ -22,7 +22,8 @@ from torch import Tensor
 
 Params = Mapping[str, Tensor]
 
-_FAR, _ONE, _NONE = 1e9, torch.ones(2), torch.zeros(2)
+_FAR = 1e9
+_UNIT = {"scale": torch.ones(2), "minimum": torch.zeros(2), "zero": torch.zeros(2)}
 
 
 class NumberFormat(ABC):
@@ -135,8 +136,16 @@ class NumberFormat(ABC):
         """The codes that the lowest and the highest weights go to under a scale > 0; None if codes span columns."""
         if self.span > 1:
             return None
-        lowest, highest = self.round(torch.tensor([-_FAR, _FAR]), {"scale": _ONE, "minimum": _NONE, "zero": _NONE})
+        lowest, highest = self.round(torch.tensor([-_FAR, _FAR]), _UNIT)
         return int(lowest), int(highest)
+
+    @cached_property
+    def step(self) -> float:
+        """How far neighbouring values lie apart on average, in scales; 1 if codes span columns."""
+        if self.ends is None:
+            return 1.0
+        lowest, highest = self.value(torch.tensor(self.ends, dtype=torch.float32), _UNIT)
+        return float(highest - lowest) / (self.levels - 1)
 
     @abstractmethod
     def round(self, weight: Tensor, expanded: Params) -> Tensor:

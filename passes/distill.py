@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.passes.core.base import ModelPass
@@ -28,6 +30,8 @@ class Distill(LessonOptions, TrainOptions, TextOptions, ModelPass):
     """Train the model toward a teacher: its logits, its hidden states, or both."""
 
     reshapes: ClassVar[bool] = False
+
+    loss: Literal["logit", "feature", "mixed"] = Field("logit", description="learn logits, hidden states, or both")
 
     def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
         self.check_teacher(source)

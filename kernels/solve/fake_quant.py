@@ -29,15 +29,15 @@ _STEEP = 1e30
 
 
 def fake_quantize(
-    weight: Tensor, number_format: NumberFormat, params: Params, reals: Params, in_scales: bool = False
+    weight: Tensor, number_format: NumberFormat, params: Params, reals: Params, in_steps: bool = False
 ) -> Tensor:
     """The values [rows, columns] fp32 that `weight` has once quantized, differentiable in it and in `reals`.
 
     `weight` [rows, columns] fp32 goes to the nearest code of `number_format` with `params`, in which `reals` (of the
-    shapes of `number_format.reals(params)`, fp32) stand as they are stored. `in_scales`: it counts in the scales of
-    `params`. Where codes span columns no weight is taken for beyond an end.
+    shapes of `number_format.reals(params)`, fp32) stand as they are stored. `in_steps`: it counts in steps of the grid
+    (`NumberFormat.step`) under the scales of `params`. Where codes span columns no weight is taken for beyond an end.
     """
-    return _quantized(_Given(number_format, params, weight=weight, in_scales=in_scales), reals)
+    return _quantized(_Given(number_format, params, weight=weight, in_steps=in_steps), reals)
 
 
 def dequantize_trainable(codes: Tensor, number_format: NumberFormat, params: Params, reals: Params) -> Tensor:
@@ -65,7 +65,7 @@ class _Given:
     params: Params
     weight: Tensor | None = None
     codes: Tensor | None = None
-    in_scales: bool = False
+    in_steps: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -117,8 +117,9 @@ class _Given:
             assert self.codes is not None
             return self.laid(self.codes, spread).float(), None, None
         weight, units = self.laid(self.weight, spread), None
-        if self.in_scales:
-            units = self.beside(self.params, self.number_format.reals(self.params))["scale"]
+        if self.in_steps:
+            scales = self.beside(self.params, self.number_format.reals(self.params))["scale"]
+            units = scales * self.number_format.step
             weight = weight * units
         return self.number_format.round(weight, spread), weight, units
 

@@ -35,7 +35,9 @@ class LessonOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     teacher: str = Field(SOURCE, description="`source`, the untouched model, or another model of the same vocabulary")
-    loss: Literal["logit", "feature", "mixed"] = Field("logit", description="learn logits, hidden states, or both")
+    loss: Literal["ce", "logit", "feature", "mixed"] = Field(
+        "logit", description="learn the teacher's logits, its hidden states, or both; `ce`: the text itself, no teacher"
+    )
     divergence: Divergence = Field("forward_kl", description="between the teacher's and the student's distribution")
     tau: float = Field(1.0, gt=0, le=100, description="temperature of both; the divergence counts τ² times")
     alpha: float = Field(0.0, ge=0, description="weight of the cross entropy of the text itself, beside the divergence")

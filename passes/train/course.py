@@ -11,19 +11,22 @@ from compress.passes.train.commit import Trained, commit, take_over
 from compress.passes.train.examples import Examples
 from compress.passes.train.loop import Group, Objective, Training
 from compress.passes.train.options import TrainOptions
-from compress.passes.train.student import Student
+from compress.passes.train.student import Started, Student
 
 Make = Callable[[Student, Examples, Examples], tuple[Objective, Sequence[Group]]]
 """(student, what it learns from, what is held out) → what is minimised, and what else learns with the student."""
 
+Start = Callable[[], Started]
+"""→ weights as they are quantized first, by the name of the tensor."""
 
-def train(run: Run, stage: Stage, options: TrainOptions, make: Make) -> Outcome:
-    """Train the run's model, or take over what was trained before."""
+
+def train(run: Run, stage: Stage, options: TrainOptions, make: Make, start: Start = dict) -> Outcome:
+    """Train the run's model, or take over what was trained before. `start` quantizes what is to learn quantized."""
     if not run.journal.of(Trained, stage.key):
         assert stage.sequences is not None  # the pass has read them
         learned, held_out = Examples(stage.sequences).split(options.held_out, run.seed)
         run.reporter.tell("loading the model that learns")
-        student = Student(run, options)
+        student = Student(run, options, start())
         objective, more = make(student, learned, held_out)
         training = Training(run, stage, options, objective, [*student.groups(options), *more], learned, held_out)
         curve = training.execute()

@@ -1,7 +1,7 @@
 """Quantized weights that learn within a model: its linears and embeddings go on, and compute their weight anew.
 
 Whatever the number format and the size of the weight, a step of the optimizer means the same: latent weights count
-in scales as they were at the start, and scales are learned as s = s₀·(1 + δ), minima as m = m₀ + s₀·δ.
+in steps of the grid as it was at the start, and scales are learned as s = s₀·(1 + δ), minima as m = m₀ + s₀·δ.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class ScaledWeight(TrainedWeight):
 
 
 class LatentWeight(TrainedWeight):
-    """Codes learn too: they are those nearest to `latent` [out, in] fp32, counted in the scales of the start."""
+    """Codes learn too: they are those nearest to `latent` [out, in] fp32, counted in steps of the grid."""
 
     def __init__(self, quantized: QTensor, original: Tensor | None = None) -> None:
         """`original` [out, in] fp32 is what was quantized; without it a latent weight begins where its code is."""
@@ -79,15 +79,15 @@ class LatentWeight(TrainedWeight):
         self.latent = nn.Parameter(torch.where(units == 0, 0.0, start / units))
 
     def forward(self) -> Tensor:
-        return fake_quantize(self.latent, self.number_format, self._params, self._moved(), in_scales=True)
+        return fake_quantize(self.latent, self.number_format, self._params, self._moved(), in_steps=True)
 
     @torch.no_grad()
     def tensor(self) -> QTensor:
         return quantize(self.latent * self._units(), self.number_format, self._stored())
 
     def _units(self) -> Tensor:
-        """The scale of every weight at the start: [out, in] fp32."""
-        return self.number_format.expand(self._params, self._shape)["scale"]
+        """What a step of the grid was at the start, for every weight: [out, in] fp32."""
+        return self.number_format.expand(self._params, self._shape)["scale"] * self.number_format.step
 
 
 def within_cells(quantized: QTensor, original: Tensor) -> Tensor:

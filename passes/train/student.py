@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from compress.formats.base import Checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.run import Run
 from compress.passes.model.loading import load_model
 from compress.passes.model.names import tensor_names
+from compress.passes.model.weights import decoded
 from compress.passes.train.loop import Group
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.quantized import replace_quantized
 from compress.passes.train.trainable import learning
 
+Started = Mapping[str, QTensor]
+_NONE: Started = MappingProxyType({})
 _FAR = 0.5
 """A weight that differs by this part of its energy is no rounding of the original: it was scaled since."""
 
@@ -30,25 +35,29 @@ class Student:
     computed from codes. `groups` are all parameters that the optimizer moves.
     """
 
-    def __init__(self, run: Run, options: TrainOptions) -> None:
+    def __init__(self, run: Run, options: TrainOptions, started: Started = _NONE) -> None:
+        """`started` are weights that the run's model has dense, quantized, by name: as such they go on, and learn."""
         self.model = load_model(run.model, run.device)
-        stored = tensor_names(self.model, run.model.spec.tensors)
+        spec = _with_formats(run.model.spec, started)
+        stored = tensor_names(self.model, spec.tensors)
         own = dict(self.model.named_parameters())
         names = {parameter: stored[parameter] for parameter in own if parameter in stored}
-        learns = learning(run.model.spec, sorted(names.values()), options.train)
+        learns = learning(spec, sorted(names.values()), options.train)
         latent = options.train not in ("scales", "norms")
         quantized = {
             parameter.removesuffix(".weight"): tensor
             for parameter, name in names.items()
-            if name in learns and isinstance(tensor := run.model.read(name), QTensor)
+            if name in learns | started.keys() and isinstance(tensor := _read(run.model, name, started), QTensor)
         }
         originals = {
             module: original
             for module, tensor in quantized.items()
-            if latent and (original := _original(run.source, names[f"{module}.weight"], tensor)) is not None
+            if latent and (original := _original(run, names[f"{module}.weight"], tensor, started)) is not None
         }
         weights = replace_quantized(self.model, quantized, latent=latent, originals=originals)
         self.weights = {names[f"{module}.weight"]: weight for module, weight in weights.items()}
+        for name in self.weights.keys() - learns:
+            self.weights[name].requires_grad_(False)
         self.dense = {
             name: own[parameter].requires_grad_(True)
             for parameter, name in names.items()
@@ -66,7 +75,8 @@ class Student:
         matrices = {name: value for name, value in self.dense.items() if value.dim() > 1}
         codes, scales = dict[str, nn.Parameter](), dict[str, nn.Parameter]()
         for name, weight in self.weights.items():
-            for leaf, parameter in weight.named_parameters():
+            learned = [(leaf, value) for leaf, value in weight.named_parameters() if value.requires_grad]
+            for leaf, parameter in learned:
                 (scales if leaf.startswith("reals.") else codes)[f"{name}.{leaf}"] = parameter
         found = [
             Group(matrices, options.lr, options.weight_decay),
@@ -95,13 +105,23 @@ class Student:
         return units
 
 
-def _original(source: Checkpoint, name: str, tensor: QTensor) -> Tensor | None:
-    """The weight [out, in] fp32 that `tensor` is a rounding of, if the source still has it."""
-    spec = source.spec.tensors.get(name)
+def _with_formats(model: ModelSpec, started: Started) -> ModelSpec:
+    formats = {name: replace(model.tensors[name], format=tensor.format) for name, tensor in started.items()}
+    return replace(model, tensors={**model.tensors, **formats})
+
+
+def _read(model: Checkpoint, name: str, started: Started) -> Tensor | QTensor:
+    return started[name] if name in started else model.read(name)
+
+
+def _original(run: Run, name: str, tensor: QTensor, started: Started) -> Tensor | None:
+    """The weight [out, in] fp32 that `tensor` is a rounding of, if the run's model, or its source, still has it."""
+    if name in started:
+        return decoded(run.model.read(name))
+    spec = run.source.spec.tensors.get(name)
     if spec is None or spec.shape != tensor.shape:
         return None
-    read = source.read(name)
-    original = read.dequantize() if isinstance(read, QTensor) else read.float()
+    original = decoded(run.source.read(name))
     lost = (original - tensor.dequantize()).square().sum()
     return original if float(lost) < _FAR * float(original.square().sum()) else None
 

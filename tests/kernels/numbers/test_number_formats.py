@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress.kernels.numbers import number_formats
+from compress.kernels.numbers.codebook import CodebookFormat
+from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor, quantize
 
@@ -203,6 +205,15 @@ def test_the_ends_are_the_outermost_values(number_format):
     sign = number_format.expand(params, (6, COLUMNS))["scale"].sign()
     assert (quantize(far * sign, number_format, params).codes == high).all()
     assert (quantize(-far * sign, number_format, params).codes == low).all()
+
+
+@pytest.mark.parametrize(
+    ("number_format", "step"),
+    [(IntFormat(4, 16, "integer"), 1), (CodebookFormat("nf4"), 2 / 15), (Float4Format("mxfp4"), 12 / 15)],
+    ids=str,
+)
+def test_a_step_is_the_mean_distance_of_values(number_format, step):
+    assert number_format.step == pytest.approx(step)
 
 
 @pytest.mark.parametrize("zero", ["middle", "integer", "real"])

@@ -104,8 +104,8 @@ def test_a_step_means_the_same_for_small_weights_and_large_ones(number_format: N
     weight, quantized = shifted(number_format)
     reals = number_format.reals(quantized.params)
     module = LatentWeight(quantized, weight)
-    scale = number_format.expand(quantized.params, (9, 96))["scale"]
-    torch.testing.assert_close(module.latent * scale, within_cells(quantized, weight), rtol=1e-5, atol=1e-7)
+    step_of_grid = number_format.expand(quantized.params, (9, 96))["scale"] * number_format.step
+    torch.testing.assert_close(module.latent * step_of_grid, within_cells(quantized, weight), rtol=1e-5, atol=1e-7)
     with torch.no_grad():
         for parameter in module.reals.values():
             parameter.fill_(0.25)
