@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from compress.kernels.numbers.bounds import held, sign_kept
 from compress.kernels.qtensor import NumberFormat, Params
+from compress.kernels.search.scales import least_error
 
 Region = Literal["tensor", "channel", "block"]
 
@@ -81,13 +82,7 @@ class FloatFormat(NumberFormat):
             difference = self.value(self.round(weight, spread), spread).sub_(weight).div_(unit)
             return self._regions(difference.square_().mul_(importance)).sum((1, 3))
 
-        best, least = plain, error(plain)
-        for factor in _FACTORS:
-            scale = (plain * factor).clamp(min=_SMALLEST)
-            reached = error(scale)
-            best = torch.where(reached < least, scale, best)
-            least = torch.minimum(reached, least)
-        return best
+        return least_error([plain, *((plain * factor).clamp(min=_SMALLEST) for factor in _FACTORS)], error)
 
     def reals(self, params: Params) -> dict[str, Tensor]:
         return {"scale": params["scale"].float()}

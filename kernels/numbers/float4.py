@@ -18,6 +18,7 @@ from torch import Tensor
 from compress.kernels.numbers.bounds import sign_kept
 from compress.kernels.numbers.float import FP8_MAX, fp8_codes, fp8_values
 from compress.kernels.qtensor import NumberFormat, Params
+from compress.kernels.search.scales import least_error
 
 Scheme = Literal["mxfp4", "nvfp4"]
 
@@ -98,13 +99,8 @@ class Float4Format(NumberFormat):
             blocks: Tensor = difference.square_().mul_(importance).unflatten(1, (-1, self.block))
             return blocks.sum(-1)
 
-        best, least = plain["scale"], error(plain["scale"])
-        for step in _STEPS[self.scheme]:
-            scale = (plain["scale"].int() + step).clamp_(1, ceiling).byte()
-            reached = error(scale)
-            best = torch.where(reached < least, scale, best)
-            least = torch.minimum(reached, least)
-        return {**plain, "scale": best}
+        moved = ((plain["scale"].int() + step).clamp_(1, ceiling).byte() for step in _STEPS[self.scheme])
+        return {**plain, "scale": least_error([plain["scale"], *moved], error)}
 
     def reals(self, params: Params) -> dict[str, Tensor]:
         if self.scheme == "mxfp4":

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compress.kernels.numbers.bounds import held, sign_kept
 from compress.kernels.qtensor import NumberFormat, Params
+from compress.kernels.search.scales import least_error
 
 _ORIGIN = 128
 _STEP = 7.874015718698502e-3  # 1/127, which bitsandbytes multiplies with in float32
@@ -48,12 +49,7 @@ class RowInt8Format(NumberFormat):
             difference = self.value(self.round(weight, {"scale": scale}), {"scale": scale}).sub_(weight)
             return difference.square_().mul_(importance).sum(1, keepdim=True)
 
-        best, least = plain, error(plain)
-        for shrink in _SHRINKS:
-            reached = error(plain * shrink)
-            best = torch.where(reached < least, plain * shrink, best)
-            least = torch.minimum(reached, least)
-        return best
+        return least_error([plain, *(plain * shrink for shrink in _SHRINKS)], error)
 
     def reals(self, params: Params) -> dict[str, Tensor]:
         return {"scale": params["scale"].float()}
