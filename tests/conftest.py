@@ -111,13 +111,20 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
 
 
-def make_model(directory: Path, family: str, layers: int = 2, seed: int = 0, **options: object) -> Path:
-    """A tiny random model of `family` in a Hugging Face directory; weights large enough for logits to differ.
+def make_model(
+    directory: Path,
+    family: str = "",
+    layers: int = 2,
+    seed: int = 0,
+    config: PreTrainedConfig | None = None,
+    **options: object,
+) -> Path:
+    """A tiny random model of `family`, or of `config`, in a Hugging Face directory; its logits differ.
 
     Norms and biases are random as well: their usual ones and zeros would hide what is done to them.
     """
     torch.manual_seed(seed)
-    config = CONFIGS[family](layers)
+    config = config or CONFIGS[family](layers)
     config.bos_token_id = config.eos_token_id = 0
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
+from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from compress.formats.base import Checkpoint
 from compress.formats.gguf.dialect import GGUF
@@ -66,17 +65,10 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def make(make_model: MakeModel, tmp_path: Path) -> Callable[[str], Path]:
-    """A tiny model by name, with biases and norms that are not all zeros and ones."""
+    """A tiny model by name."""
 
     def build(name: str) -> Path:
-        directory = make_model(tmp_path / name, name if name in FAMILIES else "llama")
-        config = AutoConfig.from_pretrained(directory) if name in FAMILIES else EXTRA[name]()
-        torch.manual_seed(1)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-        model.save_pretrained(directory)
-        return directory
+        return make_model(tmp_path / name, name, config=EXTRA[name]() if name in EXTRA else None)
 
     return build
 
