@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from compress.formats.files.source import name_of
+from compress.passes.artifact.curves import curve_name
 
 CARD = "README.md"
 
@@ -19,6 +20,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         *_missed(manifest.get("missed_gates", ())),
         *_loads(manifest.get("loads", {})),
         *_scores(manifest["scores"]),
+        *_trainings(manifest.get("training", ())),
         *("", "Made with `compress`, from this recipe:", "", "```yaml", manifest["recipe_text"].rstrip(), "```"),
     ]
     return "\n".join([*lines, "", "`compress.json` holds every hash, version and per-tensor error.", ""])
@@ -41,6 +43,15 @@ def _loads(lines: Mapping[str, str]) -> Iterator[str]:
     if lines:
         yield from ("", "To load it, PATH being this directory:", "", "| | |", "|---|---|")
         yield from (f"| {engine} | `{line.replace('{path}', 'PATH')}` |" for engine, line in lines.items())
+
+
+def _trainings(trainings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for number, training in enumerate(trainings):
+        measured = dict(training["measured"])
+        best, tokens = training["best"], training["tokens"]
+        yield from ("", f"`{training['pass']}` trained on {tokens:,} tokens: loss per token on held-out text")
+        yield f"{measured[0]:.4g} before, {measured[best]:.4g} after (step {best} of {len(training['losses'])})."
+        yield from ("", f"![loss by step]({curve_name(number)})")
 
 
 def _scores(scores: Mapping[str, float] | None) -> Iterator[str]:

@@ -22,6 +22,7 @@ from compress.formats.files.storage import (
 from compress.formats.views.matrices import Restored
 from compress.passes.artifact.card import CARD, model_card
 from compress.passes.artifact.compare import verify
+from compress.passes.artifact.curves import curve_name, draw
 from compress.passes.artifact.fingerprint import Fingerprint
 from compress.passes.artifact.inventory import Entry, take_inventory
 from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
@@ -169,6 +170,8 @@ def _describe(
         "tensors": run.left.reports,
         "loads": dict(loads),
     }
+    for number, training in enumerate(manifest.get("training", ())):
+        write_bytes(directory / curve_name(number), draw(training))
     write_bytes(directory / CARD, model_card(manifest).encode())
     proof = Record(
         files=hashes(directory, run.reporter.tell),

@@ -162,6 +162,7 @@ def test_the_artifact_says_how_it_was_trained(tiny_llama: Path, corpus: Path, tm
     (training,) = manifest["training"]
     assert training["pass"] == "distill" and len(training["losses"]) == 12
     assert training["best"] in dict(training["measured"])
+    assert (Path(report.artifacts[0].path) / "training.svg").read_bytes().startswith(b"<?xml")
     written = open_checkpoint(Path(report.artifacts[0].path)).spec
     assert sum(spec.format is not None for spec in written.tensors.values()) == 14
 

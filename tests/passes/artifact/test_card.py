@@ -37,6 +37,17 @@ def test_a_model_of_the_hub_is_linked() -> None:
     assert "# Model-1.7B, 4.50 bits per weight (gptq)" in card
 
 
+def test_a_training_shows_what_it_gained() -> None:
+    training = {"pass": "distill", "losses": [0.2] * 8, "measured": [[0, 0.1], [4, 0.05], [8, 0.06]], "best": 4}
+    card = model_card({**MANIFEST, "training": [{**training, "tokens": 4096}]})
+    assert (
+        "`distill` trained on 4,096 tokens: loss per token on held-out text\n0.1 before, 0.05 after (step 4 of 8)."
+        in card
+    )
+    assert "![loss by step](training.svg)" in card
+    assert "training.svg" not in model_card(MANIFEST)
+
+
 def test_a_model_from_elsewhere_is_not(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`models/tiny` looks like the hub's names, and is a folder."""
     (tmp_path / "models").mkdir()
