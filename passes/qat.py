@@ -8,46 +8,29 @@ arXiv 2305.17888).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.base import ModelSpec
 from compress.formats.errors import UsageError
-from compress.passes.core.base import ModelPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.anatomy import Anatomy
-from compress.passes.model.sequences import Sequences
-from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.options.any_format import FormatOptions
-from compress.passes.teach.lesson import LessonOptions
-from compress.passes.train.options import TrainOptions
+from compress.passes.teach.taught import Taught
 from compress.passes.train.trainable import learning
 
 _OF_FORMATS = ("format", "bits", "symmetric", "zero", "block_size", "double_quant")
 
 
-class QAT(FormatOptions, LessonOptions, TrainOptions, TextOptions, ModelPass):
+class QAT(FormatOptions, Taught):
     """Train the model as it will be quantized: the best quality at few bits, for the price of training."""
 
     spans: ClassVar[bool] = True
-    reshapes: ClassVar[bool] = False
 
     @property
     def wants_change(self) -> bool:
         return False
-
-    def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
-        self.check_teacher(source)
-        return sequences_of(self, load_tokenizer(source), False, folder)
-
-    def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
-        assert sequences is not None  # `read` gave them
-        options = self.model_dump(mode="json", exclude={*TextOptions.model_fields, "micro_batch", "checkpointing"})
-        return {**options, **self.teacher_files(), "tokens": sequences.sha256()}
 
     def formatted(self, model: ModelSpec, anatomy: Anatomy) -> frozenset[str]:
         return frozenset(name for name in self.targets(anatomy) if model.tensors[f"{name}.weight"].format is None)
