@@ -20,6 +20,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from compress.kernels.effort import Effort
+
 Params = Mapping[str, Tensor]
 
 _FAR = 1e9
@@ -103,6 +105,13 @@ class NumberFormat(ABC):
     def search(self, weight: Tensor, importance: Tensor | None = None) -> QTensor:
         """Parameters and codes together, for what `fit` asks; formats whose two depend on each other say how."""
         return quantize(weight, self, self.fit(weight, importance))
+
+    def effort(self, shape: tuple[int, ...], searched: bool) -> Effort:
+        """What it takes to fit parameters, `searched` for an importance or not, and to round to them.
+
+        Measured on integers; formats that try less or more say so.
+        """
+        return Effort(elements=(130 if searched else 24) * shape[0] * shape[1])
 
     def expand(self, params: Params, shape: tuple[int, ...]) -> Params:
         """The parameters of every single weight of a matrix of this `shape` [rows, columns]: each so, in fp32."""

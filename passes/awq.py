@@ -12,8 +12,18 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.formats.options import PerTensor, plain
+from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat, quantize
-from compress.kernels.solve.awq import clip, clipped_params, grid, power_scale, scaled_error, weight_share
+from compress.kernels.solve.awq import (
+    clip,
+    clip_effort,
+    clipped_params,
+    grid,
+    power_scale,
+    scale_effort,
+    scaled_error,
+    weight_share,
+)
 from compress.passes.core.base import Tie
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
@@ -62,6 +72,10 @@ class AWQ(FormatOptions, LinearPass):
             return Change(quantize(weight, number_format, number_format.fit(weight)), target=weight)
         params = clipped_params(weight, stats[Hessian].matrix, number_format)
         return Change(quantize(weight, number_format, params), target=clip(weight, number_format, params))
+
+    def linear_effort(self, shape: tuple[int, ...], number_format: NumberFormat) -> Effort:
+        rounding = clip_effort(shape, number_format) if plain(self.clip) else number_format.effort(shape, False)
+        return rounding + scale_effort(shape, number_format) if self.search else rounding
 
     def _grid(self, name: str) -> NumberFormat:
         number_format = self.number_format(name)

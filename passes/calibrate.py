@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
-from compress.formats.base import Checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.files.native import NativeFile, save_tensors
 from compress.formats.files.storage import sha256_file
-from compress.passes.core.base import ModelPass
+from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
-from compress.passes.core.sample import sample_sequences
+from compress.passes.core.sample import sample_effort, sample_sequences
 from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import Cost, Extent
 from compress.passes.forward.text import OWN, TextOptions, sequences_of
+from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
 
@@ -47,6 +50,15 @@ class Calibrate(TextOptions, ModelPass):
 
     def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
         return super().depends(sequences) if sequences is None else {"tokens": sequences.sha256()}
+
+    def cost(
+        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+    ) -> Cost:
+        nothing = super().cost(model, anatomy, sequences, budget, following)
+        if self.data != OWN:
+            return nothing
+        effort = sample_effort(model, self.samples, self.seq_len)
+        return replace(nothing, effort=effort, memory=nothing.memory + 4 * model.parameters)
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         sequences = stage.sequences or self._sampled(run, stage)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +12,13 @@ from pydantic import Field
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.kernels.numbers.activations import Grid
-from compress.passes.core.base import ModelPass
+from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.carry import carry
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent, walk_cost
+from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.anatomy import Anatomy
@@ -53,9 +53,11 @@ class Evaluate(TextOptions, ModelPass):
         assert sequences is not None  # `read` gave them
         return {"tokens": sequences.sha256(), "kv_cache": self.kv_cache}
 
-    def cost(self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
+    def cost(
+        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+    ) -> Cost:
         once = walk_cost(model, anatomy, sequences, budget)
-        return replace(once, flops=2 * once.flops)
+        return replace(once, effort=once.effort * 2 + score_effort(model, anatomy, sequences, 2))
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         sequences = stage.sequences

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Self
 
 from pydantic import ConfigDict, Field, model_validator
@@ -12,12 +13,19 @@ from compress.formats.base import Dialect, ModelSpec
 from compress.formats.errors import RefusedError, suggest
 from compress.formats.views.fit import Decoded, fit_spec, misfit_of
 from compress.formats.views.matrices import restored_spec
+from compress.kernels.effort import Effort
+from compress.passes.artifact.fingerprint import TOKENS
 from compress.passes.artifact.write import FOLDER, Written, refuse_foreign, write_artifact, written_at
-from compress.passes.core.base import ModelPass, Product
+from compress.passes.core.base import LayerPass, ModelPass, Product
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
+from compress.passes.model.anatomy import Anatomy
+
+_VERIFIED = 50
+"""Elements that operators touch for each weight: packed, written, hashed, compared as two readers read it. Measured."""
 
 
 class Export(ModelPass):
@@ -71,6 +79,13 @@ class Export(ModelPass):
                 raise
             more = f" (so does {', '.join(able[1:])})" if able[1:] else ""
             raise RefusedError(str(error), f"{able[0]} holds it exactly{more}; {error.hint}") from error
+
+    def cost(
+        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+    ) -> Cost:
+        few = walk_cost(model, anatomy, (1, TOKENS), budget)
+        answers = few.effort + score_effort(model, anatomy, (1, TOKENS), 1)
+        return replace(few, effort=answers * 2 + Effort(elements=_VERIFIED * model.parameters), forwards=0)
 
     def prepare(self, run: Run, stage: Stage) -> None:
         refuse_foreign(run, run.output / self.folder)

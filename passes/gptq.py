@@ -12,10 +12,11 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.formats.options import PerTensor, plain
+from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat
-from compress.kernels.solve.correct import corrected_target
-from compress.kernels.solve.gptq import gptq_solve
-from compress.kernels.solve.tune import tune
+from compress.kernels.solve.correct import correct_effort, corrected_target
+from compress.kernels.solve.gptq import gptq_solve, solve_effort
+from compress.kernels.solve.tune import tune, tune_effort
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
@@ -47,6 +48,14 @@ class GPTQ(FormatOptions, LinearPass):
             live = hessian.diagonal() > 0
             quantized = tune(target.where(live, 0.0), hessian, quantized, damp=report.damp)
         return Change(quantized, notes={"damp": report.damp, "fallback": "rtn" if report.fallback else ""})
+
+    def linear_effort(self, shape: tuple[int, ...], number_format: NumberFormat) -> Effort:
+        effort = number_format.effort(shape, searched=plain(self.search)) + solve_effort(shape)
+        if plain(self.correct):
+            effort += correct_effort(shape)
+        if plain(self.tune):
+            effort += tune_effort(shape, number_format.groups(shape) if number_format.gain else 0)
+        return effort
 
     def _target(self, weight: Tensor, stats: LinearStats) -> Tensor:
         """What to come close to on the inputs that the quantized model gives."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
+from compress.kernels.effort import Effort
 from compress.kernels.numbers.int import IntFormat
 from compress.passes.choice.bit_budget import Allocations, Unit, average, largest_choices, spread, tied_modules
 from compress.passes.choice.chooser import Choice, Chooser
@@ -28,9 +29,10 @@ from compress.passes.core.linear import LinearPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent, walk_cost
+from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
 from compress.passes.model.anatomy import Anatomy, kind_of
 from compress.passes.options.integers import Bits
+from compress.passes.sweep.cost import gather_effort, rewrite_effort
 
 _BISECTIONS = 8
 _PROBES = 13  # four sorts of linears in three thirds of the layers, and none of them
@@ -88,10 +90,17 @@ class Mixed(Chooser):
         units = self._units(self._solver(steps), model, anatomy)
         return [spread(units, [at] * len(units), self.bits) for at in range(len(self.bits))]
 
-    def cost(self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
-        trials = walk_cost(model, anatomy, sequences, budget, statistics=True)
-        check = walk_cost(model, anatomy, (min(self.samples, sequences[0]), sequences[1]), budget)
-        return replace(trials, flops=trials.flops + self._checks * check.flops)
+    def cost(
+        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+    ) -> Cost:
+        solver, judged = self._solver(following), (min(self.samples, sequences[0]), sequences[1])
+        walk = walk_cost(model, anatomy, sequences, budget, statistics=True)
+        check = walk_cost(model, anatomy, judged, budget).effort + score_effort(model, anatomy, judged, 2)
+        trials = Effort()
+        for bits in self.bits:
+            trials += rewrite_effort([solver.with_bits(dict.fromkeys(anatomy.linears, bits))], model, anatomy)
+        gathered = gather_effort([solver], model, anatomy, sequences)
+        return replace(walk, effort=walk.effort + gathered + trials + check * self._checks)
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         solver = self._solver(stage.following)

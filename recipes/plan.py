@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 
 from compress.formats.base import ModelSpec
@@ -17,10 +15,11 @@ from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
 from compress.passes.core.report import Reporter
 from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.outline import Known
-from compress.passes.sweep.sweep import sweep_cost
+from compress.passes.sweep.cost import sweep_cost
 from compress.recipes.engines.subject import Subject
 from compress.recipes.engines.verdicts import Verdict, refuse_unloadable, verdicts
 from compress.recipes.opening import Outlined, outline_recipe
+from compress.recipes.pace import Pace, pace
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import Steps, even, first_numbers, largest, layerwise, stages
 
@@ -82,11 +81,12 @@ def plan(
 def plan_opened(opened: Outlined, max_ram: int) -> Plan:
     """`plan` for what is open already."""
     passes, headers, anatomy = opened.recipe.passes, opened.source.spec, opened.model.anatomy
-    plans = [_plan(opened, steps, max_ram) for steps in largest(passes, headers, anatomy)]
+    here = pace()
+    plans = [_plan(opened, steps, max_ram, here) for steps in largest(passes, headers, anatomy)]
     if not any(isinstance(step, Chooser) for step in passes):
         return plans[0]
     for steps in even(passes, headers, anatomy):
-        _plan(opened, steps, max_ram)
+        _plan(opened, steps, max_ram, here)
     return plans[0].model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
 
 
@@ -97,14 +97,14 @@ def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
     return [artifact.model_copy(update={"notes": [*artifact.notes, note]}) for artifact in most]
 
 
-def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int) -> Plan:
+def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace) -> Plan:
     """The plan of one way that the run may go."""
     recipe, source = opened.recipe, opened.source
-    way = _Way(opened, passes, max_ram)
+    way = _Way(opened, passes, max_ram, here)
     grouped = stages(passes)
-    for first, steps in zip(first_numbers(grouped), grouped):
+    for first, steps, after in zip(first_numbers(grouped), grouped, [*grouped[1:], ()]):
         text = opened.texts.get(first)
-        way.take(first, steps, (text.count, text.length) if text else None)
+        way.take(first, steps, (text.count, text.length) if text else None, after)
     artifacts = [_artifact(product, model, recipe.targets) for product, model in way.products]
     _refuse_duplicates(artifacts)
     refuse_unloadable(recipe.targets, [verdict for artifact in artifacts for verdict in artifact.targets])
@@ -126,7 +126,7 @@ def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int) -> Plan:
 class _Way:
     """The model's headers on their way through the stages, each with the anatomy that its shapes ask for."""
 
-    def __init__(self, opened: Outlined, passes: Sequence[Pass], budget: int) -> None:
+    def __init__(self, opened: Outlined, passes: Sequence[Pass], budget: int, here: Pace) -> None:
         self.passes = passes
         self.known: Known = opened.model
         self.origin, self.budget = opened.recipe.origin, budget
@@ -134,14 +134,12 @@ class _Way:
         self.planned: list[StagePlan] = []
         self.products: list[tuple[Product, ModelSpec]] = []
         self.calibration: Extent | None = None
-        self._rate = _flops_per_second()
+        self._pace = here
 
-    def take(self, first: int, steps: Steps, text: Extent | None) -> None:
-        """Plan one stage, from the pass of number `first` on; `text` is what it has read."""
+    def take(self, first: int, steps: Steps, text: Extent | None, after: Steps) -> None:
+        """Plan one stage, from the pass of number `first` on; `text` is what it has read, `after` the next stage."""
         before = self.model
         self.known = self.known.of_spec(before, self.path)
-        with self.origin.placing("passes", first):
-            cost = self._cost(steps, text)
         prepared: set[str] = set()
         for number, step in enumerate(steps, start=first):
             with self.origin.placing("passes", number):
@@ -149,13 +147,15 @@ class _Way:
                 self.model = self._apply(step, prepared)
             if isinstance(step, ModelPass) and step.calibrates:
                 self.calibration = text or step.extent()
+        with self.origin.placing("passes", first):  # only now: what is refused need not have a cost
+            cost = self._cost(before, steps, text, after)
         changed = sum(self.model.tensors.get(name) != spec for name, spec in before.tensors.items())
         self.planned.append(
             StagePlan(
                 passes=[step.name for step in steps],
                 tensors=changed,
                 forwards=cost.forwards,
-                seconds=cost.flops / self._rate,
+                seconds=self._pace.seconds(cost.effort),
                 memory_bytes=cost.memory,
             )
         )
@@ -184,14 +184,14 @@ class _Way:
             prepared |= targets if step.prepares() else set()
         return step.plan(self.model, self.known.anatomy)
 
-    def _cost(self, steps: Steps, text: Extent | None) -> Cost:
+    def _cost(self, model: ModelSpec, steps: Steps, text: Extent | None, after: Steps) -> Cost:
         anatomy, first = self.known.anatomy, steps[0]
         if isinstance(first, ModelPass):
             extent = self._calibration([first.name]) if first.calibrated else text
-            return first.cost(self.model, anatomy, extent or (0, 0), self.budget)
+            return first.cost(model, anatomy, extent or (0, 0), self.budget, layerwise(after))
         passes = layerwise(steps)
         needy = [step.name for step in passes if step.needs()]
-        return sweep_cost(passes, self.model, anatomy, self._calibration(needy) if needy else (0, 0), self.budget)
+        return sweep_cost(passes, model, anatomy, self._calibration(needy) if needy else (0, 0), self.budget)
 
     def _calibration(self, names: Sequence[str]) -> Extent:
         """The sequences that the passes `names` want; raises UsageError if there are none."""
@@ -233,13 +233,3 @@ def _verdict(memory: int, max_ram: int) -> str:
             "use fewer samples or a shorter seq_len, or raise --max-ram",
         )
     return "fits"
-
-
-def _flops_per_second() -> float:
-    """What this machine does in a matrix product: a probe of some hundredths of a second."""
-    a = torch.ones(512, 512)
-    torch.mm(a, a)
-    started = time.perf_counter()
-    for _ in range(8):
-        torch.mm(a, a)
-    return 8 * 2 * 512**3 / (time.perf_counter() - started)

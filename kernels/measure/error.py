@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from compress.kernels.effort import Effort
+
 _BLOCK = 256
 
 
@@ -28,6 +30,12 @@ def relative_error(weight: Tensor, approximation: Tensor, hessian: Tensor) -> fl
     """Error energy over output energy of a linear layer; 0 where the layer has no output."""
     energy = output_energy(weight, hessian)
     return output_energy(weight - approximation, hessian) / energy if energy > 0 else 0.0
+
+
+def error_effort(shape: tuple[int, ...]) -> Effort:
+    """What `relative_error` takes: two products with the upper triangle of H."""
+    rows, columns = shape
+    return Effort(flops=2 * rows * columns * (columns + _BLOCK), elements=20 * rows * columns)
 
 
 def sqnr(weight: Tensor, approximation: Tensor) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from compress.kernels.effort import Effort
 from compress.kernels.op import op
 
 _BLOCK = 256
@@ -37,3 +38,13 @@ def add_cross(total: Tensor, reference: Tensor, inputs: Tensor) -> None:
     for part, chunk in zip(torch.split(reference, _CHUNK), torch.split(inputs, _CHUNK)):
         x = chunk.float()
         total.addmm_((part.float() - x).T, x)
+
+
+def hessian_effort(tokens: int, columns: int) -> Effort:
+    """What `add_hessian` takes: the blocks of the upper triangle."""
+    return Effort(flops=tokens * columns * (columns + _BLOCK))
+
+
+def cross_effort(tokens: int, rows: int, columns: int) -> Effort:
+    """What a product of inputs [tokens, columns] with a difference [tokens, rows] takes, as in `add_cross`."""
+    return Effort(flops=2 * tokens * rows * columns, elements=3 * tokens * rows)

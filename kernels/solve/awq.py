@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor
 
-from compress.kernels.measure.error import output_energy
+from compress.kernels.effort import Effort
+from compress.kernels.measure.error import error_effort, output_energy
 from compress.kernels.qtensor import NumberFormat, Params, quantize
 
 _GRID = 20
@@ -56,6 +57,19 @@ def scaled_error(weight: Tensor, hessian: Tensor, number_format: NumberFormat, s
     scaled = weight * scale
     rounded = number_format.search(scaled).dequantize()
     return output_energy(weight - rounded.div_(scale), hessian)
+
+
+def scale_effort(shape: tuple[int, ...], number_format: NumberFormat) -> Effort:
+    """What it takes to score the scales of `grid` by `scaled_error`."""
+    return (number_format.effort(shape, searched=False) + error_effort(shape) * 0.5) * (2 * _GRID)
+
+
+def clip_effort(shape: tuple[int, ...], number_format: NumberFormat) -> Effort:
+    """What `clipped_params` takes."""
+    rows, columns = shape
+    blocks = Effort(flops=2 * rows * columns**2 / max(1, number_format.groups(shape)), elements=4 * rows * columns)
+    cuts = (number_format.effort(shape, searched=False) + blocks) * (len(_CLIPS) + 1)
+    return number_format.effort(shape, searched=True) + cuts
 
 
 def clipped_params(weight: Tensor, hessian: Tensor, number_format: NumberFormat) -> Params:

@@ -17,6 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from compress.kernels.effort import Effort
+
 
 def corrected_target(
     weight: Tensor,
@@ -34,6 +36,12 @@ def corrected_target(
     """
     corrected = weight + _regress(weight @ drift, hessian, ridge)
     return corrected if gap is None else corrected + _regress(gap, hessian, gap_ridge)
+
+
+def correct_effort(shape: tuple[int, ...]) -> Effort:
+    """What `corrected_target` takes: a product with the drift, a factorization, two triangular systems."""
+    rows, columns = shape
+    return Effort(flops=6 * rows * columns**2 + columns**3, elements=4 * columns**2)
 
 
 def _regress(outputs: Tensor, hessian: Tensor, ridge: float) -> Tensor:

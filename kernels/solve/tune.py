@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from compress.kernels.effort import Effort
 from compress.kernels.qtensor import Params, QTensor
 from compress.kernels.solve.gptq import as_rows
 from compress.kernels.threads import single_thread
@@ -35,6 +36,18 @@ def tune(weight: Tensor, hessian: Tensor, quantized: QTensor, *, damp: float = 0
         quantized = fit_scales(weight, damped, quantized)
         quantized = revisit_codes(weight, damped, quantized)
     return quantized
+
+
+def tune_effort(shape: tuple[int, ...], groups: int, rounds: int = 2) -> Effort:
+    """What `tune` takes.
+
+    Counted: the products, and a system of equations for each row. Measured: what it takes to revisit a column, 48
+    operators and as much as another one for every 45 rows.
+    """
+    rows, columns = shape
+    scales = Effort(flops=4 * rows * columns**2 + 4 * rows * groups**3, elements=3 * groups * rows * columns)
+    codes = Effort(flops=2 * rows * columns**2, elements=6 * columns**2 + 60 * rows * columns)
+    return (scales + codes + Effort(calls=columns * (48 + rows / 45))) * rounds
 
 
 def fit_scales(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTensor:

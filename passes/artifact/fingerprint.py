@@ -22,7 +22,8 @@ TEXT = (
 )
 """Words, numbers, code and letters beyond ASCII, so that many parts of a tokenizer have a say."""
 
-_LENGTH = 32
+TOKENS = 32
+"""How many of its tokens are asked."""
 _LONGEST = 64
 _SHORTEST = 8
 _TOP = 8
@@ -67,14 +68,14 @@ def fixed_tokens(artifact: Checkpoint, vocabulary: int) -> tuple[str | None, tup
     except InputError:  # a model without a tokenizer is a model too
         tokens = ()
     if len(tokens) < _SHORTEST or max(tokens) >= vocabulary:
-        return None, tuple(token % vocabulary for token in range(_LENGTH))
+        return None, tuple(token % vocabulary for token in range(TOKENS))
     return TEXT, tokens
 
 
 def tokens_of(artifact: Checkpoint, text: str) -> tuple[int, ...]:
     """The first tokens of `text`, no special ones added. Raises InputError if there is no tokenizer."""
     found = load_tokenizer(artifact)(text, add_special_tokens=False)["input_ids"]
-    return tuple(int(token) for token in found[:_LENGTH])
+    return tuple(int(token) for token in found[:TOKENS])
 
 
 def fingerprint(tokens: Sequence[int], text: str | None, logits: Tensor) -> Fingerprint:

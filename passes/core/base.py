@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, Layout, ModelSpec
+from compress.kernels.effort import Effort
 from compress.passes.core.change import Change
 from compress.passes.forward.cost import Cost, Extent, walk_cost
 from compress.passes.forward.statistics import LinearStats, Statistic
@@ -131,8 +132,13 @@ class ModelPass(Pass):
     def prepare(self, run: Run, stage: Stage) -> None:
         """What can fail for want of a place is done here, before any stage computes anything."""
 
-    def cost(self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
-        """What it takes; `sequences` are those for calibration, or those that it has read. `budget` in bytes."""
+    def cost(
+        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+    ) -> Cost:
+        """What it takes; `sequences` are those for calibration, or those that it has read. `budget` in bytes.
+
+        `following` are the layer-wise passes of the next stage.
+        """
         return walk_cost(model, anatomy, sequences if self.calibrated else (0, 0), budget)
 
     @abstractmethod
@@ -174,6 +180,10 @@ class LayerPass(Pass):
     def leaves_open(self, name: str) -> bool:
         """Whether `with_bits` would decide for the module `name`, and none of its own rules does."""
         return False
+
+    def effort(self, weights: Mapping[str, tuple[int, ...]]) -> Effort:
+        """What `siblings` takes for weights of these shapes [out, in], by module name."""
+        return Effort()
 
     @abstractmethod
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:

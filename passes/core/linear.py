@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat, quantize
 from compress.passes.core.base import LayerPass
 from compress.passes.core.change import Change
@@ -39,19 +40,34 @@ class LinearPass(Targets, LayerPass):
         rounded = quantize(weight, number_format, number_format.fit(weight))
         return Change(rounded, unreached=stats.gathered, notes={"fallback": "rtn"})
 
+    def linear_effort(self, shape: tuple[int, ...], number_format: NumberFormat) -> Effort:
+        """What `linear` takes for a weight of this shape [out, in]; the pass was resolved for it."""
+        return number_format.effort(shape, searched=False)
+
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
-        stacks: dict[LinearPass, list[str]] = {}
-        for name in weights:
-            stacks.setdefault(self.resolved(name), []).append(name)
         done: dict[str, Change] = {}
-        for step, names in stacks.items():
-            number_format = step.number_format(names[0])
+        for step, number_format, stack in self._stacks(weights):
+            whole = step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format)
+            done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
+        return done
+
+    def effort(self, weights: Mapping[str, tuple[int, ...]]) -> Effort:
+        total = Effort()
+        for step, number_format, stack in self._stacks(weights):
+            rows, columns = sum(weights[name][0] for name in stack), weights[stack[0]][1]
+            total += step.linear_effort((rows, columns), number_format)
+        return total
+
+    def _stacks(self, names: Iterable[str]) -> Iterator[tuple[Self, NumberFormat, list[str]]]:
+        """The modules that are solved as one: this pass as it is for them, their number format, their names."""
+        stacks: dict[Self, list[str]] = {}
+        for name in names:
+            stacks.setdefault(self.resolved(name), []).append(name)
+        for step, found in stacks.items():
+            number_format = step.number_format(found[0])
             assert number_format is not None
             together = self.stacks and number_format.rows_apart
-            for stack in [names] if together else [[name] for name in names]:
-                whole = step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format)
-                done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
-        return done
+            yield from ((step, number_format, stack) for stack in ([found] if together else [[name] for name in found]))
 
 
 def _split(whole: Change, rows: Mapping[str, int]) -> dict[str, Change]:

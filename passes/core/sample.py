@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from compress.formats.base import ModelSpec
+from compress.kernels.effort import Effort
 from compress.passes.core.run import Run
 from compress.passes.model.sequences import Sequences
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BATCH = 16
+_CALLS = 8
+"""Small operators for each tensor and step: norms, rotations, the cache, and what picks a token."""
 
 
 def sample_sequences(run: Run, tokenizer: PreTrainedTokenizerBase, samples: int, seq_len: int) -> Sequences:
@@ -43,3 +47,10 @@ def sample_sequences(run: Run, tokenizer: PreTrainedTokenizerBase, samples: int,
         run.reporter.advance()
     run.reporter.finish()
     return Sequences(torch.cat(parts))
+
+
+def sample_effort(model: ModelSpec, samples: int, seq_len: int) -> Effort:
+    """What it takes to sample: every token of a batch reads all weights, and is a product with each."""
+    steps = -(-samples // _BATCH) * seq_len
+    calls = _CALLS * len(model.tensors)
+    return Effort(2 * samples * seq_len * model.parameters, steps * model.parameters, steps * calls)

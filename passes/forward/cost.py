@@ -1,4 +1,4 @@
-"""What a walk over the layers takes, counted from shapes: floating-point operations and peak memory."""
+"""What a walk over the layers takes, counted from shapes: operations and peak memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from compress.formats.base import ModelSpec
+from compress.kernels.effort import Effort
 from compress.passes.model.anatomy import Anatomy
 
 BATCH_TOKENS = 4096
@@ -15,15 +16,25 @@ _RUNTIME = 450 << 20
 _HEAP = 1.8
 """What the heap occupies for a byte that is in use: measured on SmolLM2 (975 MiB counted, 1.4 GiB seen)."""
 
+# Elements that operators touch, for each there is: measured on SmolLM2, on one thread.
+_TOUCHED = 6
+"""Of inputs and outputs of linears: norms, activations, what statistics are gathered from."""
+_CARRIED = 20
+"""Of hidden states that are written and read again."""
+_READ = 22
+"""Of weights that are read and decoded."""
+_SCORED = 26
+"""Of logits: their logarithms, what is compared."""
+
 Extent = tuple[int, int]
 """How many sequences, and how long each is."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations, bytes, and forwards of the sequences through each layer."""
+    """What is computed, peak memory in bytes, and forwards of the sequences through each layer."""
 
-    flops: float
+    effort: Effort
     memory: int
     forwards: int
 
@@ -45,16 +56,16 @@ def may_hold(model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int
 def walk_cost(
     model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, *, streams: int = 1, statistics: bool = False
 ) -> Cost:
-    """One walk of `sequences` through every layer of `streams` models, with a Hessian per input if `statistics`."""
+    """One walk of `sequences` through every layer of `streams` models, with room for Hessians if `statistics`.
+
+    What it takes to gather statistics, and what is then done with them, is not counted here.
+    """
     tokens = sequences[0] * sequences[1]
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     layers, inputs = _linears(model, anatomy), _inputs(model, anatomy)
     widest = _widest(inputs, hidden)
     hold = may_hold(model, anatomy, sequences, streams, budget)
     forwards = (1 if hold or not statistics else 2) if tokens else 0
-    forward = 2 * tokens * _elements(shape for layer in layers for shape in layer)
-    hessian = sum(2 * tokens * width**2 for layer in inputs for width in layer)
-    solve = sum(2 * rows * width**2 for layer in layers for rows, width in layer)
     largest = max((_elements(layer) for layer in layers), default=0) * 4
     ends = vocabulary * hidden * 4
     batch = min(tokens, BATCH_TOKENS) * 4 * 6 * widest
@@ -64,10 +75,30 @@ def walk_cost(
     held = held_bytes(model, anatomy, sequences, streams)
     working = (held if hold and statistics else batch) + matrices * 4 if tokens else 0
     return Cost(
-        flops=forward * forwards * streams + (hessian * streams + solve if statistics else 0),
+        effort=_forward(model, anatomy, sequences) * (forwards * streams) if tokens else Effort(),
         memory=_RUNTIME + int(_HEAP * max(ends, largest * (1 + streams) + working + batch)),
         forwards=forwards,
     )
+
+
+def score_effort(model: ModelSpec, anatomy: Anatomy, sequences: Extent, models: int) -> Effort:
+    """What it takes to compare the logits of so many `models`, or to score those of one."""
+    tokens = sequences[0] * sequences[1]
+    vocabulary, hidden = model.tensors[anatomy.embedding].shape
+    logits = Effort(flops=2 * tokens * vocabulary * hidden, elements=_SCORED * tokens * vocabulary)
+    return (logits + Effort(elements=_READ * vocabulary * hidden)) * models
+
+
+def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
+    """Embedding and all layers once: their weights are read, hidden states lie on disk in between."""
+    (count, length), (vocabulary, hidden) = sequences, model.tensors[anatomy.embedding].shape
+    tokens, layers = count * length, _linears(model, anatomy)
+    weights = _elements(shape for layer in layers for shape in layer)
+    touched = sum(sum(shape) for layer in layers for shape in layer)
+    attention = 4 * tokens * length * hidden * len(layers)
+    states = tokens * hidden * (len(layers) + 1)
+    read = _READ * (weights + vocabulary * hidden)
+    return Effort(2 * tokens * weights + attention, _TOUCHED * tokens * touched + _CARRIED * states + read)
 
 
 def _linears(model: ModelSpec, anatomy: Anatomy) -> list[list[tuple[int, ...]]]:

@@ -12,7 +12,8 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from compress.kernels.measure.hessian import add_cross, add_hessian, fill_lower
+from compress.kernels.effort import Effort
+from compress.kernels.measure.hessian import add_cross, add_hessian, cross_effort, fill_lower, hessian_effort
 
 
 class Statistic(ABC):
@@ -29,6 +30,11 @@ class Statistic(ABC):
     @abstractmethod
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         """x, teacher_x: [tokens, in] fp32."""
+
+    @classmethod
+    def effort(cls, tokens: int, columns: int, rows: int | None) -> Effort:
+        """What it takes for inputs [tokens, columns]; `rows` [out] of the linear if there is one alone."""
+        return Effort(elements=3 * tokens * columns)
 
     def add_gap(self, gap: Tensor, x: Tensor) -> None:  # noqa: B027 - most have no use for it
         """gap [tokens, out] fp32: what the untouched model's residual stream is ahead; x as for `add`."""
@@ -50,6 +56,10 @@ class Hessian(Statistic):
 
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         add_hessian(self.matrix, x)
+
+    @classmethod
+    def effort(cls, tokens: int, columns: int, rows: int | None) -> Effort:
+        return hessian_effort(tokens, columns)
 
     def finish(self) -> None:
         fill_lower(self.matrix)
@@ -75,6 +85,11 @@ class Drift(Statistic):
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         assert teacher_x is not None
         add_cross(self.matrix, teacher_x, x)
+
+    @classmethod
+    def effort(cls, tokens: int, columns: int, rows: int | None) -> Effort:
+        inputs = cross_effort(tokens, columns, columns)
+        return inputs if rows is None else inputs + cross_effort(tokens, rows, columns)
 
     def add_gap(self, gap: Tensor, x: Tensor) -> None:
         if self.gap is None:

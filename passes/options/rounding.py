@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.formats.options import PerTensor, may_be, plain
+from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat, Params, quantize
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
@@ -32,6 +33,9 @@ class RoundingOptions(LinearPass):
 
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Moments}) if may_be(self.search, "inputs") else frozenset()
+
+    def linear_effort(self, shape: tuple[int, ...], number_format: NumberFormat) -> Effort:
+        return number_format.effort(shape, searched=plain(self.search) != "off")
 
     def rewrite(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
         """`linear`, be there statistics or not: where no token came, scales are searched as if inputs were alike."""

@@ -9,7 +9,7 @@ from functools import partial, reduce
 import torch
 from torch import Tensor, nn
 
-from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.base import Checkpoint
 from compress.formats.errors import UsageError
 from compress.formats.files.native import save_tensors
 from compress.formats.files.storage import sha256_file
@@ -18,11 +18,11 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent, may_hold, walk_cost
+from compress.passes.forward.cost import may_hold
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Stream, Walk
-from compress.passes.model.anatomy import Anatomy, LayerAnatomy
+from compress.passes.model.anatomy import LayerAnatomy
 from compress.passes.model.weights import dense
 from compress.passes.sweep.fold import Fold, Folds, Read
 from compress.passes.sweep.rewriting import Leavings, Rewriting
@@ -233,11 +233,3 @@ def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:
     """Execute one stage of layer-wise passes, with the bits that a stage before it chose."""
     with torch.no_grad():
         return Sweep(run, stage, [step.with_bits(run.left.bits or {}) for step in passes]).execute()
-
-
-def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
-    """What one stage of `passes` takes, calibrated on `sequences`. `budget` in bytes."""
-    needs = frozenset[type[Statistic]]().union(*(step.needs() for step in passes))
-    streams = 2 if any(kind.teacher for kind in needs) else 1
-    extent = sequences if needs else (0, 0)
-    return walk_cost(model, anatomy, extent, budget, streams=streams, statistics=bool(needs))

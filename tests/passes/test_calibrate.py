@@ -10,6 +10,7 @@ import torch
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
+from compress.kernels.effort import Effort
 from compress.passes.calibrate import Calibrate, Sampled
 from compress.passes.core.run import Run
 
@@ -41,3 +42,15 @@ def test_text_of_the_models_own_is_sampled_once_and_by_the_seed(
         assert len(run.journal.of(Sampled)) == 1
         found.append(run.left.calibration.sha256())
     assert found[0] == found[1] == found[3] != found[2]
+
+
+def test_only_text_that_the_model_makes_up_takes_long(
+    tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]
+) -> None:
+    """And the whole model in memory."""
+    run = begin(tiny_llama, tmp_path / "work")
+    given = run.model.spec, run.skeleton.anatomy, (0, 0), 1 << 40
+    few, many = (Calibrate(data="self", samples=samples).cost(*given) for samples in (16, 64))
+    read = Calibrate().cost(*given)
+    assert read.effort == Effort() and few.effort * 4 == many.effort
+    assert many.memory - read.memory == 4 * run.model.spec.parameters

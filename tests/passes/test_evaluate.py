@@ -12,6 +12,7 @@ from compress.passes.core.carry import Boundary
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.evaluate import Evaluate, Measured
+from compress.passes.forward.cost import score_effort, walk_cost
 from compress.passes.rtn import RTN
 
 Evaluated = Callable[..., Run]
@@ -57,3 +58,11 @@ def test_what_was_measured_is_not_measured_again(evaluated: Evaluated) -> None:
     assert again.left.scores == first.left.scores and again.journal.records == first.journal.records
     (measured,) = again.journal.of(Measured)
     assert again.left.then(Outcome()).scores == measured.scores
+
+
+def test_two_models_are_run_and_compared(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> None:
+    run, extent = begin(tiny_llama, tmp_path / "work"), (3, 16)
+    given = run.model.spec, run.skeleton.anatomy, extent
+    cost, once = Evaluate().cost(*given, 1 << 40), walk_cost(*given, 1 << 40)
+    assert cost.effort == once.effort * 2 + score_effort(*given, 2)
+    assert cost.memory == once.memory

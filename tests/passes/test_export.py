@@ -47,3 +47,11 @@ def test_what_a_container_cannot_hold_is_refused_by_the_plan(
     run = carry_out(begin(tiny_llama, tmp_path / "work"), RTN(bits=5, group_size=32))
     with pytest.raises(RefusedError):
         Export(dialect="gptq").products(run.model.spec)
+
+
+def test_writing_and_verifying_have_a_cost(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> None:
+    """It grows with the weights; no calibration sequence runs through a layer for it."""
+    run, step = begin(tiny_llama, tmp_path / "work"), Export(dialect="gptq")
+    cost = step.cost(run.model.spec, run.skeleton.anatomy, (0, 0), 1 << 40)
+    assert cost.forwards == 0 and cost.effort.flops > 0
+    assert cost.effort.elements > 50 * run.model.spec.parameters

@@ -146,3 +146,18 @@ def test_what_cannot_be_chosen_is_said_in_the_plan(mixed, steps, error, what, tm
 def test_options_are_checked(options):
     with pytest.raises(ValueError, match=r"average_bits|ascend|greater|at least 2"):
         Mixed(**options)
+
+
+def test_trials_of_every_candidate_and_checks_have_a_cost(tiny_llama, tmp_path, begin):
+    run = begin(tiny_llama, tmp_path / "work")
+    given = run.model.spec, run.skeleton.anatomy, (6, 24), 1 << 40
+
+    def effort(mixed, step):
+        return mixed.cost(*given, (step,)).effort
+
+    few, more = Mixed(average_bits=4, bits=(4, 8)), Mixed(average_bits=4, bits=(2, 3, 4, 8))
+    solver = GPTQ(group_size=32)
+    assert effort(more, solver).calls == 2 * effort(few, solver).calls > 0 == effort(few, STEP).calls
+    assert effort(few, GPTQ(group_size=32, tune=True)).calls > effort(few, solver).calls
+    one, six = (effort(Mixed(average_bits=4, bits=(4, 8), samples=count), STEP) for count in (1, 6))
+    assert one.flops < six.flops

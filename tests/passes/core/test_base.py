@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from compress.formats.base import ModelSpec, TensorSpec
+from compress.kernels.effort import Effort
 from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.change import Change
 from compress.passes.core.outcome import Outcome
@@ -54,14 +55,14 @@ def test_one_that_says_no_more_changes_nothing_and_costs_nothing(tmp_path: Path)
     step = Nothing(size=3)
     assert step.plan(SPEC, ANATOMY) is SPEC and step.settled(SPEC, ANATOMY, lambda note: None) is step
     assert not step.products(SPEC) and step.depends(None) == {"size": 3}
-    assert step.cost(SPEC, ANATOMY, (4, 16), 1 << 30).flops == 0
+    assert step.cost(SPEC, ANATOMY, (4, 16), 1 << 30).effort == Effort()
     assert step.read(None, tmp_path) is step.extent() is None  # type: ignore[arg-type]
 
 
 def test_a_layer_pass_wants_no_data_and_scales_nothing_unless_it_says_so() -> None:
     step = Plain()
     assert not step.needs() and not step.scales() and not step.prepares()
-    assert step.with_bits({"a": 4}) is step
+    assert step.with_bits({"a": 4}) is step and step.effort({"a": (8, 8)}) == Effort()
     stats = LinearStats(frozenset(), 8, torch.device("cpu"))
     assert step.input_scale({}, stats, lambda scale: scale) is None
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from compress.formats.base import ModelSpec, TensorSpec
-from compress.passes.forward.cost import held_bytes, may_hold, walk_cost
+from compress.kernels.effort import Effort
+from compress.passes.forward.cost import held_bytes, may_hold, score_effort, walk_cost
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
 
 # Two layers, each: q and k [8, 8] share an input, down [8, 24] has another; an embedding of 100 rows.
@@ -17,20 +18,27 @@ SHAPES = {"embedding": (100, 8)} | {
 MODEL = ModelSpec({}, {f"{name}.weight": TensorSpec(shape, "float32") for name, shape in SHAPES.items()})
 PLENTY = 1 << 40
 TOKENS = 3 * 5
-FORWARD = 2 * TOKENS * 2 * (8 * 8 + 8 * 8 + 8 * 24)
+FORWARD = 2 * TOKENS * 2 * (8 * 8 + 8 * 8 + 8 * 24) + 2 * 4 * TOKENS * 5 * 8
 
 
-def test_a_forward_is_two_operations_for_each_weight_and_token() -> None:
+def test_a_forward_is_two_operations_for_each_weight_and_token_and_attention() -> None:
     cost = walk_cost(MODEL, ANATOMY, (3, 5), PLENTY)
-    assert (cost.flops, cost.forwards) == (FORWARD, 1)
+    assert (cost.effort.flops, cost.forwards) == (FORWARD, 1)
+    longer = walk_cost(MODEL, ANATOMY, (1, 15), PLENTY).effort
+    assert longer.flops - cost.effort.flops == 2 * 4 * TOKENS * (15 - 5) * 8
+    assert longer.elements == cost.effort.elements > 0
 
 
-def test_statistics_are_one_hessian_for_each_input_and_a_solve_for_each_linear() -> None:
-    hessians, solves = 2 * TOKENS * 2 * (8**2 + 24**2), 2 * 8 * 2 * (8**2 + 8**2 + 24**2)
-    once = walk_cost(MODEL, ANATOMY, (3, 5), PLENTY, statistics=True)
-    assert (once.flops, once.forwards) == (FORWARD + hessians + solves, 1)
-    beside = walk_cost(MODEL, ANATOMY, (3, 5), PLENTY, streams=2, statistics=True)
-    assert beside.flops == 2 * FORWARD + 2 * hessians + solves
+def test_two_models_or_two_forwards_take_twice_as_long() -> None:
+    once = walk_cost(MODEL, ANATOMY, (3, 5), PLENTY).effort
+    assert walk_cost(MODEL, ANATOMY, (3, 5), PLENTY, streams=2, statistics=True).effort == once * 2
+    assert walk_cost(MODEL, ANATOMY, (3, 5), 1, statistics=True).effort == once * 2
+
+
+def test_scores_take_a_product_with_the_whole_vocabulary() -> None:
+    effort = score_effort(MODEL, ANATOMY, (3, 5), 1)
+    assert effort.flops == 2 * TOKENS * 100 * 8 and effort.elements > TOKENS * 100
+    assert score_effort(MODEL, ANATOMY, (3, 5), 2) == effort * 2
 
 
 def test_what_is_held_is_the_residual_the_norms_output_and_the_widest_input() -> None:
@@ -48,7 +56,7 @@ def test_what_does_not_fit_half_the_budget_is_forwarded_twice(spare: int, forwar
 
 def test_without_sequences_there_is_nothing_to_compute() -> None:
     cost = walk_cost(MODEL, ANATOMY, (0, 0), PLENTY)
-    assert (cost.flops, cost.forwards) == (0, 0)
+    assert (cost.effort, cost.forwards) == (Effort(), 0)
 
 
 def test_more_sequences_that_are_held_take_more_memory() -> None:

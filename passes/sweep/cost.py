@@ -1,0 +1,69 @@
+"""What a stage of layer-wise passes takes: the forwards, the statistics, and what the passes themselves say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from compress.formats.base import ModelSpec
+from compress.kernels.effort import Effort
+from compress.kernels.measure.error import error_effort
+from compress.passes.core.base import LayerPass
+from compress.passes.forward.cost import Cost, Extent, walk_cost
+from compress.passes.forward.statistics import Hessian, Statistic
+from compress.passes.model.anatomy import Anatomy
+
+Shapes = Mapping[str, tuple[int, ...]]
+Kinds = frozenset[type[Statistic]]
+
+_COMMITTED = 45
+"""Elements that operators touch for each weight that is rewritten: it is decoded, reported, written. Measured."""
+
+
+def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
+    """What one stage of `passes` takes, calibrated on `sequences`. `budget` in bytes."""
+    needs = _kinds(passes)
+    streams = 2 if any(kind.teacher for kind in needs) else 1
+    walk = walk_cost(model, anatomy, sequences if needs else (0, 0), budget, streams=streams, statistics=bool(needs))
+    gathered = gather_effort(passes, model, anatomy, sequences)
+    return replace(walk, effort=walk.effort + gathered + rewrite_effort(passes, model, anatomy))
+
+
+def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
+    """What the statistics take that `passes` need of `sequences`."""
+    total, tokens = Effort(), sequences[0] * sequences[1]
+    for shapes, taken in _siblings(passes, model, anatomy):
+        rows, columns = next(iter(shapes.values()))
+        for kind in _kinds(taken):
+            total += kind.effort(tokens, columns, rows if len(shapes) == 1 else None)
+    return total
+
+
+def rewrite_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> Effort:
+    """What it takes to rewrite the targets of `passes`, to measure what that costs, and to commit it."""
+    total = Effort()
+    for shapes, taken in _siblings(passes, model, anatomy):
+        for step, names in taken.items():
+            total += step.effort({name: shapes[name] for name in names})
+        measured = Hessian in _kinds(taken)
+        for name in frozenset[str]().union(*taken.values()):
+            rows, columns = shapes[name]
+            total += Effort(elements=_COMMITTED * rows * columns)
+            total += error_effort(shapes[name]) if measured else Effort()
+    return total
+
+
+def _kinds(passes: Iterable[LayerPass]) -> Kinds:
+    return frozenset[type[Statistic]]().union(*(step.needs() for step in passes))
+
+
+def _siblings(
+    passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy
+) -> Iterator[tuple[Shapes, Mapping[LayerPass, list[str]]]]:
+    """Linears that share an input, by name, and those of them that each pass rewrites; the model's ends, one by one."""
+    targets = {step: step.targets(anatomy) for step in passes}
+    inner = (names for layer in anatomy.layers for names in layer.siblings)
+    for names in (*inner, *((end,) for end in anatomy.ends)):
+        shapes = {name: model.tensors[f"{name}.weight"].shape for name in names}
+        taken = {step: [name for name in names if name in mine] for step, mine in targets.items()}
+        yield shapes, {step: found for step, found in taken.items() if found}

@@ -1,0 +1,50 @@
+"""How fast this machine computes: probed in some hundredths of a second, for a plan to say how long a run takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from compress.kernels.effort import Effort
+from compress.kernels.threads import single_thread
+
+_TRIES = 12
+_SIDE, _LARGE, _SMALL = 512, 1 << 22, 1 << 10
+
+
+@dataclass(frozen=True)
+class Pace:
+    """What is done in a second of each sort that `Effort` counts."""
+
+    flops: float
+    elements: float
+    calls: float
+
+    def seconds(self, effort: Effort) -> float:
+        """How long that takes."""
+        return effort.flops / self.flops + effort.elements / self.elements + effort.calls / self.calls
+
+
+def pace() -> Pace:
+    """The pace of this machine, now, on the CPU."""
+    side, large, small = torch.ones(_SIDE, _SIDE), torch.ones(_LARGE), torch.ones(_SMALL)
+    products = _rate(lambda: torch.mm(side, side), 2)
+    whole = _rate(lambda: large.mul_(large), 1)
+    with single_thread():
+        calls = _rate(lambda: small.mul_(small), 200)
+    return Pace(2 * _SIDE**3 * products, _LARGE * whole, calls)
+
+
+def _rate(work: Callable[[], object], times: int) -> float:
+    """How often a second `work` is done: the best of many short tries, for other processes only ever slow it down."""
+    best = float("inf")
+    work()
+    for _ in range(_TRIES):
+        started = time.perf_counter()
+        for _ in range(times):
+            work()
+        best = min(best, time.perf_counter() - started)
+    return times / best

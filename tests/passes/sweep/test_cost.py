@@ -1,0 +1,97 @@
+"""What a stage takes: what its passes say of themselves, once for all siblings that are solved together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from compress.formats.base import ModelSpec
+from compress.kernels.effort import Effort
+from compress.kernels.measure.hessian import hessian_effort
+from compress.kernels.numbers.int import IntFormat
+from compress.kernels.solve.gptq import solve_effort
+from compress.passes.awq import AWQ
+from compress.passes.core.base import LayerPass
+from compress.passes.core.run import Run
+from compress.passes.forward.cost import walk_cost
+from compress.passes.gptq import GPTQ
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.rtn import RTN
+from compress.passes.sweep.cost import gather_effort, rewrite_effort, sweep_cost
+
+Begin = Callable[..., Run]
+EXTENT, PLENTY = (4, 16), 1 << 40
+
+
+@pytest.fixture
+def model(tiny_llama: Path, tmp_path: Path, begin: Begin) -> tuple[ModelSpec, Anatomy]:
+    """Two layers: q, k, v [128, 64] together, o [64, 64], gate and up [256, 64], down [64, 128]."""
+    run = begin(tiny_llama, tmp_path / "work")
+    return run.model.spec, run.skeleton.anatomy
+
+
+def test_only_what_wants_data_costs_forwards(model: tuple[ModelSpec, Anatomy]) -> None:
+    plain, solved, corrected = (
+        sweep_cost([step], *model, EXTENT, PLENTY) for step in (RTN(), GPTQ(), GPTQ(correct=True))
+    )
+    assert (plain.forwards, solved.forwards) == (0, 1)
+    assert plain.effort.flops == 0 < solved.effort.flops < corrected.effort.flops
+    walk = walk_cost(*model, EXTENT, PLENTY, statistics=True).effort
+    assert solved.effort == walk + gather_effort([GPTQ()], *model, EXTENT) + rewrite_effort([GPTQ()], *model)
+
+
+def test_a_hessian_is_gathered_once_for_each_input(model: tuple[ModelSpec, Anatomy]) -> None:
+    layer = hessian_effort(4 * 16, 64) * 3 + hessian_effort(4 * 16, 128)
+    assert gather_effort([GPTQ()], *model, EXTENT) == layer * 2
+    assert gather_effort([GPTQ(), GPTQ(bits=8)], *model, EXTENT) == layer * 2
+    assert gather_effort([GPTQ(skip=("down_proj",))], *model, EXTENT) == hessian_effort(4 * 16, 64) * 6
+
+
+def test_siblings_are_solved_as_one_unless_their_options_differ(model: tuple[ModelSpec, Anatomy]) -> None:
+    """Rows of q, k and v are stacked, so their 64 columns are visited once."""
+    shapes = [(64 + 32 + 32, 64), (64, 64), (256, 64), (64, 128)]
+    together = sum(solve_effort(shape).calls for shape in shapes) * 2
+    assert rewrite_effort([GPTQ(group_size=32)], *model).calls == together
+    apart = GPTQ.model_validate({"group_size": 32, "bits": {"k_proj": 8, "default": 4}})
+    more = sum(solve_effort(shape).calls for shape in [(32, 64), (96, 64)]) - solve_effort((128, 64)).calls
+    assert rewrite_effort([apart], *model).calls == together + 2 * more > together
+
+
+@pytest.mark.parametrize(
+    ("cheap", "dear"),
+    [
+        (RTN(), RTN(search="weights")),
+        (GPTQ(search=False), GPTQ()),
+        (GPTQ(), GPTQ(correct=True)),
+        (GPTQ(), GPTQ(tune=True)),
+        (AWQ(group_size=32, clip=False, search=False), AWQ(group_size=32, search=False)),
+        (AWQ(group_size=32, search=False), AWQ(group_size=32)),
+    ],
+)
+def test_every_option_that_takes_time_is_counted(
+    cheap: LayerPass, dear: LayerPass, model: tuple[ModelSpec, Anatomy]
+) -> None:
+    less, more = (rewrite_effort([step], *model) for step in (cheap, dear))
+    assert (more.flops, more.elements, more.calls) > (less.flops, less.elements, less.calls)
+    assert all(getattr(more, sort) >= getattr(less, sort) for sort in ("flops", "elements", "calls"))
+
+
+def test_ends_are_counted_where_they_are_rewritten(model: tuple[ModelSpec, Anatomy]) -> None:
+    without, all_ends = (rewrite_effort([RTN(group_size=32, include=include)], *model) for include in (None, ("*",)))
+    vocabulary = IntFormat(4, 32).effort((320, 64), searched=False)
+    assert all_ends.elements == without.elements + vocabulary.elements + 45 * 320 * 64
+
+
+def test_what_a_pass_says_of_itself_is_believed(model: tuple[ModelSpec, Anatomy]) -> None:
+    class Slow(RTN):
+        def linear_effort(self, shape: tuple[int, ...], number_format: object) -> Effort:
+            return Effort(calls=shape[0])
+
+    rows = 128 + 64 + 256 + 64
+    assert rewrite_effort([Slow()], *model).calls == 2 * rows
+    spec, anatomy = model
+    one = replace(anatomy, layers=anatomy.layers[:1])
+    assert rewrite_effort([Slow()], spec, one).calls == rows
