@@ -113,13 +113,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_model(
     directory: Path,
-    family: str = "",
+    family: str,
     layers: int = 2,
     seed: int = 0,
     config: PreTrainedConfig | None = None,
     **options: object,
 ) -> Path:
-    """A tiny random model of `family`, or of `config`, in a Hugging Face directory; its logits differ.
+    """A tiny random model of `family` or `config` in a Hugging Face directory, its weights large: logits differ.
 
     Norms and biases are random as well: their usual ones and zeros would hide what is done to them.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,17 @@ def test_every_parameter_is_that_of_the_files(tiny_llama: Path) -> None:
     for name, parameter in expected.named_parameters():
         assert torch.equal(model.get_parameter(name), parameter)
     assert not model.training and not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_whole_model_computes_what_transformers_computes(
+    family: str, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = make_model(tmp_path / family, family)
+    judge = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    ids = torch.randint(1, 320, (2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours = load_model(open_checkpoint(path), torch.device("cpu"))(ids).logits
+        assert torch.equal(ours, judge(ids).logits)
 
 
 def test_codes_are_decoded_to_the_type_asked_for(written_as_gptq: Path) -> None:

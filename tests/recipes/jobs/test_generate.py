@@ -1,4 +1,4 @@
-"""`inspect` against the safetensors library, `generate` against transformers' own `generate`."""
+"""`generate` against transformers' own."""
 
 from __future__ import annotations
 
@@ -10,34 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
-from compress.passes.model.loading import load_model
 from compress.recipes.jobs.generate import generate
-from compress.recipes.jobs.inspect import inspect
-
-
-def test_what_is_in_a_directory(tiny_llama: Path) -> None:
-    found = inspect(tiny_llama)
-    stored = load_file(tiny_llama / "model.safetensors")
-    assert {line.name: line.shape for line in found.tensors} == {k: tuple(v.shape) for k, v in stored.items()}
-    assert {(line.format, line.bits) for line in found.tensors} == {("float32", 32.0)}
-    assert found.parameters == sum(tensor.numel() for tensor in stored.values())
-    assert found.bytes == (tiny_llama / "model.safetensors").stat().st_size
-    assert found.bits_per_weight == pytest.approx(found.bytes * 8 / found.parameters)
-    assert (found.dialect, found.architecture) == ("dense", "LlamaForCausalLM")
-    (only,) = found.formats
-    assert (only.tensors, only.parameters, only.bits) == (len(stored), found.parameters, 32.0)
-    assert {"config.json", "tokenizer.json"} <= set(found.files)
-
-
-def test_a_whole_model_computes_what_transformers_computes(family: str, make_model, tmp_path: Path) -> None:
-    path = make_model(tmp_path / family, family)
-    judge = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
-    ids = torch.randint(1, 320, (2, 9), generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        ours = load_model(open_checkpoint(path), torch.device("cpu"))(ids).logits
-        assert torch.equal(ours, judge(ids).logits)
 
 
 def answer(path: Path, prompt: str, **options) -> str:
