@@ -6,15 +6,16 @@ and scales that learn, or with both.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compress.formats.base import ModelSpec
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.model.anatomy import Anatomy
+from compress.passes.teach.lesson import LessonOptions
 from compress.passes.teach.taught import Taught
 from compress.passes.train.trainable import learning
 
@@ -23,12 +24,29 @@ class Distill(Taught):
     """Train the model toward a teacher: its logits, its hidden states, or both."""
 
     loss: Literal["logit", "feature", "mixed"] = Field("logit", description="learn logits, hidden states, or both")
+    scope: Literal["model", "layer"] = Field(
+        "model",
+        description="learn as a whole, or one decoder layer at a time toward the untouched layer's outputs: `steps` "
+        "are those of each then, and memory does not grow with depth",
+    )
+
+    @model_validator(mode="after")
+    def _layers_learn_of_their_own(self) -> Self:
+        defaults = {name: type(self).model_fields[name].default for name in LessonOptions.model_fields}
+        said = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if self.scope == "layer" and said:
+            raise ValueError(f"scope: layer: an untouched layer's outputs are what is learned: leave out {said[0]}")
+        return self
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         learning(model, sorted(model.tensors), self.train)
         return model
 
     def model(self, run: Run, stage: Stage) -> Outcome:
+        if self.scope == "layer":
+            from compress.passes.teach.layerwise import train_layers
+
+            return train_layers(run, stage, self)
         from compress.passes.teach.teaching import lesson
         from compress.passes.train.course import train
 

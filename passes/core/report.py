@@ -20,3 +20,19 @@ class Reporter:
 
     def note(self, message: str) -> None:
         """Something that the user should know: a fallback, a substitution, a resumed run."""
+
+
+class Within(Reporter):
+    """Tells of a piece of work that is a part of a larger one, by `name`: its steps are steps of the larger one."""
+
+    def __init__(self, larger: Reporter, name: str) -> None:
+        self._larger, self._name = larger, name
+
+    def tell(self, label: str) -> None:
+        self._larger.tell(f"{self._name}: {label}")
+
+    def advance(self, label: str = "", **figures: float) -> None:
+        self._larger.advance(f"{self._name}: {label}", **figures)
+
+    def note(self, message: str) -> None:
+        self._larger.note(message)

@@ -117,6 +117,11 @@ class Skeleton:
         """The name that the checkpoint gives a parameter."""
         return self._names.get(parameter, parameter)
 
+    def parameters(self, index: int) -> Mapping[str, str]:
+        """The parameters of decoder layer `index` by their names within it, each as the checkpoint names it."""
+        names = (name for name, _ in self._layers[index].named_parameters())
+        return {name: self.stored(f"{self._layer_names[index]}.{name}") for name in names}
+
     def layer(self, index: int, weights: Weights) -> nn.Module:
         """A copy of decoder layer `index`, filled; its linears round their inputs as `weights` say."""
         module = self._fill(copy.deepcopy(self._layers[index]), f"{self._layer_names[index]}.", weights)

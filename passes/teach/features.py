@@ -35,7 +35,7 @@ class FeatureLoss(nn.Module):
         `student[i]` stands behind i layers, so the embeddings come first.
         """
         losses = [
-            _relative_error(project(student[own]), teacher[other])
+            relative_error(project(student[own]), teacher[other])
             for project, (own, other) in zip(self.projections, self.pairs)
         ]
         return torch.stack(losses).mean(0)
@@ -61,8 +61,8 @@ def _rotation(width: int, teacher_width: int, generator: torch.Generator) -> nn.
     return linear
 
 
-def _relative_error(found: Tensor, wanted: Tensor) -> Tensor:
-    """‖found − wanted‖² / ‖wanted‖² along the last axis."""
+def relative_error(found: Tensor, wanted: Tensor) -> Tensor:
+    """‖found − wanted‖² / ‖wanted‖² along the last axis, in fp32 or more."""
     precise = torch.promote_types(found.dtype, torch.float32)
     wanted = wanted.to(precise)
     energy = wanted.square().sum(-1)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
 from compress.formats.files.native import save_tensors
 from compress.formats.files.storage import sha256_file
 from compress.passes.core.journal import Committed
@@ -22,8 +26,12 @@ class Learned(Committed):
 
 
 class Trained(Committed):
-    """The training is over and all that it left is committed: the curve of it."""
+    """The training is over and all that it left is committed: the curve of it.
 
+    `unit` is the layer that it was of, where layers are trained one by one.
+    """
+
+    unit: str = ""
     losses: tuple[float, ...]
     measured: tuple[tuple[int, float], ...]
     best: int
@@ -32,18 +40,30 @@ class Trained(Committed):
 
 def commit(run: Run, stage: Stage, student: Student, curve: Curve, tokens: int) -> None:
     """Write what `student` has learned, unit by unit. A killed run writes what is missing, to the same bytes."""
+    commit_units(run, stage, student)
+    conclude(run, stage, curve, tokens)
+
+
+def commit_units(run: Run, stage: Stage, student: Student) -> None:
+    """The first half of `commit`: what was learned."""
     there = {record.unit for record in run.journal.of(Learned, stage.key)}
-    for number, (unit, names) in enumerate(student.units(run).items()):
+    for unit, names in student.units(run).items():
         if unit in there:
             continue
-        path = stage.file(f"unit-{number:04d}.safetensors")
+        path = stage.file(f"unit-{len(there):04d}.safetensors")
         save_tensors(path, student.tensors(names))
         digest = sha256_file(path)
         run.journal.append(Learned(stage=stage.key, unit=unit, file=path.name, sha256=digest, tensors=tuple(names)))
-    best, _ = curve.best
+        there.add(unit)
+
+
+def conclude(run: Run, stage: Stage, curve: Curve, tokens: int, unit: str = "") -> None:
+    """The second half of `commit`: the training, of a `unit` or of all, is over. An empty curve: there was none."""
+    best, _ = curve.best if curve.measured else (0, 0.0)
     run.journal.append(
         Trained(
             stage=stage.key,
+            unit=unit,
             losses=tuple(curve.losses),
             measured=tuple(curve.measured),
             best=best,
@@ -54,7 +74,6 @@ def commit(run: Run, stage: Stage, student: Student, curve: Curve, tokens: int) 
 
 def take_over(run: Run, stage: Stage) -> Outcome:
     """The committed units into the run's model, and what is to be said of the training."""
-    (trained,) = run.journal.of(Trained, stage.key)
     authors = dict[str, str]()
     for record in run.journal.of(Learned, stage.key):
         run.model.overlay(stage.file(record.file))
@@ -62,5 +81,28 @@ def take_over(run: Run, stage: Stage) -> Outcome:
             name: " + ".join(filter(None, (run.left.authors.get(name), stage.title))) for name in record.tensors
         }
     earlier = run.left.manifest.get("training", [])
-    figures = {"pass": stage.title, **trained.model_dump(mode="json", exclude={"stage"})}
+    figures = {"pass": stage.title, **_summary([each for each in run.journal.of(Trained, stage.key) if each.losses])}
     return Outcome(authors=authors, manifest={"training": [*earlier, figures]})
+
+
+def _summary(trained: Sequence[Trained]) -> dict[str, Any]:
+    """What is to be said of a training; of one unit by unit, the means of their curves and what became of each."""
+    if len(trained) == 1 and not trained[0].unit:
+        return trained[0].model_dump(mode="json", exclude={"stage", "unit"})
+    points = [(each[0][0], fmean(loss for _, loss in each)) for each in zip(*(unit.measured for unit in trained))]
+    curve = Curve([fmean(losses) for losses in zip(*(unit.losses for unit in trained))], points)
+    return {
+        "losses": curve.losses,
+        "measured": [list(point) for point in points],
+        "best": curve.best[0],
+        "tokens": sum(unit.tokens for unit in trained),
+        "units": [
+            {
+                "unit": unit.unit,
+                "best": unit.best,
+                "before": unit.measured[0][1],
+                "after": dict(unit.measured)[unit.best],
+            }
+            for unit in trained
+        ],
+    }

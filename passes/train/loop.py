@@ -71,6 +71,7 @@ class Training:
         groups: Sequence[Group],
         learned: Examples,
         held_out: Examples,
+        states: type[States] = States,
     ) -> None:
         self.run, self.stage, self.options = run, stage, options
         self.learned, self.held_out = learned, held_out
@@ -85,7 +86,7 @@ class Training:
         )
         self.objective: nn.Module = self.accelerator.prepare(objective)
         self.optimizer, self.parameters = optimizer, parameters
-        self.states = States(run.journal, stage, parameters)
+        self.states = states(run.journal, stage, parameters)
         self.curve, self._best = Curve(), ""
 
     def execute(self) -> Curve:

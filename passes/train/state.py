@@ -126,6 +126,28 @@ class States:
                     path.unlink()
 
 
+class Unsaved(States):
+    """The states of a training that a kill costs as a whole: the best is kept in memory, nothing is journalled."""
+
+    def records(self) -> list[Checkpointed]:
+        return []
+
+    def commit(self, *_: object, **__: object) -> None:
+        pass
+
+    def save_best(self, step: int) -> str:
+        self._best = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
+        return f"step {step}"
+
+    @torch.no_grad()
+    def take_best(self, name: str) -> None:
+        for parameter_name, parameter in self._parameters.items():
+            parameter.copy_(self._best[parameter_name])
+
+    def drop(self) -> None:
+        self._best = {}
+
+
 def _read(held: NativeFile, name: str) -> Tensor:
     tensor = held.read(name)
     assert isinstance(tensor, Tensor)  # no QTensor is saved here

@@ -1,4 +1,4 @@
-"""The model that learns: transformers' own, with the run's tensors in it, and which of its parameters learn."""
+"""The model that learns, or a layer of it: transformers' own with the run's tensors, and what of them learns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from compress.kernels.qtensor import QTensor
 from compress.passes.core.run import Run
 from compress.passes.model.loading import load_model
 from compress.passes.model.names import tensor_names
-from compress.passes.model.weights import decoded
+from compress.passes.model.weights import decoded, dense
 from compress.passes.train.loop import Group
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.quantized import replace_quantized
@@ -35,14 +36,15 @@ class Student:
     computed from codes. `groups` are all parameters that the optimizer moves.
     """
 
-    def __init__(self, run: Run, options: TrainOptions, started: Started = _NONE) -> None:
-        """`started` are weights that the run's model has dense, quantized, by name: as such they go on, and learn."""
-        self.model = load_model(run.model, run.device)
+    def __init__(self, run: Run, options: TrainOptions, started: Started = _NONE, layer: int | None = None) -> None:
+        """`started` are weights that the run's model has dense, quantized, by name: as such they go on, and learn.
+
+        `layer`: the student is that decoder layer alone, by its number; None: it is the whole model.
+        """
+        self.model, names, within = _whole(run) if layer is None else _layer(run, layer)
         spec = _with_formats(run.model.spec, started)
-        stored = tensor_names(self.model, spec.tensors)
         own = dict(self.model.named_parameters())
-        names = {parameter: stored[parameter] for parameter in own if parameter in stored}
-        learns = learning(spec, sorted(names.values()), options.train)
+        learns = learning(spec, sorted(run.skeleton.shapes), options.train)
         latent = options.train not in ("scales", "norms")
         quantized = {
             parameter.removesuffix(".weight"): tensor
@@ -63,11 +65,11 @@ class Student:
             for parameter, name in names.items()
             if name in learns and name not in self.weights
         }
-        self._paths = {name: parameter for parameter, name in names.items()}
+        self._paths = {name: f"{within}{parameter}" for parameter, name in names.items()}
         self._dtypes = {name: getattr(torch, run.model.spec.tensors[name].dtype) for name in self.dense}
-        if options.checkpointing:
-            for layer in run.skeleton.anatomy.layers:
-                _recompute(self.model.get_submodule(layer.name))
+        if options.checkpointing and layer is None:
+            for each in run.skeleton.anatomy.layers:
+                _recompute(self.model.get_submodule(each.name))
 
     def groups(self, options: TrainOptions) -> list[Group]:
         """What the optimizer moves, by the largest rate of each."""
@@ -103,6 +105,21 @@ class Student:
             unit = next((layer for layer in layers if self._paths[name].startswith(f"{layer}.")), "ends")
             units.setdefault(unit, []).append(name)
         return units
+
+
+Part = tuple[Any, Mapping[str, str], str]
+"""What learns, the tensors of its parameters by their names within it, and what stands before those in the model."""
+
+
+def _whole(run: Run) -> Part:
+    model = load_model(run.model, run.device)
+    stored = tensor_names(model, run.model.spec.tensors)
+    return model, {name: stored[name] for name, _ in model.named_parameters() if name in stored}, ""
+
+
+def _layer(run: Run, index: int) -> Part:
+    name = run.skeleton.anatomy.layers[index].name
+    return run.skeleton.layer(index, dense(run.model)), run.skeleton.parameters(index), f"{name}."
 
 
 def _with_formats(model: ModelSpec, started: Started) -> ModelSpec:
