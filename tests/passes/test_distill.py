@@ -147,6 +147,23 @@ def test_checkpointing_changes_no_gradient(distilled: Callable[..., tuple[Run, R
     assert curves[0] == curves[1]
 
 
+@pytest.mark.parametrize("before", [RTN(bits=3, group_size=32), RTN(bits=3, group_size=32, include=("*.mlp.*",))])
+def test_layer_by_layer_it_comes_nearer_too(
+    distilled: Callable[..., tuple[Run, Run]], lost: Callable[[Run], float], before: Pass
+) -> None:
+    unlearned, learned = distilled(before, scope="layer", steps=20)
+    assert lost(learned) < 0.95 * lost(unlearned)
+    assert [record.unit for record in learned.journal.of(Trained)] == ["model.layers.0", "model.layers.1"]
+    assert all(".layers." in name for name in changed(unlearned, learned))
+
+
+def test_layer_by_layer_only_outputs_are_learned(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave out tau"):
+        plan(recipe(tiny_llama, corpus, scope="layer", tau=2.0))
+    with pytest.raises(UsageError, match="leave out teacher"):
+        plan(recipe(tiny_llama, corpus, scope="layer", teacher=str(tiny_llama)))
+
+
 def recipe(source: Path, corpus: Path, **options: Any) -> Any:
     steps = [
         {"rtn": {"bits": 4, "group_size": 32}},
@@ -210,12 +227,14 @@ def test_another_model_teaches(
     assert training["measured"][-1][1] < training["measured"][0][1]
 
 
-@pytest.mark.parametrize("at", [1, 5, 12, 20])
+@pytest.mark.parametrize(
+    ("scope", "at"), [*(("model", at) for at in (1, 5, 12, 20)), *(("layer", at) for at in (7, 9))]
+)
 def test_killed_anywhere_it_ends_in_the_same_bytes(
-    tiny_llama: Path, corpus: Path, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, corpus: Path, tmp_path: Path, scope: str, at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at a commit: before it, when files are written and their record is not."""
-    whole = run_recipe(recipe(tiny_llama, corpus), tmp_path / "whole")
+    whole = run_recipe(recipe(tiny_llama, corpus, scope=scope), tmp_path / "whole")
     append, count = Journal.append, 0
 
     def fail(self: Journal, record: Any) -> None:
@@ -227,9 +246,9 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(
 
     monkeypatch.setattr(Journal, "append", fail)
     with pytest.raises(KeyboardInterrupt):
-        run_recipe(recipe(tiny_llama, corpus), tmp_path / "cut")
+        run_recipe(recipe(tiny_llama, corpus, scope=scope), tmp_path / "cut")
     monkeypatch.undo()
-    resumed = run_recipe(recipe(tiny_llama, corpus), tmp_path / "cut")
+    resumed = run_recipe(recipe(tiny_llama, corpus, scope=scope), tmp_path / "cut")
     one, other = (Path(report.artifacts[0].path) / "model.safetensors" for report in (whole, resumed))
     assert one.read_bytes() == other.read_bytes()
 

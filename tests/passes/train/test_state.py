@@ -12,7 +12,7 @@ from compress.formats.errors import RefusedError
 from compress.passes.core.journal import Journal
 from compress.passes.core.stage import Stage
 from compress.passes.rtn import RTN
-from compress.passes.train.state import States
+from compress.passes.train.state import States, Unsaved
 
 
 def made(folder: Path) -> tuple[States, dict[str, nn.Parameter], torch.optim.AdamW]:
@@ -80,3 +80,16 @@ def test_only_the_last_state_and_the_best_are_kept(tmp_path: Path) -> None:
     states.drop()
     assert not list(folder.iterdir())
     assert [record.losses for record in states.records()] == [(), (0.1,)]
+
+
+def test_unsaved_states_keep_the_best_and_no_more(tmp_path: Path) -> None:
+    _, parameters, optimizer = made(tmp_path)
+    states = Unsaved(Journal(tmp_path / "journal.jsonl"), Stage((RTN(),), {"x": 1}, tmp_path), parameters)
+    best = {name: value.detach().clone() for name, value in parameters.items()}
+    name = states.save_best(0)
+    step(parameters, optimizer)
+    states.commit(1, optimizer, [0.5], [(0, 0.7)], name, 1)
+    assert not torch.equal(parameters["a"], best["a"])
+    states.take_best(name)
+    assert all(torch.equal(value, best[name]) for name, value in parameters.items())
+    assert states.resume(optimizer, 1) is None and not list(tmp_path.rglob("*"))
