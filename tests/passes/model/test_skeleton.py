@@ -57,6 +57,13 @@ def test_a_layer_is_a_copy_filled_with_the_weights_asked_for(opened: tuple[Check
     assert torch.equal(skeleton.layer(0, dense(model)).get_parameter("mlp.up_proj.weight"), expected.float())
 
 
+def test_parameters_of_a_layer_have_their_names_in_the_checkpoint(opened: tuple[Checkpoint, Skeleton]) -> None:
+    model, skeleton = opened
+    named = skeleton.parameters(1)
+    assert named["mlp.up_proj.weight"] == "model.layers.1.mlp.up_proj.weight"
+    assert set(named.values()) == {name for name in model.spec.tensors if name.startswith("model.layers.1.")}
+
+
 def test_a_missing_tensor_is_named(opened: tuple[Checkpoint, Skeleton]) -> None:
     model, skeleton = opened
     tensors = {name: spec for name, spec in model.spec.tensors.items() if name != f"{NAME}.weight"}
