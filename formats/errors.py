@@ -12,19 +12,24 @@ A message says what is wrong and where (a tensor, a file, a YAML line); `hint` s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
 
 
 class CompressError(Exception):
-    """The base of the tree: `str(error)` is the message, `error.hint` the next step."""
+    """The base of the tree: `str(error)` is the message, `error.hint` the next step.
+
+    `error.at` is which option of a pass it speaks of, as a recipe spells it: ("data", 1) is the second part of a blend.
+    """
 
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+        self.at: tuple[str | int, ...] = ()
 
 
 class UsageError(CompressError):
@@ -51,6 +56,16 @@ class GateError(CompressError):
 
 class StorageError(CompressError):
     """Writing failed: nothing stands under the final name, and the run can be resumed."""
+
+
+@contextmanager
+def within(*option: str | int) -> Iterator[None]:
+    """Whatever is refused within speaks of this option, or of what stands in it."""
+    try:
+        yield
+    except CompressError as error:
+        error.at = (*option, *error.at)
+        raise
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,8 +19,9 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_effort, sample_sequences
 from compress.passes.core.stage import Stage
+from compress.passes.forward.blend import BUILTIN, OWN
 from compress.passes.forward.cost import Cost, Extent
-from compress.passes.forward.text import OWN, TextOptions, sequences_of
+from compress.passes.forward.text import Data, TextOptions, sequences_of
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
@@ -39,14 +40,14 @@ class Calibrate(TextOptions, ModelPass):
 
     calibrates: ClassVar[bool] = True
 
-    data: str = Field(
-        "builtin",
-        description="a text file, a .jsonl file (`text`, or `messages` for the chat template), "
-        "`builtin` (text that ships with Python), `self` (text sampled from the model), or a dataset's name",
+    data: Data = Field(
+        BUILTIN,
+        description="a text file, a .jsonl file (`text`, or `messages` for the chat template), `builtin` (text that "
+        "ships with Python), `self` (text sampled from the model), or a dataset's name; or several, each with a weight",
     )
 
-    def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
-        return None if self.data == OWN else sequences_of(self, load_tokenizer(source), False, folder)
+    def read(self, source: Checkpoint, folder: Path, note: Callable[[str], None]) -> Sequences | None:
+        return None if self.data == OWN else sequences_of(self, load_tokenizer(source), False, folder, note)
 
     def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
         return super().depends(sequences) if sequences is None else {"tokens": sequences.sha256()}

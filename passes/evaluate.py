@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,8 +46,8 @@ class Evaluate(TextOptions, ModelPass):
         None, description="measure with a key/value cache of `int8` or `fp8`, scales per token and head"
     )
 
-    def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
-        return sequences_of(self, load_tokenizer(source), True, folder)
+    def read(self, source: Checkpoint, folder: Path, note: Callable[[str], None]) -> Sequences | None:
+        return sequences_of(self, load_tokenizer(source), True, folder, note)
 
     def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
         assert sequences is not None  # `read` gave them

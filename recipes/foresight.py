@@ -83,25 +83,23 @@ def _refuse_change_that_is_wanted(recipe: Recipe) -> None:
 
 
 def _refuse_text_that_was_seen(recipe: Recipe) -> None:
-    """What a model was calibrated on flatters it."""
-    calibrated = {text: number for number, text in _texts(recipe, lambda step: step.calibrates)}
-    for number, text in _texts(recipe, lambda step: bool(step.measures)):
-        if text in calibrated:
-            step, line = recipe.passes[number], recipe.origin.line("passes", number, recipe.passes[number].name, "data")
+    """What a model was calibrated or trained on flatters it."""
+    seen = {text: step.name for step, _, text in _texts(recipe) if step.alters}
+    for step, line, text in _texts(recipe):
+        if step.measures and text in seen:
             raise UsageError(
-                f"{line}{step.name}: {text} is the text of {recipe.passes[calibrated[text]].name}, "
-                "and what the model was calibrated on flatters it",
+                f"{line}{step.name}: {text} is the text of {seen[text]}, and what the model has seen flatters it",
                 "measure on text held out from it: another file or split, or `data: builtin`",
             )
 
 
-def _texts(recipe: Recipe, wanted: Callable[[ModelPass], bool]) -> Iterator[tuple[int, str]]:
-    """The texts of the passes that are `wanted`, by the number of the pass."""
+def _texts(recipe: Recipe) -> Iterator[tuple[ModelPass, str, str]]:
+    """The texts of the passes, each with its pass and the line of the recipe that names it."""
     for number, step in enumerate(recipe.passes):
-        if isinstance(step, ModelPass) and wanted(step):
-            text = step.text(recipe.origin.folder_of("passes", number, step.name, "data"))
-            if text is not None:
-                yield number, text
+        if isinstance(step, ModelPass):
+            path = ("passes", number, step.name)
+            for place, text in step.texts(recipe.origin.folder_of(*path, "data")).items():
+                yield step, recipe.origin.line(*path, *place), text
 
 
 def _last_change(recipe: Recipe) -> int:

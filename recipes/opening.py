@@ -15,7 +15,7 @@ from compress.formats.files.source import resolve
 from compress.formats.views.fit import Decoded, decoded_spec
 from compress.passes.core.base import LayerPass, ModelPass, Pass
 from compress.passes.core.report import Reporter
-from compress.passes.forward.text import beside
+from compress.passes.forward.blend import beside
 from compress.passes.model.outline import Known, outline_of
 from compress.passes.model.sequences import Amount
 from compress.recipes.artifacts import artifact_at

@@ -27,11 +27,11 @@ class Origin:
 
     @contextmanager
     def placing(self, *path: str | int) -> Iterator[None]:
-        """Whatever is refused within speaks of what stands at `path`: its line goes before the message."""
+        """Whatever is refused within speaks of what stands at `path`, or in it: its line goes before the message."""
         try:
             yield
         except CompressError as error:
-            if str(error).startswith(line := self.line(*path)):
+            if str(error).startswith(line := self.line(*path, *error.at)):
                 raise
             raise type(error)(f"{line}{error}", error.hint) from error
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from compress.formats.base import Checkpoint
+from compress.formats.errors import within
 from compress.formats.files.kept import kept
 from compress.passes.core.base import ModelPass
 from compress.passes.core.report import Reporter
@@ -16,16 +19,25 @@ from compress.recipes.recipe import Recipe
 from compress.recipes.stages import Texts
 
 T = TypeVar("T", Sequences, Amount)
+Note = Callable[[str], None]
 
 _FEW = 4096
 """Tokens below which statistics of inputs are mostly noise, however narrow the inputs."""
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """How much a pass reads, and what was to be said of it."""
+
+    amount: Amount
+    notes: tuple[str, ...]
+
+
 def read_texts(recipe: Recipe, source: Checkpoint, model: Known, reporter: Reporter) -> Texts:
     """What whole-model passes read. Raises InputError for a file that has no text, RefusedError for too long a one."""
 
-    def read(step: ModelPass, folder: Path) -> Sequences | None:
-        return step.read(source, folder)
+    def read(step: ModelPass, folder: Path, note: Note) -> Sequences | None:
+        return step.read(source, folder, note)
 
     return _each(recipe, source, model, reporter, read)
 
@@ -35,19 +47,24 @@ def count_texts(
 ) -> Mapping[int, Amount]:
     """How much `read_texts` reads, by the number of the pass; kept in `cache`, if any. Raises what it raises."""
 
-    def count(step: ModelPass, folder: Path) -> Amount | None:
+    def count(step: ModelPass, folder: Path, note: Note) -> Amount | None:
         basis = step.basis(source, folder)
-        if basis is not None:
-            return kept(cache, {step.name: basis}, Amount, lambda: _amount(step.read(source, folder)))
-        text = step.read(source, folder)
-        return None if text is None else text.amount
+        if basis is None:
+            text = step.read(source, folder, note)
+            return None if text is None else text.amount
+        counted = kept(cache, {step.name: basis}, _Counted, lambda: _counted(step, source, folder))
+        for said in counted.notes:
+            note(said)
+        return counted.amount
 
     return _each(recipe, source, model, reporter, count)
 
 
-def _amount(text: Sequences | None) -> Amount:
+def _counted(step: ModelPass, source: Checkpoint, folder: Path) -> _Counted:
+    notes = list[str]()
+    text = step.read(source, folder, notes.append)
     assert text is not None  # a pass that can tell what its text depends on has one
-    return text.amount
+    return _Counted(text.amount, tuple(notes))
 
 
 def _each(
@@ -55,7 +72,7 @@ def _each(
     source: Checkpoint,
     model: Known,
     reporter: Reporter,
-    read: Callable[[ModelPass, Path], T | None],
+    read: Callable[[ModelPass, Path, Note], T | None],
 ) -> dict[int, T]:
     """What `read` gives for each whole-model pass, by its number."""
     reporter.start("read text", len(recipe.passes), "step")
@@ -63,10 +80,11 @@ def _each(
     for number, step in enumerate(recipe.passes):
         if isinstance(step, ModelPass):
             reporter.tell(f"reading and tokenizing the text of {step.name}")
-            path = ("passes", number, step.name, "data")
+            path = ("passes", number, step.name)
             with recipe.origin.placing(*path):
                 _check_length(step, model, reporter.note)
-                text = read(step, recipe.origin.folder_of(*path))
+                note = partial(_tell, reporter.note, step.name)
+                text = read(step, recipe.origin.folder_of(*path, "data"), note)
                 _tell_shortage(step, text, source, model, reporter.note)
             if text is not None:
                 texts[number] = text
@@ -75,13 +93,18 @@ def _each(
     return texts
 
 
-def _check_length(step: ModelPass, model: Known, note: Callable[[str], None]) -> None:
+def _tell(note: Note, who: str, what: str) -> None:
+    note(f"{who}: {what}")
+
+
+def _check_length(step: ModelPass, model: Known, note: Note) -> None:
     if (extent := step.extent()) and model.positions:
-        model.positions.refuse_beyond(extent[1], step.name, note)
+        with within("seq_len"):
+            model.positions.refuse_beyond(extent[1], step.name, note)
 
 
 def _tell_shortage(
-    step: ModelPass, text: Sequences | Amount | None, source: Checkpoint, model: Known, note: Callable[[str], None]
+    step: ModelPass, text: Sequences | Amount | None, source: Checkpoint, model: Known, note: Note
 ) -> None:
     """Say what there is less of than was asked for, or than statistics want."""
     asked = step.extent()

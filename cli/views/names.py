@@ -50,6 +50,8 @@ def type_name(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         return str(schema["const"])
     if schema.get("type") == "array":
         return f"a list of {type_name(schema.get('items', {}), definitions)}"
+    if properties := schema.get("properties"):
+        return f"{{{', '.join(properties)}}}"
     low = schema.get("minimum", schema.get("exclusiveMinimum", ""))
     high = schema.get("maximum", schema.get("exclusiveMaximum", ""))
     limits = f" {low}…{high}" if (low, high) != ("", "") else ""

@@ -114,14 +114,17 @@ class ModelPass(Pass):
         """How much text it chooses or runs by its options, where that is known before it is there."""
         return None
 
-    def text(self, folder: Path) -> str | None:
-        """Which text `read` reads, by a name that is the same for the same text; None for one made for the purpose."""
-        return None
+    def texts(self, folder: Path) -> Mapping[tuple[str | int, ...], str]:
+        """Which texts `read` reads, by where they stand in the options; the same text has the same name.
 
-    def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
+        What is made for the purpose is not among them.
+        """
+        return {}
+
+    def read(self, source: Checkpoint, folder: Path, note: Callable[[str], None]) -> Sequences | None:
         """The text that it needs, before anything is computed; `folder` is where relative paths begin.
 
-        Raises InputError for a file that has none.
+        `note` takes what the user should know. Raises InputError, which names the option, for a file that has none.
         """
         return None
 

@@ -1,34 +1,37 @@
-"""Text into sequences of tokens: the options that calibration and evaluation share, and what they mean."""
+"""Text into sequences of tokens: the options that calibration, training and evaluation share, and what they mean."""
 
 from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
+from os.path import isfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from compress.formats.base import Checkpoint
-from compress.formats.errors import InputError
+from compress.formats.errors import InputError, UsageError, within
 from compress.formats.files.kept import code_digest
 from compress.formats.files.storage import sha256_file
 from compress.passes.forward import documents
+from compress.passes.forward.blend import BUILTIN, OWN, Part, shares
+from compress.passes.forward.cut import Cut, Cutter, joined
+from compress.passes.forward.rows import Document, Rows
 from compress.passes.model.sequences import Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-BUILTIN = "builtin"
-OWN = "self"
-MADE = frozenset({BUILTIN, OWN})
-"""Data that is no file and no dataset, and of which evaluation gets a part of its own."""
 _CODE = [*Path(__file__).parent.glob("*.py"), *Path(__file__).parent.with_name("model").glob("*.py")]
 """What decides how text becomes sequences."""
-_TEXT_FILES = {".jsonl", ".txt", ".md", ".raw", ".text"}
+Data = str | Annotated[tuple[Part, ...], Field(min_length=1)]
+"""One text, or a blend of several."""
+Place = tuple[str | int, ...]
+"""Where something stands in the options of a pass: ("data", 1, "path")."""
 
 
 class TextOptions(BaseModel):
@@ -36,10 +39,10 @@ class TextOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data: str = Field(
-        "builtin",
+    data: Data = Field(
+        BUILTIN,
         description="a text file, a .jsonl file (`text`, or `messages` for the chat template), "
-        "`builtin` (text that ships with Python), or the name of a dataset",
+        "`builtin` (text that ships with Python), or the name of a dataset; or several, each with a weight",
     )
     samples: int = Field(128, ge=1, le=1 << 20, description="sequences of tokens")
     seq_len: int = Field(2048, ge=2, le=1 << 20, description="tokens per sequence")
@@ -47,114 +50,131 @@ class TextOptions(BaseModel):
     split: str = Field("train", description="of a dataset")
     column: str = Field("text", description="of a dataset or a .jsonl file")
 
+    @field_validator("data")
+    @classmethod
+    def _stands_alone(cls, data: Data) -> Data:
+        if not isinstance(data, str) and any(part.path == OWN for part in data):
+            raise ValueError(f"`{OWN}` is sampled by the run, and is no part of a blend: write `data: {OWN}`")
+        return data
+
+    @model_validator(mode="after")
+    def _say_it_in_the_parts(self) -> Self:
+        outside = [name for name in ("split", "column") if getattr(self, name) != Part.model_fields[name].default]
+        if outside and not isinstance(self.data, str):
+            raise ValueError(f"in a blend each part says its own {' and '.join(outside)}")
+        return self
+
+    def parts(self) -> Mapping[Place, Part]:
+        """The texts, by where they stand in the options; one if `data` is no blend."""
+        if isinstance(self.data, str):
+            return {("data",): Part.model_construct(path=self.data, weight=1.0, split=self.split, column=self.column)}
+        return {("data", number): part for number, part in enumerate(self.data)}
+
     def extent(self) -> tuple[int, int] | None:
         """How many sequences it asks for, and their length."""
         return self.samples, self.seq_len
 
-    def file(self, folder: Path) -> Path | None:
-        """The file that `data` names, in `folder` or where the shell stands; None if it names no file."""
-        if self.data in MADE:
-            return None
-        path = beside(folder, self.data)
-        return path if path.suffix in _TEXT_FILES or path.is_file() else None
-
-    def text(self, folder: Path) -> str | None:
-        """Which text it is, by a name that is the same for the same text; None for one made for the purpose."""
-        if self.data in MADE:
-            return None
-        file = self.file(folder)
-        return f"{self.data} ({self.split})" if file is None else str(file.resolve())
+    def texts(self, folder: Path) -> Mapping[Place, str]:
+        """Which texts they are, by names that are the same for the same text; without what is made for the purpose."""
+        return {place: name for place, part in self.parts().items() if (name := part.text(folder)) is not None}
 
     def basis(self, source: Checkpoint, folder: Path) -> Mapping[str, Any] | None:
         """All that its sequences depend on; None for text of the model's own, and for datasets, which change."""
-        file = self.file(folder)
-        if self.data != BUILTIN and (file is None or not file.is_file()):
-            return None
-        return {
-            "text": f"of Python {platform.python_version()}" if file is None else [file.suffix, sha256_file(file)],
-            "options": {name: getattr(self, name) for name in TextOptions.model_fields},
-            "tokenizer": {name: hashlib.sha256(data).hexdigest() for name, data in source.files().items()},
-            "versions": [version(name) for name in ("transformers", "tokenizers")],
-            "code": code_digest(_CODE),
-        }
+        texts = [_basis(part, folder) for part in self.parts().values()]
+        return (
+            None
+            if None in texts
+            else {
+                "texts": texts,
+                "options": self.model_dump(mode="json", include=set(TextOptions.model_fields)),
+                "tokenizer": {name: hashlib.sha256(data).hexdigest() for name, data in source.files().items()},
+                "versions": [version(name) for name in ("transformers", "tokenizers")],
+                "code": code_digest(_CODE),
+            }
+        )
 
 
-def beside(folder: Path, name: str) -> Path:
-    """What lies under that name in `folder`; where nothing does, what the name means where the shell stands."""
-    path = folder / name
-    try:
-        return path if path.exists() else Path(name)
-    except OSError:  # a name that no file can have
-        return Path(name)
+def _basis(part: Part, folder: Path) -> Sequence[str] | None:
+    """What a text depends on; None where that cannot be told without reading it."""
+    if part.path == BUILTIN:
+        return ["Python", platform.python_version()]
+    file = part.file(folder)
+    return [file.suffix, sha256_file(file)] if file is not None and isfile(file) else None
 
 
 def sequences_of(
-    options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool, folder: Path = Path()
+    options: TextOptions,
+    tokenizer: PreTrainedTokenizerBase,
+    held_out: bool,
+    folder: Path = Path(),
+    note: Callable[[str], None] = lambda _: None,
 ) -> Sequences:
     """The sequences that `options` describe; `held_out` picks the part of `builtin` that calibration never sees.
 
     A relative path begins at `folder`, if there is something there, else where the shell stands.
     Packed sequences are spread evenly over the text for calibration, and are its first windows when held out, as
-    perplexity is measured. Each begins with the tokenizer's BOS where the model uses one.
+    perplexity is measured. Each begins with the tokenizer's BOS where the model uses one. Of a blend each part has its
+    share of them, one after the other. `note` takes what the user should know.
     """
-    make = _packed if options.pack else _padded
-    sequences = make(options, tokenizer, _documents(options, tokenizer, held_out, folder), spread=not held_out)
-    if sequences.count == 0:
-        raise InputError(f"{options.data} has no text", "give a file or a dataset that has some, or `builtin`")
-    return sequences
+    cut = cut_of(Source(tokenizer, held_out, folder, note), options)
+    return Sequences(cut.ids, cut.mask)
 
 
-def _documents(options: TextOptions, tokenizer: PreTrainedTokenizerBase, held_out: bool, folder: Path) -> Iterator[str]:
-    if options.data == BUILTIN:
-        return documents.builtin(held_out)
-    path = options.file(folder)
-    if path is None:
-        return documents.dataset(options.data, options.split, options.column, tokenizer)
-    return documents.file(path, options.column, tokenizer)
+@dataclass(frozen=True)
+class Source:
+    """What texts are read with; see `sequences_of`. `answers`: those of chats are marked."""
+
+    tokenizer: PreTrainedTokenizerBase
+    held_out: bool
+    folder: Path
+    note: Callable[[str], None]
+    answers: bool = False
 
 
-def _packed(options: TextOptions, tokenizer: PreTrainedTokenizerBase, texts: Iterator[str], spread: bool) -> Sequences:
-    prefix = _bos(tokenizer)
-    body = options.seq_len - len(prefix)
-    limit = None if spread else options.samples * body
-    tokens: list[int] = []
-    for document in texts:
-        tokens.extend(_encode(tokenizer, document))
-        if limit is not None and len(tokens) >= limit:
-            break
-    available = len(tokens) // body
-    if tokens and not available:
-        raise InputError(
-            f"{options.data} has {len(tokens)} tokens, and one sequence takes {body}",
-            f"give more text, or shorter sequences: seq_len: {max(2, len(tokens) + len(prefix))}",
+def cut_of(source: Source, options: TextOptions) -> Cut:
+    """The sequences that `options` describe. Raises InputError that says which part of a blend it speaks of."""
+    _refuse_twice(options, source.folder)
+    parts = options.parts()
+    counts = shares(options.samples, [part.weight for part in parts.values()])
+    made = []
+    for (place, part), count in zip(parts.items(), counts):
+        with within(*place):
+            made.append(_cut(source, options, part, count))
+    return joined(made) if len(made) > 1 else made[0]
+
+
+def _cut(source: Source, options: TextOptions, part: Part, count: int) -> Cut:
+    if not count:
+        raise UsageError(
+            f"{part.path} has no share of {options.samples} sequences",
+            "raise its weight or `samples`, or take it out",
         )
-    count = min(options.samples, available)
-    chosen = [number * available // count for number in range(count)] if spread else range(count)
-    cut = [prefix + tokens[body * number : body * (number + 1)] for number in chosen]
-    return Sequences(torch.tensor(cut, dtype=torch.int64).reshape(count, options.seq_len))
+    spread = not source.held_out
+    cutter = Cutter(source.tokenizer, count, options.seq_len, spread, part.path, source.note)
+    cut = (cutter.packed if options.pack else cutter.padded)(_documents(source, part))
+    if not (found := len(cut.ids)):
+        raise InputError(f"{part.path} has no text", "give a file or a dataset that has some, or `builtin`")
+    if found < count < options.samples:
+        source.note(
+            f"{part.path} has text for {found:,} sequences, its share is {count:,}: it weighs less than it should"
+        )
+    return cut
 
 
-def _padded(options: TextOptions, tokenizer: PreTrainedTokenizerBase, texts: Iterator[str], spread: bool) -> Sequences:
-    prefix = _bos(tokenizer)
-    ids = torch.zeros(options.samples, options.seq_len, dtype=torch.int64)
-    mask = torch.zeros(options.samples, options.seq_len, dtype=torch.bool)
-    count = 0
-    for document in texts:
-        sequence = (prefix + _encode(tokenizer, document))[: options.seq_len]
-        if len(sequence) > len(prefix):
-            ids[count, : len(sequence)], mask[count, : len(sequence)] = torch.tensor(sequence), True
-            count += 1
-        if count == options.samples:
-            break
-    return Sequences(ids[:count], mask[:count])
+def _documents(source: Source, part: Part) -> Iterator[Document]:
+    rows = Rows(source.tokenizer, part.column, source.answers)
+    if part.path == BUILTIN:
+        return documents.builtin(source.held_out)
+    path = part.file(source.folder)
+    return documents.dataset(part.path, part.split, rows) if path is None else documents.file(path, rows)
 
 
-def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """[BOS] if the tokenizer puts one in front of a text by itself."""
-    ids = tokenizer("a").input_ids
-    return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-    return ids
+def _refuse_twice(options: TextOptions, folder: Path) -> None:
+    """A text that is two parts of a blend would be learned twice over."""
+    seen = set[tuple[str, str]]()
+    for place, part in options.parts().items():
+        name = (part.text(folder) or part.path, part.column)
+        if name in seen:
+            with within(*place):
+                raise UsageError(f"{part.path} is two parts of the blend", "name it once, with both weights")
+        seen.add(name)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FILES = re.compile(rf"({re.escape(TEMPLATES)}/)?\w[\w.-]*\.(json|jinja|model|txt|tiktoken)", re.ASCII)
+_GENERATION = re.compile(r"{%[-+]?\s*generation\s*[-+]?%}")
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
@@ -48,12 +49,37 @@ def render_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[s
 
     transformers renders in jinja2's immutable sandbox. Raises InputError if there is no template or it fails.
     """
+    with _template_errors_are_errors(tokenizer):
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer))
+
+
+def render_marked_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]]
+) -> tuple[str, list[tuple[int, int]]]:
+    """`messages` as `render_chat` renders them, and the characters (from, to) that `{% generation %}` marks, if any."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    with _template_errors_are_errors(tokenizer):
+        template = tokenizer.get_chat_template()
+        said = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        texts, marked = render_jinja_template(
+            conversations=[said],
+            chat_template=template,
+            return_assistant_tokens_mask=_GENERATION.search(template) is not None,
+            **tokenizer.special_tokens_map,
+        )
+    return texts[0], [span for span in marked[0] if span[0] < span[1]] if marked else []
+
+
+@contextmanager
+def _template_errors_are_errors(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
+    """Whatever a chat template sets off, as InputError; that there is none, too."""
     from jinja2 import TemplateError
 
     if tokenizer.chat_template is None:
         raise InputError("the model has no chat template, so it cannot read messages", "give plain text instead")
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer))
+        yield
     # A template is a program: any of these can be its fault, or that of messages it was not made for.
     except (
         ArithmeticError,

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from compress.formats.base import Checkpoint
 from compress.formats.files.source import resolve
 from compress.formats.files.storage import sha256_file
-from compress.passes.forward.text import beside
+from compress.passes.forward.blend import beside
 from compress.passes.train.losses import Divergence, LogitLoss
 
 SOURCE = "source"

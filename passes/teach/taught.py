@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,9 +23,9 @@ class Taught(LessonOptions, TrainOptions, TextOptions, ModelPass):
 
     reshapes: ClassVar[bool] = False
 
-    def read(self, source: Checkpoint, folder: Path) -> Sequences | None:
+    def read(self, source: Checkpoint, folder: Path, note: Callable[[str], None]) -> Sequences | None:
         self.check_teacher(source)
-        return sequences_of(self, load_tokenizer(source), False, folder)
+        return sequences_of(self, load_tokenizer(source), False, folder, note)
 
     def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
         assert sequences is not None  # `read` gave them

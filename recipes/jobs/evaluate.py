@@ -65,7 +65,7 @@ def evaluate(
     checkpoints, skeletons = zip(*opened)
     reporter.tell("reading and tokenizing text")
     options = Evaluate(data=data, samples=windows, seq_len=seq_len)
-    sequences = sequences_of(options, load_tokenizer(checkpoints[0]), held_out=True)
+    sequences = sequences_of(options, load_tokenizer(checkpoints[0]), held_out=True, note=reporter.note)
     for name, skeleton in zip(names, skeletons):
         _check(name, skeleton, sequences, names[0], reporter)
     with torch.no_grad(), TemporaryDirectory(prefix="compress-") as folder:

@@ -41,7 +41,7 @@ def begin(source: Path, work: Path, max_ram: int = 1 << 34) -> Run:
 def carry_out(run: Run, *steps: Pass, following: Sequence[LayerPass] = ()) -> Run:
     """One stage of `steps` on `run`, which then has what it leaves."""
     first = steps[0]
-    read = first.read(run.source, run.work) if isinstance(first, ModelPass) else None
+    read = first.read(run.source, run.work, run.reporter.note) if isinstance(first, ModelPass) else None
     stage = Stage(steps, {"steps": [repr(step) for step in (*steps, *following)]}, run.work, tuple(following), read)
     passes = [step for step in steps if isinstance(step, LayerPass)]
     run.left = run.left.then(first.model(run, stage) if isinstance(first, ModelPass) else sweep(run, stage, passes))

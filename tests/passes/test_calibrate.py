@@ -19,21 +19,21 @@ def test_the_text_is_there_before_anything_is_computed(
     corpus: Path, tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
 ) -> None:
     step = Calibrate(data=str(corpus), samples=3, seq_len=16)
-    expected = step.read(open_checkpoint(tiny_llama), tmp_path)
+    expected = step.read(open_checkpoint(tiny_llama), tmp_path, print)
     run = carry_out(begin(tiny_llama, tmp_path / "work"), step)
     assert expected is not None and run.left.calibration is not None
     assert torch.equal(run.left.calibration.ids, expected.ids)
     assert run.left.manifest == {"calibration": {"sha256": expected.sha256(), "tokens": 48}}
     assert step.depends(expected) == {"tokens": expected.sha256()}  # not the file's name
     with pytest.raises(InputError, match="not there"):
-        Calibrate(data=str(tmp_path / "none.txt")).read(open_checkpoint(tiny_llama), tmp_path)
+        Calibrate(data=str(tmp_path / "none.txt")).read(open_checkpoint(tiny_llama), tmp_path, print)
 
 
 def test_text_of_the_models_own_is_sampled_once_and_by_the_seed(
     tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
 ) -> None:
     step, found = Calibrate(data="self", samples=4, seq_len=16), []
-    assert step.read(open_checkpoint(tiny_llama), tmp_path) is None
+    assert step.read(open_checkpoint(tiny_llama), tmp_path, print) is None
     for folder, seed in (("a", 1), ("b", 1), ("c", 2), ("a", 3)):  # the last one goes on
         run = begin(tiny_llama, tmp_path / folder)
         run.seed = seed

@@ -127,6 +127,15 @@ def test_a_part_of_a_dataset_that_calibration_saw_does_not_measure(write: Write,
     assert "some/set (train)" in str(error) and "split" in error.hint
 
 
+def test_no_part_of_a_blend_that_was_seen_measures(write: Write, refused: Refused, corpus: Path) -> None:
+    seen = "calibrate: {data: [{path: builtin}, {path: corpus.txt, weight: 3}], samples: 8, seq_len: 32}"
+    error = refused(write(seen, GPTQ, f"evaluate: {{data: {corpus}, samples: 2, seq_len: 32}}"))
+    assert str(error).startswith(f"recipe.yaml:5: evaluate: {corpus} is the text of calibrate")
+    blend = "evaluate: {data: [{path: held_out.txt},\n      {path: corpus.txt}], samples: 2, seq_len: 32}"
+    assert str(refused(write(CALIBRATE, GPTQ, blend))).startswith("recipe.yaml:6: evaluate: ")
+    assert plan(write(seen, GPTQ, EVALUATE)).verdict == "fits"
+
+
 def test_builtin_text_has_a_part_for_each(write: Write) -> None:
     small = "data: builtin, samples: 2, seq_len: 32"
     assert plan(write(f"calibrate: {{{small}}}", GPTQ, f"evaluate: {{{small}}}")).verdict == "fits"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,17 @@ import pytest
 import torch
 
 from compress.formats import open_checkpoint
-from compress.formats.errors import InputError, RefusedError
+from compress.formats.errors import InputError, RefusedError, UsageError
 from compress.passes.calibrate import Calibrate
 from compress.passes.core.report import Reporter
 from compress.passes.evaluate import Evaluate
 from compress.passes.model.skeleton import Skeleton
 from compress.recipes.jobs.evaluate import evaluate
 from compress.recipes.plan import plan
-from compress.recipes.recipe import Recipe, from_data
+from compress.recipes.recipe import Recipe, build, from_data
 from compress.recipes.run import run
 from compress.recipes.texts import read_texts
+from compress.recipes.yaml import parse
 
 EXPORT = {"export": {"dialect": "dense", "requantize": True}}
 
@@ -131,3 +133,82 @@ def test_a_plan_that_was_made_before_reads_no_text_again(
     corpus.write_text("short")
     with pytest.raises(InputError, match="tokens, and one sequence takes 32"):
         plan(work, cache=tmp_path / "kept")
+
+
+BLEND = """
+model: {model}
+passes:
+  - calibrate:
+      samples: {samples}
+      seq_len: 64
+      data:
+        - {{path: corpus.txt, weight: 3}}
+        - path: {second}
+          weight: {weight}
+  - gptq: {{bits: 4, group_size: 32}}
+  - export: {{dialect: gptq}}
+"""
+
+
+def blended(tmp_path: Path, model: Path, second: str = "held_out.txt", weight: str = "1", samples: int = 8) -> Recipe:
+    text = BLEND.format(model=model, second=second, weight=weight, samples=samples)
+    return build(parse(text.strip(), "recipe.yaml"), tmp_path)
+
+
+def test_a_plan_that_was_made_before_says_what_there_was_to_say_of_its_texts(
+    tiny_llama: Path, corpus: Path, tmp_path: Path
+) -> None:
+    said = [Notes(), Notes()]
+    for notes in said:
+        plan(blended(tmp_path, tiny_llama, samples=2000), reporter=notes, cache=tmp_path / "kept")
+    assert said[0].said == said[1].said
+    assert any("calibrate: corpus.txt has text for " in note and "its share is 1,500" in note for note in said[1].said)
+
+
+def test_a_blend_is_read_from_beside_the_recipe_and_calibrates(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    found = plan(blended(tmp_path, tiny_llama))
+    assert found.verdict == "fits"
+    report = run(blended(tmp_path, tiny_llama), tmp_path / "out")
+    assert report.artifacts[0].bytes == found.artifacts[0].bytes
+    written = json.loads((Path(report.artifacts[0].path) / "compress.json").read_text())
+    assert written["calibration"]["tokens"] == 8 * 64
+    assert from_data(written["recipe"]).passes[0] == blended(tmp_path, tiny_llama).passes[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "said"),
+    [
+        ({"second": "absent.txt"}, 8, "absent.txt is not there"),
+        ({"second": "corpus.txt"}, 8, "corpus.txt is two parts of the blend"),
+        ({"weight": "1e-9"}, 8, "held_out.txt has no share of 8 sequences"),
+        ({"second": "self"}, 6, "is no part of a blend"),
+        ({"weight": "0"}, 9, "0 should be greater than 0"),
+        ({"weight": "-1"}, 9, "-1 should be greater than 0"),
+        ({"weight": ".nan"}, 9, "should be a finite number"),
+        ({"weight": ".inf"}, 9, "should be a finite number"),
+        ({"weight": "1\n          wieght: 2"}, 10, "unknown option 'wieght'; did you mean 'weight'?"),
+    ],
+)
+def test_what_is_wrong_with_a_blend_is_said_with_the_line_of_its_part(
+    change: dict[str, str], line: int, said: str, tiny_llama: Path, corpus: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        plan(blended(tmp_path, tiny_llama, **change))
+    assert str(caught.value).startswith(f"recipe.yaml:{line}: ") and said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("data: []", "passes[0].calibrate.data: [] should "),
+        ("data: [{weight: 1}]", "the option 'path' is missing"),
+        ("data: {path: a.txt}", "passes[0].calibrate.data: {"),
+        ("data: [{path: ''}]", "passes[0].calibrate.data[0].path: "),
+        ("data: [{path: a.txt}], column: body", "in a blend each part says its own column"),
+        ("data: [{path: a.txt}], split: test, column: body", "in a blend each part says its own split and column"),
+    ],
+)
+def test_a_blend_that_is_none_is_refused_as_it_is_read(options: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(parse(f"model: none\npasses:\n  - calibrate: {{{options}}}\n", "recipe.yaml"))
+    assert str(caught.value).startswith("recipe.yaml:3: ") and said in str(caught.value)

@@ -56,7 +56,7 @@ def test_one_that_says_no_more_changes_nothing_and_costs_nothing(tmp_path: Path)
     assert step.plan(SPEC, ANATOMY) is SPEC and step.settled(SPEC, ANATOMY, lambda note: None) is step
     assert not step.products(SPEC) and step.depends(None) == {"size": 3}
     assert step.cost(SPEC, ANATOMY, (4, 16), 1 << 30).effort == Effort()
-    assert step.read(None, tmp_path) is step.extent() is None  # type: ignore[arg-type]
+    assert step.read(None, tmp_path, print) is step.extent() is None  # type: ignore[arg-type]
 
 
 def test_a_layer_pass_wants_no_data_and_scales_nothing_unless_it_says_so() -> None:

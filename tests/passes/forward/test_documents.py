@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
 from compress.passes.forward import documents
+from compress.passes.forward.rows import Rows
 from compress.passes.model.tokenizer import load_tokenizer
 
 GOOD = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]}
@@ -42,20 +43,20 @@ def test_a_message_that_lacks_something_is_named_with_its_row(
     message, said = BAD[case]
     path = rows(tmp_path / "chat.jsonl", GOOD, {"messages": [GOOD["messages"][0], message]})
     with pytest.raises(InputError) as caught:
-        list(documents.file(path, "text", tokenizer))
+        list(documents.file(path, Rows(tokenizer)))
     assert str(caught.value) == f"{path}:2: {said}" and "content: text" in caught.value.hint
 
 
 def test_a_call_of_a_tool_needs_no_content(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     path = rows(tmp_path / "chat.jsonl", {"messages": [GOOD["messages"][0], call]})
-    assert list(documents.file(path, "text", tokenizer)) == ["<user>hello<assistant>"]
+    assert [found.text for found in documents.file(path, Rows(tokenizer))] == ["<user>hello<assistant>"]
 
 
 def test_a_row_that_the_template_does_not_take_is_named(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(InputError, match=r"chat\.jsonl:1: the chat template fails: roles must alternate"):
-        list(documents.file(rows(tmp_path / "chat.jsonl", GOOD), "text", tokenizer))
+        list(documents.file(rows(tmp_path / "chat.jsonl", GOOD), Rows(tokenizer)))
 
 
 def test_without_the_hub_a_dataset_is_refused_before_the_library_tries_again_and_again(
@@ -64,7 +65,7 @@ def test_without_the_hub_a_dataset_is_refused_before_the_library_tries_again_and
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("the library was asked"))
     with pytest.raises(InputError, match="dataset some/set: the hub cannot be reached: ") as caught:
-        list(documents.dataset("some/set", "train", "text", tokenizer))
+        list(documents.dataset("some/set", "train", Rows(tokenizer)))
     assert "`builtin`" in caught.value.hint
 
 
@@ -74,7 +75,7 @@ def test_a_directory_of_rows_needs_no_hub(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     (tmp_path / "set").mkdir()
     rows(tmp_path / "set" / "train.jsonl", {"text": "one"}, {"text": "two"}, {"other": "three"})
-    found = documents.dataset(str(tmp_path / "set"), "train", "text", tokenizer)
-    assert [next(found), next(found)] == ["one", "two"]
+    found = documents.dataset(str(tmp_path / "set"), "train", Rows(tokenizer))
+    assert [next(found).text, next(found).text] == ["one", "two"]
     with pytest.raises(InputError, match="row 3: has neither"):
         next(found)

@@ -10,7 +10,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from compress.formats import open_checkpoint
-from compress.formats.errors import InputError
+from compress.formats.errors import InputError, UsageError
+from compress.passes.forward.blend import Part
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 
@@ -76,6 +77,82 @@ def test_bad_lines_are_named(tokenizer: PreTrainedTokenizerBase, tmp_path: Path,
         sequences_of(TextOptions(data=str(path)), tokenizer, held_out=False)
 
 
+def blend(**weights: float) -> tuple[Part, ...]:
+    """Files beside the recipe, by their stems."""
+    return tuple(Part(path=f"{name}.txt", weight=weight) for name, weight in weights.items())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.txt").write_text(f"{name} and more. " * 200)
+    (tmp_path / "short.txt").write_text("few words " * 20)
+    return tmp_path
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("held_out", [True, False])
+def test_each_part_of_a_blend_has_its_share(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, pack: bool, held_out: bool
+) -> None:
+    for name in ("one", "two"):
+        (folder / f"{name}.jsonl").write_text("\n".join(json.dumps({"body": f"{name} {row}"}) for row in range(99)))
+    parts = tuple(Part(path=f"{name}.jsonl", weight=weight, column="body") for name, weight in (("one", 3), ("two", 1)))
+    found = sequences_of(TextOptions(data=parts, samples=10, seq_len=8, pack=pack), tokenizer, held_out, folder)
+    alone = [
+        sequences_of(
+            TextOptions(data=part.path, column="body", samples=count, seq_len=8, pack=pack), tokenizer, held_out, folder
+        )
+        for part, count in zip(parts, (8, 2))  # 7.5 and 2.5: the first of equals is rounded up
+    ]
+    assert found.ids.tolist() == [row for part in alone for row in part.ids.tolist()]
+    assert (found.mask is None) == pack
+    if found.mask is not None:
+        assert found.mask.tolist() == [row for part in alone if part.mask is not None for row in part.mask.tolist()]
+
+
+def test_a_part_that_has_less_than_its_share_is_told(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    notes = list[str]()
+    options = TextOptions(data=blend(one=1, short=1), samples=20, seq_len=32)
+    found = sequences_of(options, tokenizer, False, folder, notes.append)
+    few = found.count - 10
+    assert 0 < few < 10
+    assert notes == [f"short.txt has text for {few} sequences, its share is 10: it weighs less than it should"]
+
+
+BAD_BLENDS = {
+    "a part that has no share": (blend(one=1000, two=1), 4, "two.txt has no share of 4 sequences"),
+    "a text twice": ((*blend(one=1), Part(path="./one.txt")), 4, "./one.txt is two parts of the blend"),
+    "a part that is not there": (blend(one=1, absent=1), 4, "absent.txt is not there"),
+    "a part that is too short": (blend(one=1, short=1), 2, "short.txt has 181 tokens, and one sequence takes 256"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BLENDS)
+def test_the_part_of_a_blend_that_is_no_good_is_named(
+    case: str, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    parts, samples, said = BAD_BLENDS[case]
+    with pytest.raises(UsageError) as caught:
+        sequences_of(TextOptions(data=parts, samples=samples, seq_len=256), tokenizer, False, folder)
+    assert said in str(caught.value) and caught.value.at == ("data", 1) and caught.value.hint
+
+
+def test_two_columns_of_a_file_are_two_texts(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    (tmp_path / "qa.jsonl").write_text("\n".join(json.dumps({"q": "why " * 9, "a": "so " * 9}) for _ in range(9)))
+    parts = tuple(Part(path="qa.jsonl", column=column) for column in "qa")
+    assert sequences_of(TextOptions(data=parts, samples=4, seq_len=8), tokenizer, False, tmp_path).count == 4
+
+
+@pytest.mark.parametrize("name", ["n" * 5000, "nul\0.txt", "nul\0"])
+def test_a_name_that_no_file_can_have_is_refused(
+    tokenizer: PreTrainedTokenizerBase, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"not there or is not a file|the hub cannot be reached"):
+        sequences_of(TextOptions(data=name), tokenizer, held_out=False)
+
+
 def test_what_sequences_depend_on_changes_with_it(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
     """Options, bytes of the text, the tokenizer's files: the same of the same, another of any other."""
     source = open_checkpoint(tiny_llama)
@@ -86,6 +163,8 @@ def test_what_sequences_depend_on_changes_with_it(tiny_llama: Path, corpus: Path
     same = basis()
     assert basis() == basis(Path("/")) == same and basis(data="builtin") == basis(data="builtin")
     others = [basis(samples=5), basis(pack=False), basis(column="body"), basis(data="builtin")]
+    for weight in (1, 2):
+        others.append(basis(data=[{"path": str(corpus), "weight": weight}, {"path": "builtin"}]))
     corpus.write_text("other text")
     others.append(basis())
     (tiny_llama / "tokenizer.json").write_bytes((tiny_llama / "tokenizer.json").read_bytes() + b" ")
@@ -96,5 +175,5 @@ def test_what_sequences_depend_on_changes_with_it(tiny_llama: Path, corpus: Path
 
 def test_nothing_tells_what_a_dataset_or_text_yet_to_be_made_depends_on(tiny_llama: Path) -> None:
     source = open_checkpoint(tiny_llama)
-    for data in ("self", "wikitext:wikitext-2-raw-v1", "none.txt"):
+    for data in ("self", "wikitext:wikitext-2-raw-v1", "none.txt", (Part(path="builtin"), Part(path="some/set"))):
         assert TextOptions(data=data).basis(source, Path()) is None
