@@ -113,7 +113,7 @@ class CodebookFormat(NumberFormat):
         for shrink in (*_SHRINKS, None):
             attempt = (best if shrink is None else plain * shrink).unsqueeze(-1)
             table = codebook(self.table, blocks.device)
-            values = table.values[table.nearest(blocks * _reciprocal(attempt))]
+            values = table.value(table.nearest(blocks * _reciprocal(attempt)))
             product = (weighted * values).sum(-1)
             power = values.square_().mul_(importance).sum(-1)
             better = (product > 0) & (product.square() > gain * power)
@@ -147,10 +147,10 @@ class CodebookFormat(NumberFormat):
         return {**params, "scale": codes.view_as(scale), "nested_scale": nested}
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
-        return codebook(self.table, weight.device).nearest(weight * _reciprocal(expanded["scale"])).float()
+        return codebook(self.table, weight.device).nearest(weight * _reciprocal(expanded["scale"]))
 
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
-        return codebook(self.table, codes.device).values[codes.int()] * expanded["scale"]
+        return codebook(self.table, codes.device).value(codes) * expanded["scale"]
 
     def times_rows(self, params: Params, factors: Tensor) -> Params | None:
         if self.double_quant:

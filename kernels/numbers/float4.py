@@ -10,6 +10,7 @@ that store t and those that store 1/t hold the same numbers. Files of others may
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from compress.kernels.numbers.bounds import sign_kept
 from compress.kernels.numbers.float import FP8_MAX, fp8_codes, fp8_values
+from compress.kernels.numbers.steps import Steps, looked_up
 from compress.kernels.qtensor import NumberFormat, Params
 from compress.kernels.search.scales import least_error
 
@@ -28,6 +30,7 @@ _LARGEST = 6.0
 _BORDERS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5])
 # A border belongs to the even code: that below it at first, then that above, and so on in turn.
 _BORDERS[1::2] = torch.nextafter(_BORDERS[1::2], torch.zeros(()))
+_SIGNED = torch.cat([_VALUES, -_VALUES])
 _SMALLEST_FP8 = 2.0**-9
 TOP_EXPONENT = 252
 """The largest exponent whose 6 is still a float32."""
@@ -116,17 +119,19 @@ class Float4Format(NumberFormat):
 
     def round(self, weight: Tensor, expanded: Params) -> Tensor:
         scaled = weight / expanded["scale"]
-        codes: Tensor = torch.bucketize(scaled.abs(), _BORDERS.to(scaled.device), out_int32=True).float()
-        return codes.add_(scaled.signbit(), alpha=8)
+        return _steps(scaled.device).below(scaled.abs()).add_(scaled.signbit(), alpha=8)
 
     def value(self, codes: Tensor, expanded: Params) -> Tensor:
-        index = codes.int()
-        magnitude = _VALUES.to(codes.device)[index & 7]
-        return torch.where(index < 8, magnitude, -magnitude) * expanded["scale"]
+        return looked_up(_SIGNED.to(codes.device), codes) * expanded["scale"]
 
     def bits_per_weight(self, shape: tuple[int, ...]) -> float:
         whole = 32 / (shape[0] * shape[1]) if self.scheme == "nvfp4" else 0
         return 4 + 8 / self.block + whole
+
+
+@cache
+def _steps(device: torch.device) -> Steps:
+    return Steps(_BORDERS.to(device))
 
 
 def _exponent(largest: Tensor) -> Tensor:

@@ -18,6 +18,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from compress.kernels.numbers.steps import Steps, looked_up
+
 Table = Literal["nf4", "fp4", "quantile", "lloyd_max"]
 
 LEVELS = 16
@@ -35,15 +37,19 @@ _SETTLED = 1e-12
 
 
 class Codebook(NamedTuple):
-    """`values` [16] fp32 by code; `order` [16] int64, codes by rising value; `bounds` [15] fp32 between those."""
+    """`values` [16] fp32 by code; `order` [16] fp32, codes by rising value; `steps` at the middle between those."""
 
     values: Tensor
     order: Tensor
-    bounds: Tensor
+    steps: Steps
 
     def nearest(self, x: Tensor) -> Tensor:
-        """The codes, int64, of fp32 `x` in the table's units; a tie goes to the smaller value."""
-        return self.order[torch.bucketize(x, self.bounds)]
+        """The codes, fp32, of fp32 `x` in the table's units; a tie goes to the smaller value."""
+        return looked_up(self.order, self.steps.below(x))
+
+    def value(self, codes: Tensor) -> Tensor:
+        """What fp32 `codes` stand for, in the table's units."""
+        return looked_up(self.values, codes)
 
 
 @cache
@@ -52,7 +58,7 @@ def codebook(table: Table, device: torch.device) -> Codebook:
     values = _values(table)
     order = torch.argsort(values, stable=True)
     low, high = values[order[:-1]], values[order[1:]]
-    return Codebook(values.to(device), order.to(device), ((low + high) / 2).to(device))
+    return Codebook(values.to(device), order.float().to(device), Steps(((low + high) / 2).to(device)))
 
 
 def _values(table: Table) -> Tensor:
