@@ -10,7 +10,8 @@ class Effort:
     """Products of matrices, other operators on large tensors, and operators on small ones, one after another.
 
     `flops` are floating-point operations of the first, `elements` the fp32 numbers that the second write. `calls`
-    count the third, as column loops make them: on a thousand elements or less, on one thread.
+    count the third, as column loops make them: on a thousand elements or less, on one thread. What goes on one thread
+    for other reasons counts as that, too, a thousand elements at a time.
     """
 
     flops: float = 0.0

@@ -54,4 +54,4 @@ def test_writing_and_verifying_have_a_cost(tiny_llama: Path, tmp_path: Path, beg
     run, step = begin(tiny_llama, tmp_path / "work"), Export(dialect="gptq")
     cost = step.cost(run.model.spec, run.skeleton.anatomy, (0, 0), 1 << 40)
     assert cost.forwards == 0 and cost.effort.flops > 0
-    assert cost.effort.elements > 50 * run.model.spec.parameters
+    assert cost.effort.calls > 0.02 * run.model.spec.parameters

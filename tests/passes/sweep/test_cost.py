@@ -50,14 +50,19 @@ def test_a_hessian_is_gathered_once_for_each_input(model: tuple[ModelSpec, Anato
     assert gather_effort([GPTQ(skip=("down_proj",))], *model, EXTENT) == hessian_effort(4 * 16, 64) * 6
 
 
+def visits(step: LayerPass, spec: ModelSpec, anatomy: Anatomy) -> float:
+    """The calls of `step` itself: those of committing are there without any, too."""
+    return rewrite_effort([step], spec, anatomy).calls - rewrite_effort([RTN(group_size=32)], spec, anatomy).calls
+
+
 def test_siblings_are_solved_as_one_unless_their_options_differ(model: tuple[ModelSpec, Anatomy]) -> None:
     """Rows of q, k and v are stacked, so their 64 columns are visited once."""
     shapes = [(64 + 32 + 32, 64), (64, 64), (256, 64), (64, 128)]
     together = sum(solve_effort(shape).calls for shape in shapes) * 2
-    assert rewrite_effort([GPTQ(group_size=32)], *model).calls == together
+    assert visits(GPTQ(group_size=32), *model) == pytest.approx(together)
     apart = GPTQ.model_validate({"group_size": 32, "bits": {"k_proj": 8, "default": 4}})
     more = sum(solve_effort(shape).calls for shape in [(32, 64), (96, 64)]) - solve_effort((128, 64)).calls
-    assert rewrite_effort([apart], *model).calls == together + 2 * more > together
+    assert visits(apart, *model) == pytest.approx(together + 2 * more) and more > 0
 
 
 @pytest.mark.parametrize(
@@ -82,7 +87,8 @@ def test_every_option_that_takes_time_is_counted(
 def test_ends_are_counted_where_they_are_rewritten(model: tuple[ModelSpec, Anatomy]) -> None:
     without, all_ends = (rewrite_effort([RTN(group_size=32, include=include)], *model) for include in (None, ("*",)))
     vocabulary = IntFormat(4, 32).effort((320, 64), searched=False)
-    assert all_ends.elements == without.elements + vocabulary.elements + 45 * 320 * 64
+    assert all_ends.elements == without.elements + vocabulary.elements
+    assert all_ends.calls > without.calls > 0
 
 
 def test_what_a_pass_says_of_itself_is_believed(model: tuple[ModelSpec, Anatomy]) -> None:
@@ -91,7 +97,7 @@ def test_what_a_pass_says_of_itself_is_believed(model: tuple[ModelSpec, Anatomy]
             return Effort(calls=shape[0])
 
     rows = 128 + 64 + 256 + 64
-    assert rewrite_effort([Slow()], *model).calls == 2 * rows
+    assert visits(Slow(), *model) == pytest.approx(2 * rows)
     spec, anatomy = model
     one = replace(anatomy, layers=anatomy.layers[:1])
-    assert rewrite_effort([Slow()], spec, one).calls == rows
+    assert visits(Slow(), spec, one) == pytest.approx(rows)
