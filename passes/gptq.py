@@ -2,6 +2,7 @@
 
 Groups are static and columns are visited in the order of falling diag(H), so files need no reordering.
 `correct` solves for a target that makes up for what earlier layers lost (relative: GPTAQ, arXiv 2504.02692).
+`end_loss` weights every token by how much the end loss feels an error there (GuidedQuant, arXiv 2505.07004).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from compress.formats.base import ModelSpec
+from compress.formats.errors import RefusedError
 from compress.formats.options import PerTensor, plain
 from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat
@@ -20,6 +23,7 @@ from compress.kernels.solve.tune import tune, tune_effort
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
+from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.any_format import FormatOptions
 
 Damp = Annotated[float, Field(gt=0, le=1)]
@@ -33,6 +37,26 @@ class GPTQ(FormatOptions, LinearPass):
     search: PerTensor[bool] = Field(True, description="search scales (of either sign) for the least weighted error")
     correct: PerTensor[bool] = Field(False, description="aim at the untouched model's outputs; runs it beside")
     tune: PerTensor[bool] = Field(False, description="then fit the scales to the codes and revisit every code, twice")
+
+    end_loss: bool = Field(
+        False, description="weight tokens by the end loss: one backward before; hidden states of all layers on disk"
+    )
+    end_loss_parts: int = Field(
+        1, ge=1, le=4, description="parts of a weight's rows, each with token weights and a Hessian of its own"
+    )
+
+    def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
+        for name in sorted(self.targets(anatomy)) if self.row_parts() > 1 else ():
+            if (number_format := self.number_format(name)) and not number_format.rows_apart:
+                raise RefusedError(
+                    f"gptq: {name}: {number_format.name} has parameters for many rows at once, and rows are to be "
+                    f"solved in {self.end_loss_parts} parts",
+                    "say end_loss_parts: 1, or choose another number format",
+                )
+        return super().plan(model, anatomy)
+
+    def row_parts(self) -> int:
+        return self.end_loss_parts if self.end_loss else 0
 
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})

@@ -160,6 +160,14 @@ class LayerPass(Pass):
         """The statistics it wants of the inputs of its targets."""
         return frozenset()
 
+    def row_parts(self) -> int:
+        """Into how many parts it cuts the rows of a weight, each to be solved with statistics of its own.
+
+        Where it is not 0, what it `needs` of linears in decoder layers it gets for each part of their rows, tokens
+        weighted by what they count for in the end loss (`LinearStats.parts`).
+        """
+        return 0
+
     def scales(self) -> bool:
         """Whether it chooses a scale of its inputs, to be folded into the op before them."""
         return False

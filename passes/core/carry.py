@@ -25,11 +25,19 @@ class Boundary(Committed):
 
 
 def carry(
-    run: Run, stage: Stage, name: str, title: str, sequences: Sequences, skeleton: Skeleton, weights: Weights
+    run: Run,
+    stage: Stage,
+    name: str,
+    title: str,
+    sequences: Sequences,
+    skeleton: Skeleton,
+    weights: Weights,
+    keep: bool = False,
 ) -> Walk:
     """`sequences` at the last boundary of the model of `skeleton` and `weights`, from where `stage` left the walk.
 
-    `name` is that of the walk, for the same one to be found again; `title` what the user is told.
+    `name` is that of the walk, for the same one to be found again; `title` what the user is told. With `keep` all
+    boundaries stay on disk.
     """
     stream = Stream(weights, stage.hidden_states(name, sequences, skeleton.width))
     walk = Walk(skeleton, sequences, [stream], run.reporter.tell)
@@ -41,6 +49,6 @@ def carry(
 
     run.reporter.start(title, len(skeleton.anatomy.layers), "layer", done=done)
     with torch.no_grad():
-        walk.carry(done, commit)
+        walk.carry(done, commit, keep=keep)
     run.reporter.finish()
     return walk

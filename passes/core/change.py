@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from compress.kernels.qtensor import QTensor
@@ -42,3 +43,25 @@ class Change:
             cut = weight[part]
         target = None if self.target is None else self.target[part]
         return replace(self, weight=cut, target=target)
+
+
+def stacked(parts: Sequence[Change]) -> Change:
+    """The change of a weight from those of parts of its rows, in order; `tensors` are the same in all.
+
+    Several parts want a number format in which rows stand apart. Of notes the largest is kept: the most damping, and
+    a fallback if any part has one.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    targets = [part.target for part in parts if part.target is not None]
+    notes = {name: max(part.notes[name] for part in parts) for name in parts[0].notes}
+    weight = _joined([part.weight for part in parts])
+    return replace(parts[0], weight=weight, target=torch.cat(targets) if targets else None, notes=notes)
+
+
+def _joined(weights: Sequence[Tensor | QTensor]) -> Tensor | QTensor:
+    quantized = [weight for weight in weights if isinstance(weight, QTensor)]
+    if not quantized:
+        return torch.cat([weight for weight in weights if isinstance(weight, Tensor)])
+    params = {name: torch.cat([each.params[name] for each in quantized]) for name in quantized[0].params}
+    return replace(quantized[0], codes=torch.cat([each.codes for each in quantized]), params=params)

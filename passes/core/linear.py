@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat, quantize
 from compress.passes.core.base import LayerPass
-from compress.passes.core.change import Change
+from compress.passes.core.change import Change, stacked
 from compress.passes.core.targets import Targets
 from compress.passes.forward.statistics import LinearStats
 
@@ -45,6 +45,8 @@ class LinearPass(Targets, LayerPass):
         return number_format.effort(shape, searched=False)
 
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
+        if self.row_parts() and stats.parts:
+            return {name: self._in_parts(name, weight, stats.parts[name]) for name, weight in weights.items()}
         done: dict[str, Change] = {}
         for step, number_format, stack in self._stacks(weights):
             whole = step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format)
@@ -52,7 +54,12 @@ class LinearPass(Targets, LayerPass):
         return done
 
     def effort(self, weights: Mapping[str, tuple[int, ...]]) -> Effort:
-        total = Effort()
+        total, parts = Effort(), self.row_parts()
+        if parts:
+            for name, (rows, columns) in weights.items():
+                step, number_format = self._alone(name)
+                total += step.linear_effort((max(1, rows // parts), columns), number_format) * parts
+            return total
         for step, number_format, stack in self._stacks(weights):
             rows, columns = sum(weights[name][0] for name in stack), weights[stack[0]][1]
             total += step.linear_effort((rows, columns), number_format)
@@ -64,10 +71,23 @@ class LinearPass(Targets, LayerPass):
         for name in names:
             stacks.setdefault(self.resolved(name), []).append(name)
         for step, found in stacks.items():
-            number_format = step.number_format(found[0])
-            assert number_format is not None
+            _, number_format = self._alone(found[0])
             together = self.stacks and number_format.rows_apart
             yield from ((step, number_format, stack) for stack in ([found] if together else [[name] for name in found]))
+
+    def _alone(self, name: str) -> tuple[Self, NumberFormat]:
+        """This pass as it is for one module, and the module's number format."""
+        step = self.resolved(name)
+        number_format = step.number_format(name)
+        assert number_format is not None
+        return step, number_format
+
+    def _in_parts(self, name: str, weight: Tensor, parts: Sequence[LinearStats]) -> Change:
+        """One weight, each part of its rows with statistics of its own."""
+        step, number_format = self._alone(name)
+        return stacked([
+            step.rewrite(rows, stats, number_format) for rows, stats in zip(weight.tensor_split(len(parts)), parts)
+        ])  # fmt: skip
 
 
 def _split(whole: Change, rows: Mapping[str, int]) -> dict[str, Change]:

@@ -89,6 +89,19 @@ def score_effort(model: ModelSpec, anatomy: Anatomy, sequences: Extent, models: 
     return (logits + Effort(elements=_READ * vocabulary * hidden)) * models
 
 
+def back_cost(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Cost:
+    """One forward to the end loss; and back from it, at each layer a forward and a vector-Jacobian product.
+
+    What a layer's linears take and give stays in memory until a batch's gradient has come.
+    """
+    vocabulary, hidden = model.tensors[anatomy.embedding].shape
+    layers = _linears(model, anatomy)
+    touched = max((sum(sum(shape) for shape in layer) for layer in layers), default=0)
+    batch = touched * min(sequences[0] * sequences[1], BATCH_TOKENS)
+    effort = _forward(model, anatomy, sequences) * 3 + score_effort(model, anatomy, sequences, 2)
+    return Cost(effort, _RUNTIME + int(_HEAP * 4 * (batch + vocabulary * hidden)), 2)
+
+
 def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
     """Embedding and all layers once: their weights are read, hidden states lie on disk in between."""
     (count, length), (vocabulary, hidden) = sequences, model.tensors[anatomy.embedding].shape

@@ -7,6 +7,9 @@ new class, nothing else. Padded positions never arrive here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 from typing import ClassVar, TypeVar
 
 import torch
@@ -124,11 +127,36 @@ class MeanAbs(Statistic):
 S = TypeVar("S", bound=Statistic)
 
 
-class LinearStats:
-    """The statistics of siblings, by their class."""
+@dataclass(frozen=True)
+class Guide:
+    """What tokens count for in the statistics `kinds` of each part of the rows of linears (kernels/measure/guide.py).
 
-    def __init__(self, kinds: frozenset[type[Statistic]], in_features: int, device: torch.device) -> None:
+    `weights` [sequences, length, parts] ≥ 0 by module; parts are those of `Tensor.tensor_split`.
+    """
+
+    kinds: frozenset[type[Statistic]]
+    weights: Mapping[str, Tensor]
+
+
+class LinearStats:
+    """The statistics of siblings, by their class.
+
+    With a `guide` there are `parts` as well: by module, for each part of its rows the statistics of weighted tokens.
+    """
+
+    def __init__(
+        self,
+        kinds: frozenset[type[Statistic]],
+        in_features: int,
+        device: torch.device,
+        guide: Guide | None = None,
+    ) -> None:
         self._statistics = {kind: kind(in_features, device) for kind in kinds}
+        self.parts: dict[str, tuple[LinearStats, ...]] = {}
+        if guide:
+            for name, weights in guide.weights.items():
+                each = range(weights.shape[-1])
+                self.parts[name] = tuple(LinearStats(guide.kinds, in_features, device) for _ in each)
 
     def __getitem__(self, kind: type[S]) -> S:
         statistic = self._statistics[kind]
@@ -148,10 +176,17 @@ class LinearStats:
     def __contains__(self, kind: type[Statistic]) -> bool:
         return kind in self._statistics
 
-    def add(self, x: Tensor, teacher_x: Tensor | None, gap: Tensor | None = None) -> None:
+    def add(
+        self,
+        x: Tensor,
+        teacher_x: Tensor | None,
+        gap: Tensor | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Feed every statistic with x [tokens, in], and with the residual stream's gap [tokens, out].
 
-        An expert that no token of a batch was routed to gets an empty x: that says nothing, and changes nothing.
+        `weights` [tokens, parts] ≥ 0, by module, are what tokens count for in `parts`. An expert that no token of a
+        batch was routed to gets an empty x: that says nothing, and changes nothing.
         """
         if not len(x):
             return
@@ -160,13 +195,30 @@ class LinearStats:
             statistic.add(x, teacher_x)
             if gap is not None:
                 statistic.add_gap(gap, x)
+        for name, weight in (weights or {}).items():
+            self._add_parts(self.parts[name], weight.float().sqrt(), x, teacher_x, gap)
+
+    @staticmethod
+    def _add_parts(
+        parts: Sequence[LinearStats], roots: Tensor, x: Tensor, teacher_x: Tensor | None, gap: Tensor | None
+    ) -> None:
+        """Sums of products of a token's rows are weighted by a if each of its rows is multiplied by √a."""
+        gaps = repeat(None) if gap is None else gap.tensor_split(len(parts), 1)
+        for part, root, own in zip(parts, roots.split(1, 1), gaps):
+            part.add(x * root, teacher_x if teacher_x is None else teacher_x * root, own if own is None else own * root)
 
     def finish(self) -> None:
         """All tokens were added."""
-        for statistic in self._statistics.values():
+        for statistic in self._all():
             statistic.finish()
 
     def divide(self, scale: Tensor) -> None:
         """Become the statistics of the inputs x/s, s = `scale` [in]: in place, for the Hessian is large."""
-        for statistic in self._statistics.values():
+        for statistic in self._all():
             statistic.divide(scale)
+
+    def _all(self) -> Iterator[Statistic]:
+        yield from self._statistics.values()
+        for parts in self.parts.values():
+            for part in parts:
+                yield from part._all()

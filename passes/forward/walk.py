@@ -6,7 +6,7 @@ untouched teacher, or a candidate and its reference. The first stream is the one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compress.passes.forward.cost import BATCH_TOKENS
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.forward.statistics import Guide, LinearStats, Statistic
 from compress.passes.model.flight import Flight, PausePoints
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.watch import Watch
@@ -43,7 +43,8 @@ class Stream:
 class Pause:
     """Siblings, at which the forward pauses: where they begin, what statistics they want, what then happens.
 
-    `residual` is the module within the layer whose input their output is added to, if that is wanted.
+    `residual` is the module within the layer whose input their output is added to, if that is wanted. `guide` is
+    what tokens count for, where they do not count alike.
     """
 
     first: str
@@ -51,6 +52,11 @@ class Pause:
     kinds: frozenset[type[Statistic]]
     rewrite: Callable[[LinearStats], None]
     residual: str | None = None
+    guide: Guide | None = None
+
+    def statistics(self, device: torch.device) -> LinearStats:
+        """Those that it wants, of no token yet."""
+        return LinearStats(self.kinds, self.in_features, device, self.guide)
 
 
 class Walk:
@@ -66,7 +72,8 @@ class Walk:
         self.skeleton, self.sequences, self.streams = skeleton, sequences, streams
         self._tell = tell
         step = max(1, BATCH_TOKENS // sequences.length)
-        self._batches = [(start, min(start + step, sequences.count)) for start in range(0, sequences.count, step)]
+        self.batches = [(start, min(start + step, sequences.count)) for start in range(0, sequences.count, step)]
+        """(start, stop) of the sequences that run through a layer together."""
 
     def start(self) -> None:
         """Write boundary 0: the embeddings of the sequences."""
@@ -74,7 +81,7 @@ class Walk:
             self._tell("loading the embedding")
             embed = self.skeleton.front(stream.weights)
             with stream.hidden.write(0) as file:
-                for batch in self._told("embedding the sequences", self._batches):
+                for batch in self._told("embedding the sequences", self.batches):
                     stream.hidden.append(file, embed(self.sequences.batch(*batch)))
 
     def modules(self, index: int) -> list[nn.Module]:
@@ -95,12 +102,12 @@ class Walk:
                 for taker in {pause.residual for pause in pauses if pause.residual is not None}:
                     points.note(taker, module.get_submodule(taker))
             if hold or not pauses:
-                flights = [self._fly(index, modules, batch) for batch in self._batches]
+                flights = [self._fly(index, modules, batch) for batch in self.batches]
                 self._gather(flights, pauses)
             else:
                 self._gather_apart(index, modules, pauses)
         if not (hold or not pauses):
-            flights = [self._fly(index, modules, batch) for batch in self._batches]
+            flights = [self._fly(index, modules, batch) for batch in self.batches]
         self._land(index + 1, flights)
 
     def carry(
@@ -109,10 +116,12 @@ class Walk:
         commit: Callable[[int], None],
         pauses: Callable[[int, nn.Module], Sequence[Pause]] = lambda index, module: (),
         hold: bool = True,
+        keep: bool = False,
     ) -> None:
         """All streams from boundary `done` to the last; `commit` is told each boundary.
 
-        `pauses` are what statistics are gathered of, by a layer's index and the first stream's module.
+        `pauses` are what statistics are gathered of, by a layer's index and the first stream's module. With `keep`
+        no boundary is deleted.
         """
         if done == 0:
             self.start()
@@ -122,16 +131,17 @@ class Walk:
             del modules
             return_freed_memory()
             commit(index + 1)
-            self.finish(index + 1)
+            if not keep:
+                self.finish(index + 1)
 
     def head(self, pause: Pause, module: nn.Module, project: Callable[[Tensor], Tensor]) -> None:
         """Gather the statistics of the output projection `module` after the last layer, then rewrite it."""
-        stats = LinearStats(pause.kinds, pause.in_features, self.skeleton.device)
+        stats = pause.statistics(self.skeleton.device)
         with PausePoints([module]):
-            for batch in self._told("running to the head", self._batches):
+            for batch in self._told("running to the head", self.batches):
                 boundary = len(self.skeleton.anatomy.layers)
                 hidden = [self._read(stream, boundary, batch) for stream in self.streams]
-                self._add(stats, batch, [Flight(partial(project, x)) for x in hidden])
+                self._add(stats, batch, [Flight(partial(project, x)) for x in hidden], pause)
         stats.finish()
         self._tell("rewriting the head")
         pause.rewrite(stats)
@@ -147,19 +157,19 @@ class Walk:
 
     def _gather(self, flights: Sequence[Sequence[Flight]], pauses: Sequence[Pause]) -> None:
         for pause in pauses:
-            stats = LinearStats(pause.kinds, pause.in_features, self.skeleton.device)
-            for batch, flying in self._told(f"running to {pause.first}", list(zip(self._batches, flights))):
-                self._add(stats, batch, flying, pause.residual)
+            stats = pause.statistics(self.skeleton.device)
+            for batch, flying in self._told(f"running to {pause.first}", list(zip(self.batches, flights))):
+                self._add(stats, batch, flying, pause)
             stats.finish()
             self._tell(f"rewriting {pause.first}")
             pause.rewrite(stats)
 
     def _gather_apart(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause]) -> None:
-        gathered = [LinearStats(pause.kinds, pause.in_features, self.skeleton.device) for pause in pauses]
-        for batch in self._told("gathering statistics", self._batches):
+        gathered = [pause.statistics(self.skeleton.device) for pause in pauses]
+        for batch in self._told("gathering statistics", self.batches):
             flying = self._fly(index, modules, batch)
             for stats, pause in zip(gathered, pauses):
-                self._add(stats, batch, flying, pause.residual)
+                self._add(stats, batch, flying, pause)
         for pause, stats in zip(pauses, gathered):
             stats.finish()
             self._tell(f"rewriting {pause.first}")
@@ -171,17 +181,24 @@ class Walk:
             self._tell(f"{doing}, batch {number} of {len(batches)}")
             yield batch
 
-    def _add(
-        self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight], residual: str | None = None
-    ) -> None:
+    def _add(self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight], pause: Pause) -> None:
         """Fly on to the next siblings and feed its inputs to `stats`, without padding."""
         arrived = [self._arrival(flight, batch) for flight in flying]
         (x, tokens), teacher = arrived[0], arrived[1:]
         gap = None
-        if residual is not None and teacher:
-            mine, other = (self._real(flight.notes.pop(residual).flatten(0, -2), batch) for flight in flying)
+        if pause.residual is not None and teacher:
+            mine, other = (self._real(flight.notes.pop(pause.residual).flatten(0, -2), batch) for flight in flying)
             gap = other - mine
-        stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap)
+        weights = self._weights(pause.guide, batch, tokens) if pause.guide else None
+        stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap, weights)
+
+    def _weights(self, guide: Guide, batch: tuple[int, int], tokens: Tensor | None) -> Mapping[str, Tensor]:
+        """What the tokens of a batch count for [tokens, parts], by module: all that are real, or those given."""
+        found = {}
+        for name, whole in guide.weights.items():
+            weights = whole[slice(*batch)].flatten(0, 1).to(self.skeleton.device)
+            found[name] = self._real(weights, batch) if tokens is None else weights[tokens]
+        return found
 
     def _real(self, x: Tensor, batch: tuple[int, int]) -> Tensor:
         """x [sequences · length, width] without padding."""

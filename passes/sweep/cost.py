@@ -9,7 +9,7 @@ from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.kernels.measure.error import error_effort
 from compress.passes.core.base import LayerPass
-from compress.passes.forward.cost import Cost, Extent, walk_cost
+from compress.passes.forward.cost import Cost, Extent, back_cost, walk_cost
 from compress.passes.forward.statistics import Hessian, Statistic
 from compress.passes.model.anatomy import Anatomy
 
@@ -25,8 +25,12 @@ def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, 
     needs = _kinds(passes)
     streams = 2 if any(kind.teacher for kind in needs) else 1
     walk = walk_cost(model, anatomy, sequences if needs else (0, 0), budget, streams=streams, statistics=bool(needs))
-    gathered = gather_effort(passes, model, anatomy, sequences)
-    return replace(walk, effort=walk.effort + gathered + rewrite_effort(passes, model, anatomy))
+    effort = walk.effort + gather_effort(passes, model, anatomy, sequences) + rewrite_effort(passes, model, anatomy)
+    if not any(step.row_parts() for step in passes):
+        return replace(walk, effort=effort)
+    back = back_cost(model, anatomy, sequences)
+    memory = walk.memory + streams * _part_bytes(passes, model, anatomy)
+    return replace(walk, effort=effort + back.effort, memory=max(memory, back.memory))
 
 
 def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
@@ -34,8 +38,13 @@ def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatom
     total, tokens = Effort(), sequences[0] * sequences[1]
     for shapes, taken in _siblings(passes, model, anatomy):
         rows, columns = next(iter(shapes.values()))
-        for kind in _kinds(taken):
-            total += kind.effort(tokens, columns, rows if len(shapes) == 1 else None)
+        alone, parts = len(shapes) == 1, _parts(taken, anatomy)
+        alike = _kinds(step for step in taken if step not in parts) | (frozenset({Hessian}) if parts else frozenset())
+        for kind in alike:
+            total += kind.effort(tokens, columns, rows if alone else None)
+        for step, count in parts.items():
+            each = max(1, rows * len(taken[step]) // count) if alone else None
+            total += sum((kind.effort(tokens, columns, each) for kind in step.needs()), Effort()) * count
     return total
 
 
@@ -51,6 +60,21 @@ def rewrite_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anato
             total += Effort(calls=_COMMITTED * rows * columns)
             total += error_effort(shapes[name]) if measured else Effort()
     return total
+
+
+def _parts(taken: Mapping[LayerPass, list[str]], anatomy: Anatomy) -> dict[LayerPass, int]:
+    """Of how many parts of rows the passes that cut them want statistics, at these siblings; the ends have none."""
+    names = {name for found in taken.values() for name in found}
+    inner = not names & anatomy.ends.keys()
+    return {step: step.row_parts() * len(found) for step, found in taken.items() if inner and step.row_parts()}
+
+
+def _part_bytes(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> int:
+    """The Hessians of parts of rows that are in memory together, at most: those of one input."""
+    return max(
+        sum(_parts(taken, anatomy).values()) * 4 * next(iter(shapes.values()))[1] ** 2
+        for shapes, taken in _siblings(passes, model, anatomy)
+    )
 
 
 def _kinds(passes: Iterable[LayerPass]) -> Kinds:

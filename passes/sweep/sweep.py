@@ -20,11 +20,12 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import may_hold
 from compress.passes.forward.heap import return_freed_memory
-from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.anatomy import LayerAnatomy
 from compress.passes.model.weights import dense
 from compress.passes.sweep.fold import Fold, Folds, Read
+from compress.passes.sweep.guidance import Guidance
 from compress.passes.sweep.rewriting import Leavings, Rewriting
 from compress.passes.sweep.tensor_report import UNREACHED, TensorReport
 
@@ -55,6 +56,8 @@ class Sweep:
         self.folds = Folds(run.skeleton) if any(step.scales() for step in passes) else None
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
         self.hold = self.walk is not None and holds(run, self.walk)
+        parts = {name: step.row_parts() for step in passes if step.row_parts() for name in self.targets[step]}
+        self.guidance = Guidance(run, stage, parts) if parts else None
 
     def execute(self) -> Outcome:
         """Do what is left to do. Every unit is committed: its file, its hidden states, then its journal line."""
@@ -63,6 +66,8 @@ class Sweep:
         committed = self.run.journal.of(Unit, self.stage.key)
         for record in committed:
             self.run.model.overlay(self.stage.file(record.file))
+        if self.guidance:
+            self.guidance.gather()
         self.run.reporter.start(self.stage.title, len(units), "layer", done=len(committed))
         for name, process in units[len(committed) :]:
             started = time.perf_counter()
@@ -118,29 +123,32 @@ class Sweep:
         modules = self.walk.modules(index)
         folds = self.folds.of(index, modules[0], self._reader(left)) if self.folds else {}
         pauses = [
-            pause for siblings in layer.siblings if (pause := self._pause_at(modules[0], layer, siblings, left, folds))
+            pause for siblings in layer.siblings if (pause := self._pause_at(index, modules[0], siblings, left, folds))
         ]
         self.walk.layer(index, modules, pauses, hold=self.hold)
         return left
 
     def _pause_at(
         self,
+        index: int,
         module: nn.Module,
-        layer: LayerAnatomy,
         siblings: Sequence[str],
         left: Leavings,
         folds: Mapping[str, Fold],
     ) -> Pause | None:
+        layer = self.anatomy.layers[index]
         wanted = {name: module.get_submodule(layer.modules[name]) for name in siblings if self._wanted(name)}
         if not wanted:
             return None
         weights = {name: linear.get_parameter("weight") for name, linear in wanted.items()}
+        kinds, guide = self._guided(index, wanted)
         return Pause(
             first=layer.modules[siblings[0]],
             in_features=next(iter(weights.values())).shape[1],
-            kinds=self._kinds(wanted),
+            kinds=kinds,
             rewrite=lambda stats: self._rewrite(weights, stats, left, weights, folds.get(siblings[0])),
             residual=self._residual(layer, siblings),
+            guide=guide,
         )
 
     def _residual(self, layer: LayerAnatomy, siblings: Sequence[str]) -> str | None:
@@ -167,9 +175,20 @@ class Sweep:
     def _wanted(self, name: str) -> bool:
         return any(name in targets for targets in self.targets.values())
 
-    def _kinds(self, names: Mapping[str, object] | Sequence[str]) -> frozenset[type[Statistic]]:
-        steps = [step for step, targets in self.targets.items() if targets.intersection(names)]
-        return frozenset[type[Statistic]]().union(*(step.needs() for step in steps))
+    def _steps(self, names: Iterable[str]) -> list[LayerPass]:
+        """The passes that rewrite any of these modules."""
+        return [step for step, targets in self.targets.items() if targets.intersection(names)]
+
+    def _kinds(self, names: Iterable[str]) -> frozenset[type[Statistic]]:
+        return _needs(self._steps(names))
+
+    def _guided(self, index: int, names: Iterable[str]) -> tuple[frozenset[type[Statistic]], Guide | None]:
+        """The statistics in which tokens of siblings count alike, and what guides the others, if there are such."""
+        steps = self._steps(names)
+        kinds = _needs(step for step in steps if step.row_parts())
+        guide = self.guidance.guide(index, names, kinds) if self.guidance and kinds else None
+        # Errors are reported by the Hessian, however the weights were found.
+        return (_needs(step for step in steps if not step.row_parts()) | {Hessian} if guide else _needs(steps)), guide
 
     def _weight(self, name: str) -> Tensor:
         return dense(self.run.model)(f"{name}.weight").to(self.run.device)
@@ -208,6 +227,10 @@ class Sweep:
         return_freed_memory()
         if self.walk and name in {layer.name for layer in self.anatomy.layers}:
             self.walk.finish(1 + [layer.name for layer in self.anatomy.layers].index(name))
+
+
+def _needs(steps: Iterable[LayerPass]) -> frozenset[type[Statistic]]:
+    return frozenset[type[Statistic]]().union(*(step.needs() for step in steps))
 
 
 def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -> Walk:

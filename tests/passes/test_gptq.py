@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compress.formats import open_checkpoint
+from compress.formats.errors import RefusedError
 from compress.passes.core.linear import LinearPass
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Hessian, LinearStats
@@ -86,3 +87,12 @@ def assert_ordered(
                 difference = weight.double() - result.dequantize().double()
                 errors.append(float((difference @ hessian * difference).sum()))
             assert errors[0] < errors[1], name
+
+
+def test_rows_that_do_not_stand_apart_are_not_solved_in_parts(tiny_llama: Path) -> None:
+    checkpoint, skeleton = Skeleton.open(open_checkpoint(tiny_llama), torch.device("cpu"))
+    options = {"format": "nf4", "double_quant": True, "end_loss": True}
+    together, apart = (GPTQ.model_validate({**options, "end_loss_parts": parts}) for parts in (1, 2))
+    assert together.plan(checkpoint.spec, skeleton.anatomy) != checkpoint.spec
+    with pytest.raises(RefusedError, match=r"gptq: .* many rows at once, and rows are to be solved in 2 parts"):
+        apart.plan(checkpoint.spec, skeleton.anatomy)

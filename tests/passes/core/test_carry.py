@@ -52,6 +52,15 @@ def test_a_killed_walk_goes_on_where_it_was(
     assert torch.equal(*read)
 
 
+@pytest.mark.parametrize("keep", [False, True])
+def test_boundaries_are_kept_if_that_is_wanted(
+    tiny_llama: Path, tmp_path: Path, begin: Begin, rows: Sequences, keep: bool
+) -> None:
+    run = begin(tiny_llama, tmp_path / "work")
+    walk = carry(run, Stage((), {}, run.work), "one", "carry", rows, run.skeleton, dense(run.model), keep=keep)
+    assert len(list(walk.streams[0].hidden.directory.iterdir())) == (3 if keep else 1)
+
+
 def test_walks_of_other_names_are_others(tiny_llama: Path, tmp_path: Path, begin: Begin, rows: Sequences) -> None:
     run = begin(tiny_llama, tmp_path / "work")
     first, second = carried(run, rows), carried(run, rows, "two")

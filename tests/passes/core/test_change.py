@@ -6,7 +6,7 @@ import torch
 
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor, quantize
-from compress.passes.core.change import Change
+from compress.passes.core.change import Change, stacked
 
 WEIGHT = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
 FORMAT = IntFormat(4, 16)
@@ -33,3 +33,20 @@ def test_rows_of_a_quantized_change_decode_to_those_rows() -> None:
 def test_rows_of_a_dense_change() -> None:
     assert torch.equal(Change(WEIGHT).rows(slice(0, 1)).values, WEIGHT[:1])
     assert Change(WEIGHT).rows(slice(0, 1)).target is None
+
+
+def test_stacked_is_what_rows_cut() -> None:
+    quantized = quantize(WEIGHT, FORMAT, FORMAT.fit(WEIGHT))
+    for whole in (Change(quantized, WEIGHT * 2, {"input_scale": torch.ones(1)}, True), Change(WEIGHT)):
+        parts = [whole.rows(slice(0, 1)), whole.rows(slice(1, 4)), whole.rows(slice(4, 6))]
+        again = stacked(parts)
+        assert type(again.weight) is type(whole.weight) and torch.equal(again.values, whole.values)
+        assert (again.target is None) == (whole.target is None)
+        assert again.target is None or torch.equal(again.target, WEIGHT * 2)
+        assert again.tensors == whole.tensors and again.unreached == whole.unreached
+    assert stacked([whole]) is whole
+
+
+def test_stacked_says_the_worst_that_its_parts_say() -> None:
+    notes = [{"damp": 0.1, "fallback": ""}, {"damp": 0.01, "fallback": "rtn"}]
+    assert stacked([Change(WEIGHT, notes=each) for each in notes]).notes == {"damp": 0.1, "fallback": "rtn"}

@@ -6,7 +6,7 @@ import pytest
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.kernels.effort import Effort
-from compress.passes.forward.cost import held_bytes, may_hold, score_effort, walk_cost
+from compress.passes.forward.cost import back_cost, held_bytes, may_hold, score_effort, walk_cost
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
 
 # Two layers, each: q and k [8, 8] share an input, down [8, 24] has another; an embedding of 100 rows.
@@ -63,3 +63,10 @@ def test_more_sequences_that_are_held_take_more_memory() -> None:
     few, many = (walk_cost(MODEL, ANATOMY, (count, 512), PLENTY, statistics=True).memory for count in (8, 4096))
     streamed = [walk_cost(MODEL, ANATOMY, (count, 512), PLENTY).memory for count in (8, 4096)]
     assert many > few and streamed[0] == streamed[1]
+
+
+def test_to_the_end_loss_and_back_are_three_forwards_and_the_heads_two_products() -> None:
+    cost = back_cost(MODEL, ANATOMY, (3, 5))
+    assert cost.effort.flops == 3 * FORWARD + 2 * 2 * TOKENS * 100 * 8
+    longer, shorter = (back_cost(MODEL, ANATOMY, (count, 512)).memory for count in (4096, 8))
+    assert longer == shorter > cost.memory  # a batch at a time

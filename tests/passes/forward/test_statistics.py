@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats, MeanAbs, Statistic
+from compress.passes.forward.statistics import Drift, Guide, Hessian, LinearStats, MeanAbs, Statistic
 
 CPU = torch.device("cpu")
 ALL: frozenset[type[Statistic]] = frozenset({Hessian, Drift, MeanAbs, Extremes, Moments, Histogram})
@@ -61,6 +61,26 @@ def test_dividing_is_gathering_what_was_divided() -> None:
     torch.testing.assert_close(divided[Drift].matrix, anew[Drift].matrix)
     torch.testing.assert_close(divided[Drift].gap, anew[Drift].gap)
     torch.testing.assert_close(divided[MeanAbs].mean, anew[MeanAbs].mean)
+
+
+def test_of_parts_of_rows_tokens_count_by_their_weights() -> None:
+    """Directly summed; a scale of the inputs divides these, too."""
+    kinds: frozenset[type[Statistic]] = frozenset({Hessian, Drift})
+    weights = torch.rand(40, 2, generator=torch.Generator().manual_seed(3))
+    stats = LinearStats(frozenset({Hessian}), 6, CPU, Guide(kinds, {"a": weights[None]}))
+    x, teacher, gap = data(), data(1), data(2)[:, :5]
+    for start, stop in ((0, 15), (15, 15), (15, 40)):
+        here = slice(start, stop)
+        stats.add(x[here], teacher[here], gap[here], {"a": weights[here]})
+    stats.finish()
+    stats.divide(scale := torch.linspace(0.5, 3, 6))
+    x, teacher = x / scale, teacher / scale
+    torch.testing.assert_close(stats[Hessian].matrix, x.T @ x)
+    for part, counts, own in zip(stats.parts["a"], weights.T, (gap[:, :3], gap[:, 3:])):
+        torch.testing.assert_close(part[Hessian].matrix, torch.einsum("t,ti,tj->ij", counts, x, x))
+        torch.testing.assert_close(part[Drift].matrix, torch.einsum("t,ti,tj->ij", counts, teacher - x, x))
+        torch.testing.assert_close(part[Drift].gap, torch.einsum("t,ti,tj->ij", counts, own, x))
+        assert part.tokens == 40
 
 
 def test_only_what_was_asked_for_is_there() -> None:

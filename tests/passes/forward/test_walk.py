@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from compress.formats import open_checkpoint
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import score
-from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
 
 ROWS, LENGTH = 5, 24
+WEIGHTS = torch.rand(ROWS, LENGTH, 2, generator=torch.Generator().manual_seed(2)).half()
 MakeModel = Callable[..., Path]
 
 
@@ -88,7 +89,9 @@ def test_statistics_equal_a_hook_on_the_whole_model(
         name = group[0]
         judge.get_submodule(name).register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0]}))
         width = judge.get_submodule(name).in_features
-        plans.append(Pause(layer.modules[name], width, frozenset({Hessian}), gathered.append))
+        kinds = frozenset[type[Statistic]]({Hessian})
+        guide = Guide(kinds, {name: WEIGHTS, "other": WEIGHTS[..., :1]})
+        plans.append(Pause(layer.modules[name], width, kinds, gathered.append, guide=guide))
     mask = torch.ones(ROWS, LENGTH, dtype=torch.bool) if rows.mask is None else rows.mask
     with torch.no_grad():
         judge(rows.ids, attention_mask=mask.long())
@@ -98,6 +101,16 @@ def test_statistics_equal_a_hook_on_the_whole_model(
         x = inputs[group[0]][mask].double()
         assert stats[Hessian].tokens == int(mask.sum())
         torch.testing.assert_close(stats[Hessian].matrix.double(), x.T @ x, rtol=1e-4, atol=1e-3)
+        assert_weighted(stats.parts[group[0]], x, WEIGHTS[mask])
+        assert_weighted(stats.parts["other"], x, WEIGHTS[mask][:, :1])
+
+
+def assert_weighted(parts: Sequence[LinearStats], x: torch.Tensor, weights: torch.Tensor) -> None:
+    """The Hessian of each part is the sum over `x` [tokens, in] as the part's `weights` [tokens, parts] count them."""
+    assert len(parts) == weights.shape[1]
+    for part, counts in zip(parts, weights.double().unbind(1)):
+        expected = torch.einsum("t,ti,tj->ij", counts, x, x)
+        torch.testing.assert_close(part[Hessian].matrix.double(), expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("padded", [False, True])
@@ -141,6 +154,7 @@ def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedM
             checkpoint.spec.tensors[f"{group[0]}.weight"].shape[1],
             frozenset({Hessian}),
             lambda stats, name=group[0]: gathered.update({name: stats}),
+            guide=Guide(frozenset({Hessian}), {"": WEIGHTS}),
         )
         for group in layer.siblings
     ]
@@ -155,6 +169,8 @@ def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedM
     firsts = [name for name in gathered if ".experts." in name and "down_proj" not in name]
     assert len(firsts) == judge.config.num_local_experts
     for number, name in enumerate(firsts):
-        x = hidden[(index == number).any(-1) & mask.flatten()].double()
+        mine = (index == number).any(-1) & mask.flatten()
+        x = hidden[mine].double()
         assert gathered[name][Hessian].tokens == len(x)
         torch.testing.assert_close(gathered[name][Hessian].matrix.double(), x.T @ x, rtol=1e-4, atol=1e-3)
+        assert_weighted(gathered[name].parts[""], x, WEIGHTS.flatten(0, 1)[mine])

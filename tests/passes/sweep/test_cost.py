@@ -16,7 +16,7 @@ from compress.kernels.solve.gptq import solve_effort
 from compress.passes.awq import AWQ
 from compress.passes.core.base import LayerPass
 from compress.passes.core.run import Run
-from compress.passes.forward.cost import walk_cost
+from compress.passes.forward.cost import back_cost, walk_cost
 from compress.passes.gptq import GPTQ
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.rtn import RTN
@@ -82,6 +82,25 @@ def test_every_option_that_takes_time_is_counted(
     less, more = (rewrite_effort([step], *model) for step in (cheap, dear))
     assert (more.flops, more.elements, more.calls) > (less.flops, less.elements, less.calls)
     assert all(getattr(more, sort) >= getattr(less, sort) for sort in ("flops", "elements", "calls"))
+
+
+def test_with_the_end_loss_there_are_statistics_of_every_linears_parts(model: tuple[ModelSpec, Anatomy]) -> None:
+    """And errors are still measured by the Hessian that siblings share; the head has no parts."""
+    shared = hessian_effort(4 * 16, 64) * 3 + hessian_effort(4 * 16, 128)
+    own = hessian_effort(4 * 16, 64) * 6 + hessian_effort(4 * 16, 128)
+    for parts in (1, 3):
+        step = GPTQ(group_size=32, end_loss=True, end_loss_parts=parts)
+        found = gather_effort([step], *model, EXTENT)
+        assert found.flops == pytest.approx(2 * (shared.flops + parts * own.flops))
+        shapes = [(64, 64), (32, 64), (32, 64), (64, 64), (128, 64), (128, 64), (64, 128)]
+        calls = sum(solve_effort((rows // parts, columns)).calls * parts for rows, columns in shapes)
+        assert rewrite_effort([step], *model).calls == 2 * calls
+    guided, plain = (sweep_cost([GPTQ(end_loss=end)], *model, EXTENT, PLENTY) for end in (True, False))
+    back = back_cost(*model, EXTENT)
+    assert guided.effort.flops > plain.effort.flops + back.effort.flops
+    assert guided.memory >= max(plain.memory, back.memory)
+    head = GPTQ(include=("lm_head",), end_loss=True)
+    assert gather_effort([head], *model, EXTENT) == gather_effort([GPTQ(include=("lm_head",))], *model, EXTENT)
 
 
 def test_ends_are_counted_where_they_are_rewritten(model: tuple[ModelSpec, Anatomy]) -> None:
