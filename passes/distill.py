@@ -39,7 +39,7 @@ class Distill(Taught):
         return self
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
-        learning(model, sorted(model.tensors), self.train)
+        learning(model, sorted(model.tensors), self, anatomy)
         return model
 
     def model(self, run: Run, stage: Stage) -> Outcome:

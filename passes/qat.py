@@ -39,7 +39,7 @@ class QAT(FormatOptions, Taught):
         planned = super().plan(model, anatomy)
         if planned == model:
             self._refuse_idle_formats()
-        learning(planned, sorted(planned.tensors), self.train)
+        learning(planned, sorted(planned.tensors), self, anatomy)
         return planned
 
     def _refuse_idle_formats(self) -> None:

@@ -82,8 +82,9 @@ class _Layers:
 
     def _learning(self) -> list[bool]:
         """Which of the layers have something that learns."""
-        names = learning(self.run.model.spec, sorted(self.run.skeleton.shapes), self.options.train)
-        layers = range(len(self.run.skeleton.anatomy.layers))
+        anatomy = self.run.skeleton.anatomy
+        names = learning(self.run.model.spec, sorted(self.run.skeleton.shapes), self.options, anatomy)
+        layers = range(len(anatomy.layers))
         found = [not names.isdisjoint(self.run.skeleton.parameters(index).values()) for index in layers]
         if not any(found):
             raise UsageError(

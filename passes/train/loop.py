@@ -185,5 +185,5 @@ class Training:
     def _give_up(self, reason: str) -> None:
         raise CompressError(
             f"{self.stage.title} diverges: {reason}",
-            "lower its rates (`lr`, `lr_scales`, `lr_codes`) or raise `warmup`; what came before is kept",
+            "lower its rates (`lr`, `lr_scales`, `lr_codes`, `lr_lora`) or raise `warmup`; what came before is kept",
         )

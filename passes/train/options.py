@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Trained = Literal["all", "norms", "scales", "lora"]
 Precision = Literal["bf16", "fp32"]
+
+
+class LoraOptions(BaseModel):
+    """Adapters of low rank: W + (alpha / rank)·B·A, of which B [out, rank] and A [rank, in] learn."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(16, ge=1, le=1 << 12, description="of the change of each weight")
+    alpha: float = Field(32.0, gt=0, description="the change counts alpha / rank times")
+    targets: tuple[str, ...] | None = Field(
+        None, description="patterns of linear layers that get one; by default all of the decoder layers"
+    )
 
 
 class TrainOptions(BaseModel):
@@ -21,12 +33,14 @@ class TrainOptions(BaseModel):
         description="what may learn: `all`; `scales` (and norms) of a quantized model, its codes as they are; `norms`; "
         "`lora`, adapters that are merged at the end; or patterns of parameters: [`*.mlp.*`, `lm_head`]",
     )
+    lora: LoraOptions = Field(LoraOptions(), description="of `train: lora`: {rank, alpha, targets}")
     steps: int = Field(200, ge=1, le=1 << 24, description="steps of the optimizer")
     batch: int = Field(8, ge=1, le=1 << 16, description="sequences per step, over all processes")
     lr: float = Field(1e-5, gt=0, le=1, description="the largest step of dense weights (AdamW)")
     lr_scales: float = Field(1e-4, gt=0, le=1, description="of scales, as a part of each: 1e-4 is 0.01 % a step")
     lr_codes: float = Field(2e-3, gt=0, le=1, description="of quantized weights, in steps of their grid")
     lr_norms: float | None = Field(None, gt=0, le=1, description="of norms and biases; by default as `lr`")
+    lr_lora: float = Field(2e-4, gt=0, le=1, description="of adapters")
     weight_decay: float = Field(0.0, ge=0, le=1, description="of dense weights, as a part of the step")
     warmup: float = Field(0.05, ge=0, le=1, description="part of the steps in which the rate rises; a cosine then")
     clip: float = Field(1.0, gt=0, description="the largest norm of all gradients together")
@@ -37,6 +51,12 @@ class TrainOptions(BaseModel):
     measure_every: int | None = Field(
         None, ge=1, description="steps between two measurements of what is held out; by default a tenth of all"
     )
+
+    @model_validator(mode="after")
+    def _adapters_are_asked_for(self) -> Self:
+        if self.lora != LoraOptions() and self.train != "lora":
+            raise ValueError("`lora` says how adapters are made, and none are: say train: lora")
+        return self
 
     @property
     def interval(self) -> int:

@@ -75,7 +75,7 @@ class LatentWeight(TrainedWeight):
         super().__init__(quantized)
         self._shape = quantized.shape
         start = quantized.dequantize() if original is None else within_cells(quantized, original)
-        units = self._units()
+        units = self.units()
         self.latent = nn.Parameter(torch.where(units == 0, 0.0, start / units))
 
     def forward(self) -> Tensor:
@@ -83,9 +83,9 @@ class LatentWeight(TrainedWeight):
 
     @torch.no_grad()
     def tensor(self) -> QTensor:
-        return quantize(self.latent * self._units(), self.number_format, self._stored())
+        return quantize(self.latent * self.units(), self.number_format, self._stored())
 
-    def _units(self) -> Tensor:
+    def units(self) -> Tensor:
         """What a step of the grid was at the start, for every weight: [out, in] fp32."""
         return self.number_format.expand(self._params, self._shape)["scale"] * self.number_format.step
 

@@ -18,6 +18,7 @@ from compress.passes.core.run import Run
 from compress.passes.model.loading import load_model
 from compress.passes.model.names import tensor_names
 from compress.passes.model.weights import decoded, dense
+from compress.passes.train.adapters import Adapter, adapt
 from compress.passes.train.loop import Group
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.quantized import replace_quantized
@@ -32,8 +33,9 @@ _FAR = 0.5
 class Student:
     """The model of a run with what learns in fp32, and everything else frozen.
 
-    `tensors` are those that learn, by the name that the checkpoint gives them: parameters, or weights that are
-    computed from codes. `groups` are all parameters that the optimizer moves.
+    `weights` and `dense` are what learns, by the name that the checkpoint gives it: weights that are computed from
+    codes, and parameters. Where `adapters` do, by the same names, these stay. `groups` are all parameters that the
+    optimizer moves.
     """
 
     def __init__(self, run: Run, options: TrainOptions, started: Started = _NONE, layer: int | None = None) -> None:
@@ -44,7 +46,7 @@ class Student:
         self.model, names, within = _whole(run) if layer is None else _layer(run, layer)
         spec = _with_formats(run.model.spec, started)
         own = dict(self.model.named_parameters())
-        learns = learning(spec, sorted(run.skeleton.shapes), options.train)
+        learns = learning(spec, sorted(run.skeleton.shapes), options, run.skeleton.anatomy)
         latent = options.train not in ("scales", "norms")
         quantized = {
             parameter.removesuffix(".weight"): tensor
@@ -60,8 +62,12 @@ class Student:
         self.weights = {names[f"{module}.weight"]: weight for module, weight in weights.items()}
         for name in self.weights.keys() - learns:
             self.weights[name].requires_grad_(False)
+        self.adapters: dict[str, Adapter] = {}
+        if options.train == "lora":
+            modules = {name: parameter.removesuffix(".weight") for parameter, name in names.items() if name in learns}
+            self.adapters = adapt(self.model, modules, self.weights, options.lora, run.seed)
         self.dense = {
-            name: own[parameter].requires_grad_(True)
+            name: own[parameter].requires_grad_(name not in self.adapters)
             for parameter, name in names.items()
             if name in learns and name not in self.weights
         }
@@ -73,6 +79,13 @@ class Student:
 
     def groups(self, options: TrainOptions) -> list[Group]:
         """What the optimizer moves, by the largest rate of each."""
+        if self.adapters:
+            named = {
+                f"{name}.{leaf}": parameter
+                for name, adapter in self.adapters.items()
+                for leaf, parameter in adapter.named_parameters()
+            }
+            return [Group(named, options.lr_lora)]
         vectors = {name: value for name, value in self.dense.items() if value.dim() == 1}
         matrices = {name: value for name, value in self.dense.items() if value.dim() > 1}
         codes, scales = dict[str, nn.Parameter](), dict[str, nn.Parameter]()
@@ -91,11 +104,15 @@ class Student:
     def tensors(self, names: Sequence[str]) -> dict[str, Tensor | QTensor]:
         """What has learned, as it is written: QTensors, and dense tensors in the dtype that they had."""
         return {
-            name: self.weights[name].tensor()
-            if name in self.weights
-            else self.dense[name].detach().to(self._dtypes[name])
+            name: self.weights[name].tensor() if name in self.weights else self._merged(name).to(self._dtypes[name])
             for name in names
         }
+
+    @torch.no_grad()
+    def _merged(self, name: str) -> Tensor:
+        """A dense tensor, with what its adapter adds if it has one."""
+        value: Tensor = self.dense[name].detach()
+        return value + self.adapters[name].delta() if name in self.adapters else value
 
     def units(self, run: Run) -> dict[str, list[str]]:
         """The tensors that learned, layer by layer and then the rest, as they are committed."""

@@ -7,14 +7,19 @@ from collections.abc import Sequence
 from compress.formats.base import ModelSpec
 from compress.formats.errors import UsageError, suggest
 from compress.formats.options import matches
-from compress.passes.train.options import Trained
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.train.adapters import targeted
+from compress.passes.train.options import TrainOptions
 
 
-def learning(model: ModelSpec, parameters: Sequence[str], train: Trained | tuple[str, ...]) -> frozenset[str]:
-    """The tensors among `parameters` that learn by `train`. Raises UsageError if that is none.
+def learning(model: ModelSpec, parameters: Sequence[str], options: TrainOptions, anatomy: Anatomy) -> frozenset[str]:
+    """The tensors among `parameters` that learn, or whose adapters do. Raises UsageError if that is none.
 
     Vectors are norms and biases; they learn with the scales.
     """
+    train = options.train
+    if train == "lora":
+        return targeted(options.lora, anatomy)
     vectors = {name for name in parameters if len(model.tensors[name].shape) == 1}
     quantized = {name for name in parameters if model.tensors[name].format is not None}
     if isinstance(train, tuple):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from compress.passes.train.options import TrainOptions
+from compress.passes.train.options import LoraOptions, TrainOptions
 
 
 def test_the_rate_rises_in_a_line_and_falls_as_half_a_cosine() -> None:
@@ -26,3 +26,9 @@ def test_the_held_out_loss_is_looked_at_ten_times_unless_told() -> None:
     assert TrainOptions(steps=200).interval == 20
     assert TrainOptions(steps=3).interval == 1
     assert TrainOptions(steps=200, measure_every=7).interval == 7
+
+
+def test_adapters_are_described_only_where_they_are_made() -> None:
+    assert TrainOptions(train="lora", lora=LoraOptions(rank=4)).lora.rank == 4
+    with pytest.raises(ValueError, match="say train: lora"):
+        TrainOptions(lora=LoraOptions(rank=4))
