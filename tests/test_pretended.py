@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
+import pretended
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-import pretended
 
 
 @pytest.mark.parametrize("mistake", [

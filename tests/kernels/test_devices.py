@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
+import pretended
 import pytest
 import torch
 from torch import Tensor
@@ -26,9 +25,6 @@ from compress.kernels.solve.awq import clip, clipped_params, power_scale, scaled
 from compress.kernels.solve.correct import corrected_target
 from compress.kernels.solve.gptq import gptq_solve
 from compress.kernels.solve.tune import tune
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import pretended
 
 ROWS, COLUMNS, TOKENS = 24, 128, 512
 FORMATS: list[NumberFormat] = [

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pretended
 import pytest
 import torch
 
@@ -17,9 +17,6 @@ from compress.kernels.qtensor import QTensor
 from compress.recipes.recipe import build
 from compress.recipes.run import RunReport, run
 from compress.recipes.yaml import Document
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import pretended
 
 DEVICES = [pretended.NAME, *(["cuda"] if torch.cuda.is_available() else [])]
 GROUPS = {"group_size": 32}

@@ -8,25 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from told import Notes
 
 from compress.formats.errors import CompressError, UsageError
-from compress.passes.core.report import Reporter
 from compress.recipes.foresight import foresee
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
 from compress.recipes.yaml import parse
-
-
-class Notes(Reporter):
-    """Keeps what the user is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
-
 
 Write = Callable[..., Recipe]
 CALIBRATE = "calibrate: {data: corpus.txt, samples: 8, seq_len: 32}"

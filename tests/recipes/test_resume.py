@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+from told import Notes
 
 from compress.formats.errors import InputError, RefusedError
 from compress.passes.core.journal import Committed, Journal
 from compress.passes.core.linear import LinearPass
-from compress.passes.core.report import Reporter
 from compress.passes.sweep.sweep import Unit
 from compress.recipes.jobs.export import export
 from compress.recipes.recipe import Recipe, from_data
@@ -32,19 +32,6 @@ class OfAnotherVersion(Committed):
 
 
 OfAnotherVersion.__name__ = "Written"
-
-
-class Notes(Reporter):
-    """Keeps what the user is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
-
-    def __contains__(self, text: object) -> bool:
-        return any(str(text) in line for line in self.said)
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from told import Notes
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError, RefusedError, UsageError
 from compress.passes.calibrate import Calibrate
-from compress.passes.core.report import Reporter
 from compress.passes.evaluate import Evaluate
 from compress.passes.model.skeleton import Skeleton
 from compress.recipes.jobs.evaluate import evaluate
@@ -24,16 +24,6 @@ from compress.recipes.texts import read_texts
 from compress.recipes.yaml import parse
 
 EXPORT = {"export": {"dialect": "dense", "requantize": True}}
-
-
-class Notes(Reporter):
-    """Keeps what the user is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
 
 
 def recipe(model: Path, *steps: dict[str, Any]) -> Recipe:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from told import Notes
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.kernels.qtensor import QTensor, quantize
-from compress.passes.core.report import Reporter
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run
 
@@ -43,16 +43,6 @@ OTHERS: dict[str, Sequence[Mapping[str, Any]]] = {
 }
 
 
-class Told(Reporter):
-    """Keeps the notes of a run."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 @dataclass(frozen=True)
 class Made:
     """A model, what was made of it with three tokens, what its report says by module, and what was told."""
@@ -74,13 +64,13 @@ def made(tmp_path: Path, make_model: Callable[..., Path], corpus: Path) -> Calla
     """Three tokens, two of eight experts each: some are left over in every layer."""
 
     def make(steps: Sequence[Mapping[str, Any]], dialect: str) -> Made:
-        source, told, out = make_model(tmp_path / "source", "qwen3_moe"), Told(), tmp_path / "out"
+        source, told, out = make_model(tmp_path / "source", "qwen3_moe"), Notes(), tmp_path / "out"
         calibrate = {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 3}}
         export = {"export": {"dialect": dialect, "dtype": "float32"}}
         run(from_data({"model": str(source), "passes": [calibrate, *steps, export]}), out, reporter=told)
         reports = json.loads((out / dialect / "compress.json").read_text())["tensors"]
         found = Made(
-            open_checkpoint(source), open_checkpoint(out / dialect), out / dialect, reports, " ".join(told.notes)
+            open_checkpoint(source), open_checkpoint(out / dialect), out / dialect, reports, " ".join(told.said)
         )
         assert 2 * 2 * 3 <= len(found.left) < len(reports) == 2 * (4 + 8 * 3)
         assert all(".experts." in name and name in found.notes for name in found.left)

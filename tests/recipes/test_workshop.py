@@ -6,26 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from told import Notes
 
 from compress.formats.errors import RefusedError
 from compress.passes.artifact.write import Artifact, Written
 from compress.passes.core.journal import Begun, Done
-from compress.passes.core.report import Reporter
 from compress.passes.core.stage import Stage
 from compress.passes.gptq import GPTQ
 from compress.passes.rtn import RTN
 from compress.passes.sweep.sweep import Unit
 from compress.recipes.workshop import WORK, begin, workshop
-
-
-class Notes(Reporter):
-    """Keeps what the user is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.said.append(message)
 
 
 def record(stage: str = "a") -> Begun:

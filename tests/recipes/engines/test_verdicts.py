@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from told import Notes
 
 from compress.cli.app import main
 from compress.cli.views.recipes import run_report
@@ -20,7 +21,6 @@ from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat, ScaleType
 from compress.kernels.qtensor import NumberFormat
-from compress.passes.core.report import Reporter
 from compress.recipes.engines.subject import Subject
 from compress.recipes.engines.verdicts import verdict, verdicts
 from compress.recipes.jobs.export import export
@@ -236,18 +236,8 @@ def test_fp4_is_written_as_transformers_computes_it(tiny_llama: Path) -> None:
         plan(from_data(raw))
 
 
-class Told(Reporter):
-    """Keeps what a run says while it works."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
 def test_a_report_ends_with_the_engines_that_its_artifacts_are_for(tiny_llama: Path, tmp_path: Path) -> None:
-    told = Told()
+    told = Notes()
     exports = [{"dialect": "gptq"}, {"dialect": "gguf"}]
     report = run(recipe(tiny_llama, exports, [], symmetric=False), tmp_path / "out", reporter=told)
     assert any(note.startswith("gptq will not load in vllm: ") and "is asymmetric" in note for note in report.notes)
@@ -255,7 +245,7 @@ def test_a_report_ends_with_the_engines_that_its_artifacts_are_for(tiny_llama: P
     lines = {artifact.dialect: set(artifact.loads) for artifact in report.artifacts}
     assert lines == {"gptq": {"transformers"}, "gguf": {"llama.cpp", "transformers"}}
     assert not any("transformers" in note or note.startswith("gguf ") for note in report.notes)  # not made for vLLM
-    assert not any("load" in note for note in told.notes)  # at the end, not before the work
+    assert not any("load" in note for note in told.said)  # at the end, not before the work
     assert [part for part in run_report(report) if isinstance(part, str)][-1] == f"note: {report.notes[-1]}"
 
 
@@ -265,10 +255,10 @@ def test_a_plain_gptq_artifact_has_one_short_note(tiny_llama: Path, tmp_path: Pa
 
 
 def test_an_export_says_who_will_not_load_it(tiny_llama: Path, tmp_path: Path) -> None:
-    told = Told()
+    told = Notes()
     packed = run(recipe(tiny_llama, [{"dialect": "compressed-tensors"}], []), tmp_path / "out").artifacts[0]
     export(packed.path, "gptq", {}, tmp_path / "again", reporter=told)
-    assert told.notes[-1] == "gptq will not load in autogptq: it ties no embeddings; export with `untie: true`"
+    assert told.said[-1] == "gptq will not load in autogptq: it ties no embeddings; export with `untie: true`"
 
 
 def test_an_unknown_target_is_named_with_its_nearest(tiny_llama: Path) -> None:
