@@ -6,15 +6,19 @@ and scales that learn, or with both.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from compress.formats.base import ModelSpec
+from compress.passes.core.base import LayerPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.anatomy import Anatomy
+from compress.passes.teach.layer_cost import layerwise_cost
 from compress.passes.teach.lesson import LessonOptions
 from compress.passes.teach.taught import Taught
 from compress.passes.train.trainable import learning
@@ -41,6 +45,13 @@ class Distill(Taught):
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         learning(model, sorted(model.tensors), self, anatomy)
         return model
+
+    def cost(
+        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+    ) -> Cost:
+        if self.scope == "layer":
+            return layerwise_cost(self, model, anatomy, sequences, budget)
+        return super().cost(model, anatomy, sequences, budget, following)
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         if self.scope == "layer":

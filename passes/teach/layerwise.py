@@ -21,6 +21,7 @@ from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import dense
+from compress.passes.teach.layer_cost import may_keep
 from compress.passes.teach.layer_loss import Given, LayerLoss
 from compress.passes.train.commit import Learned, Trained, commit_units, conclude, take_over
 from compress.passes.train.examples import Examples
@@ -29,9 +30,6 @@ from compress.passes.train.options import TrainOptions
 from compress.passes.train.state import Unsaved
 from compress.passes.train.student import Student
 from compress.passes.train.trainable import learning
-
-HELD = 0.25
-"""Of the memory that is allowed: hidden states that take less are kept in it while a layer learns."""
 
 
 def train_layers(run: Run, stage: Stage, options: TrainOptions) -> Outcome:
@@ -61,8 +59,7 @@ class _Layers:
             )
             for name, model in (("student", run.model), ("teacher", run.source))
         )
-        states = 2 * sequences.ids.numel() * run.skeleton.width * 4
-        self.held = states <= HELD * run.max_ram
+        self.held = may_keep((sequences.count, sequences.length), run.skeleton.width, run.max_ram)
 
     def execute(self) -> None:
         """Do what is left to do."""

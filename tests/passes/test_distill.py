@@ -157,6 +157,11 @@ def test_layer_by_layer_it_comes_nearer_too(
     assert all(".layers." in name for name in changed(unlearned, learned))
 
 
+def test_a_plan_counts_the_steps_of_every_layer(tiny_llama: Path, corpus: Path) -> None:
+    few, many = (plan(recipe(tiny_llama, corpus, scope="layer", steps=steps)).stages[1] for steps in (10, 1000))
+    assert many.seconds > 20 * few.seconds and many.memory_bytes == few.memory_bytes
+
+
 def test_layer_by_layer_only_outputs_are_learned(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leave out tau"):
         plan(recipe(tiny_llama, corpus, scope="layer", tau=2.0))

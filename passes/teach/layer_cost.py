@@ -1,0 +1,85 @@
+"""What it takes to let one decoder layer after the other learn, counted from shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compress.formats.base import ModelSpec
+from compress.kernels.effort import Effort
+from compress.passes.forward.cost import BATCH_TOKENS, Cost, Extent, walk_cost
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.train.options import TrainOptions
+
+_HELD = 0.25
+"""Of the memory that is allowed: hidden states that take less are kept in it while a layer learns."""
+_HEAP = 1.8
+"""As in forward/cost.py."""
+_BACKWARD = 2
+"""Forwards that a backward takes: the gradient of the inputs and that of the weights."""
+
+# Elements that operators touch for each weight (measured on one thread, integers in groups of 64), and fp32 copies
+# of it: value, its gradient; of one that learns also itself, its gradient, two moments, the best.
+_LATENT, _SCALED = (12, 70, 10, 7), (4, 14, 0, 2)
+"""Of a weight whose codes learn, or whose scales do: in a forward, with its backward, in a step; copies."""
+
+
+def may_keep(sequences: Extent, width: int, budget: int) -> bool:
+    """Whether the hidden states before and behind a layer stay in memory. Depends on the `budget` in bytes alone."""
+    return _states(sequences, width) <= _HELD * budget
+
+
+def layerwise_cost(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
+    """`options.steps` for every layer, what is held out measured between them, and both models carried along."""
+    walk = walk_cost(model, anatomy, sequences, budget, streams=2)
+    if not sequences[0]:
+        return walk
+    micro = options.micro_batch or max(1, BATCH_TOKENS // sequences[1])
+    effort = _effort(options, model, anatomy, sequences[1], micro, budget)
+    more = _memory(options, model, anatomy, sequences, micro, budget)
+    return replace(walk, effort=walk.effort + effort, memory=walk.memory + int(_HEAP * more))
+
+
+def _effort(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, length: int, micro: int, budget: int) -> Effort:
+    """What learning takes, beside the walk."""
+    looks = 2 + (options.steps - 1) // options.interval
+    run = (1 + _BACKWARD) * options.steps * options.batch + looks * options.held_out
+    forward, both, step, _ = _of_weights(options)
+    each = (
+        options.steps * (_parts(options.batch, micro) * both + step) + looks * _parts(options.held_out, micro) * forward
+    )
+    weights = sum(rows * columns for shapes in _layers(model, anatomy) for rows, columns in shapes)
+    return walk_cost(model, anatomy, (run, length), budget).effort + Effort(elements=each * weights)
+
+
+def _memory(
+    options: TrainOptions, model: ModelSpec, anatomy: Anatomy, sequences: Extent, micro: int, budget: int
+) -> int:
+    """What learning holds, beside the walk, in bytes: copies of weights, what a backward needs, hidden states."""
+    *_, copies = _of_weights(options)
+    tokens, width = min(micro, options.batch) * sequences[1], model.tensors[anatomy.embedding].shape[1]
+    layers = _layers(model, anatomy)
+    weights = max((sum(rows * columns for rows, columns in shapes) for shapes in layers), default=0)
+    passed = max((sum(rows + columns for rows, columns in shapes) for shapes in layers), default=0)
+    return 4 * (weights * copies + tokens * passed) + may_keep(sequences, width, budget) * _states(sequences, width)
+
+
+def _of_weights(options: TrainOptions) -> tuple[int, int, int, int]:
+    return _SCALED if options.train in ("scales", "norms") else _LATENT
+
+
+def _parts(count: int, micro: int) -> int:
+    """Forwards that `count` sequences take."""
+    return -(-count // micro)
+
+
+def _states(sequences: Extent, width: int) -> int:
+    """Bytes of two boundaries."""
+    return 2 * sequences[0] * sequences[1] * width * 4
+
+
+def _layers(model: ModelSpec, anatomy: Anatomy) -> list[list[tuple[int, ...]]]:
+    """The shapes of each layer's linears."""
+    return [
+        [model.tensors[f"{name}.weight"].shape for siblings in layer.siblings for name in siblings]
+        for layer in anatomy.layers
+    ]
