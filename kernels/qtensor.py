@@ -190,6 +190,11 @@ class QTensor:
         rows, codes = self.codes.shape
         return rows, codes * self.format.span
 
+    def rows(self, part: slice) -> QTensor:
+        """Some rows of a weight whose rows stand apart (`rows_apart`)."""
+        params = {name: value[part] for name, value in self.params.items()}
+        return QTensor(self.format, self.codes[part], params)
+
     def times_rows(self, factors: Tensor) -> QTensor | None:
         """Row i times `factors[i]` ([rows] fp32 > 0), up to the rounding of stored parameters; None if it cannot be."""
         params = self.format.times_rows(self.params, factors)

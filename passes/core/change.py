@@ -36,11 +36,7 @@ class Change:
     def rows(self, part: slice) -> Change:
         """The change of some rows, where rows are independent; `tensors` speak of the input, which is one."""
         weight = self.weight
-        if isinstance(weight, QTensor):
-            params = {name: value[part] for name, value in weight.params.items()}
-            cut: Tensor | QTensor = QTensor(weight.format, weight.codes[part], params)
-        else:
-            cut = weight[part]
+        cut = weight.rows(part) if isinstance(weight, QTensor) else weight[part]
         target = None if self.target is None else self.target[part]
         return replace(self, weight=cut, target=target)
 

@@ -18,6 +18,7 @@ from compress.kernels.solve.fake_quant import clipped, dequantize_trainable, fak
 _MARGIN = 0.04
 """Of half a cell: as near to the border of its cell may a latent weight begin."""
 _BISECTIONS = 16
+_CHUNK = 1 << 20
 
 
 class TrainedWeight(nn.Module, ABC):
@@ -96,6 +97,14 @@ def within_cells(quantized: QTensor, original: Tensor) -> Tensor:
     What is beyond the ends of the grid is brought back to them. Where codes span columns, the weights of a code go
     the same part of their ways.
     """
+    if not quantized.format.rows_apart:
+        return _within_cells(quantized, original)
+    step = max(1, _CHUNK // original.shape[1])
+    cut = (slice(start, start + step) for start in range(0, original.shape[0], step))
+    return torch.cat([_within_cells(quantized.rows(part), original[part]) for part in cut])
+
+
+def _within_cells(quantized: QTensor, original: Tensor) -> Tensor:
     number_format, values = quantized.format, quantized.dequantize()
     expanded = number_format.expand(quantized.params, quantized.shape)
     way = (original - values) / (1 - _MARGIN)

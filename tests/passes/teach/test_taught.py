@@ -24,7 +24,7 @@ def depends(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path: Path) ->
     def make(**options: Any) -> Any:
         step = request.param.model_validate({"samples": 6, "seq_len": 16, **options})
         assert isinstance(step, Taught)
-        sequences = step.read(open_checkpoint(tiny_llama), tmp_path)
+        sequences = step.read(open_checkpoint(tiny_llama), tmp_path, lambda _: None)
         assert isinstance(sequences, Sequences) and sequences.ids.shape == (6, 16)
         return step.depends(sequences)
 

@@ -18,6 +18,7 @@ from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.row_int8 import RowInt8Format
 from compress.kernels.qtensor import NumberFormat, QTensor, quantize
 from compress.passes.model.loading import load_model
+from compress.passes.train import quantized as module_under_test
 from compress.passes.train.quantized import (
     LatentWeight,
     ScaledWeight,
@@ -137,6 +138,14 @@ def test_latents_are_the_nearest_points_of_their_cells(number_format: NumberForm
     over = quantize(moved_on, number_format, quantized.params).dequantize() != values
     clipped = (rounded != values) & ~beyond
     assert clipped.any() and float(over[clipped].float().mean()) > 0.99
+
+
+@every_format
+def test_rows_at_a_time_begin_at_the_same_points(number_format: NumberFormat, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, quantized = shifted(number_format)
+    whole = within_cells(quantized, weight)
+    monkeypatch.setattr(module_under_test, "_CHUNK", 200)
+    assert torch.equal(within_cells(quantized, weight), whole)
 
 
 def test_the_two_learn_what_they_should() -> None:
