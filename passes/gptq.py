@@ -44,6 +44,9 @@ class GPTQ(FormatOptions, LinearPass):
     end_loss_parts: int = Field(
         1, ge=1, le=4, description="parts of a weight's rows, each with token weights and a Hessian of its own"
     )
+    end_loss_share: float = Field(
+        1.0, gt=0, le=1, description="how much of the weights to take: less keeps few heavy tokens from deciding alone"
+    )
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         for name in sorted(self.targets(anatomy)) if self.row_parts() > 1 else ():
@@ -57,6 +60,9 @@ class GPTQ(FormatOptions, LinearPass):
 
     def row_parts(self) -> int:
         return self.end_loss_parts if self.end_loss else 0
+
+    def token_share(self) -> float:
+        return self.end_loss_share
 
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})

@@ -168,6 +168,10 @@ class LayerPass(Pass):
         """
         return 0
 
+    def token_share(self) -> float:
+        """How much of those weights of tokens it takes, above 0 to 1; for the rest all tokens count alike."""
+        return 1.0
+
     def scales(self) -> bool:
         """Whether it chooses a scale of its inputs, to be folded into the op before them."""
         return False

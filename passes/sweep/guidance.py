@@ -10,7 +10,10 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
+import torch
+
 from compress.formats.files.native import NativeFile, save_tensors
+from compress.passes.core.base import LayerPass
 from compress.passes.core.carry import carry
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
@@ -20,6 +23,7 @@ from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import Guide, Statistic
 from compress.passes.model.weights import decoded, dense
 
+_ALIKE = torch.ones(())
 _WALK, _BACK = "guide", "guide-back"
 
 
@@ -31,12 +35,13 @@ class WalkedBack(Committed):
 
 
 class Guidance:
-    """Token weights for a stage, of the modules in `parts`, each with the number of parts of its rows."""
+    """Token weights for a stage, of the modules in `guided`, each with the pass that wants them for it."""
 
-    def __init__(self, run: Run, stage: Stage, parts: Mapping[str, int]) -> None:
+    def __init__(self, run: Run, stage: Stage, guided: Mapping[str, LayerPass]) -> None:
         self._run, self._stage = run, stage
-        rows = {name: run.model.spec.tensors[f"{name}.weight"].shape[0] for name in parts}
-        self._parts = {name: min(count, rows[name]) for name, count in parts.items()}
+        rows = {name: run.model.spec.tensors[f"{name}.weight"].shape[0] for name in guided}
+        self._parts = {name: min(step.row_parts(), rows[name]) for name, step in guided.items()}
+        self._shares = {name: step.token_share() for name, step in guided.items()}
 
     def gather(self) -> None:
         """Walk to the end of the untouched model and back, or what is left of that."""
@@ -67,7 +72,7 @@ class Guidance:
         if not guided:
             return None
         file = NativeFile(self._stage.file(_file(index)))
-        return Guide(kinds, {name: decoded(file.read(name)) for name in guided})
+        return Guide(kinds, {name: torch.lerp(_ALIKE, decoded(file.read(name)), self._shares[name]) for name in guided})
 
     def _step(self, back: WayBack, boundary: int) -> WalkedBack:
         layers = self._run.skeleton.anatomy.layers

@@ -56,8 +56,8 @@ class Sweep:
         self.folds = Folds(run.skeleton) if any(step.scales() for step in passes) else None
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
         self.hold = self.walk is not None and holds(run, self.walk)
-        parts = {name: step.row_parts() for step in passes if step.row_parts() for name in self.targets[step]}
-        self.guidance = Guidance(run, stage, parts) if parts else None
+        guided = {name: step for step in passes if step.row_parts() for name in self.targets[step]}
+        self.guidance = Guidance(run, stage, guided) if guided else None
 
     def execute(self) -> Outcome:
         """Do what is left to do. Every unit is committed: its file, its hidden states, then its journal line."""

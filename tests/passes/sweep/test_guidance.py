@@ -146,9 +146,15 @@ def test_the_head_has_no_weights_of_tokens_and_is_solved_without(
 def test_only_the_guided_are_guided(tiny_llama: Path, tmp_path: Path, begin: Begin) -> None:
     run = begin(tiny_llama, tmp_path / "work")
     name = "model.layers.1.mlp.up_proj"
-    found = Guidance(run, Stage((), {}, run.work), {name: 1})
+    found, half = (
+        Guidance(run, Stage((), {}, run.work), {name: GPTQ(**OPTIONS, end_loss_share=share)}) for share in (1, 0.5)
+    )
     found.gather()
     assert found.guide(0, run.skeleton.anatomy.layers[0].siblings[0], frozenset({Hessian})) is None
     guide = found.guide(1, ["model.layers.1.mlp.gate_proj", name], frozenset({Hessian}))
     assert guide is not None and set(guide.weights) == {name}
+    mixed = half.guide(1, [name], frozenset({Hessian}))
+    assert mixed is not None
+    torch.testing.assert_close(mixed.weights[name], 0.5 * guide.weights[name] + 0.5)
+    assert float(guide.weights[name].mean()) == pytest.approx(1, abs=1e-3)
     assert len(run.journal.of(Unit)) == 0
