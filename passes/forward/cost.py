@@ -11,7 +11,7 @@ from compress.passes.model.anatomy import Anatomy
 
 BATCH_TOKENS = 4096
 """Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
-_RUNTIME = 450 << 20
+RUNTIME = 450 << 20
 """Python, torch and transformers themselves."""
 _HEAP = 1.8
 """What the heap occupies for a byte that is in use: measured on SmolLM2 (975 MiB counted, 1.4 GiB seen)."""
@@ -62,11 +62,11 @@ def walk_cost(
     """
     tokens = sequences[0] * sequences[1]
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
-    layers, inputs = _linears(model, anatomy), _inputs(model, anatomy)
+    layers, inputs = linears(model, anatomy), _inputs(model, anatomy)
     widest = _widest(inputs, hidden)
     hold = may_hold(model, anatomy, sequences, streams, budget)
     forwards = (1 if hold or not statistics else 2) if tokens else 0
-    largest = max((_elements(layer) for layer in layers), default=0) * 4
+    largest = max((elements(layer) for layer in layers), default=0) * 4
     ends = vocabulary * hidden * 4
     batch = min(tokens, BATCH_TOKENS) * 4 * 6 * widest
     # One Hessian and its solve at a time; all of a layer's at once where statistics are gathered apart.
@@ -76,7 +76,7 @@ def walk_cost(
     working = (held if hold and statistics else batch) + matrices * 4 if tokens else 0
     return Cost(
         effort=_forward(model, anatomy, sequences) * (forwards * streams) if tokens else Effort(),
-        memory=_RUNTIME + int(_HEAP * max(ends, largest * (1 + streams) + working + batch)),
+        memory=RUNTIME + int(_HEAP * max(ends, largest * (1 + streams) + working + batch)),
         forwards=forwards,
     )
 
@@ -95,18 +95,18 @@ def back_cost(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Cost:
     What a layer's linears take and give stays in memory until a batch's gradient has come.
     """
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
-    layers = _linears(model, anatomy)
+    layers = linears(model, anatomy)
     touched = max((sum(sum(shape) for shape in layer) for layer in layers), default=0)
     batch = touched * min(sequences[0] * sequences[1], BATCH_TOKENS)
     effort = _forward(model, anatomy, sequences) * 3 + score_effort(model, anatomy, sequences, 2)
-    return Cost(effort, _RUNTIME + int(_HEAP * 4 * (batch + vocabulary * hidden)), 2)
+    return Cost(effort, RUNTIME + int(_HEAP * 4 * (batch + vocabulary * hidden)), 2)
 
 
 def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
     """Embedding and all layers once: their weights are read, hidden states lie on disk in between."""
     (count, length), (vocabulary, hidden) = sequences, model.tensors[anatomy.embedding].shape
-    tokens, layers = count * length, _linears(model, anatomy)
-    weights = _elements(shape for layer in layers for shape in layer)
+    tokens, layers = count * length, linears(model, anatomy)
+    weights = elements(shape for layer in layers for shape in layer)
     touched = sum(sum(shape) for layer in layers for shape in layer)
     attention = 4 * tokens * length * hidden * len(layers)
     states = tokens * hidden * (len(layers) + 1)
@@ -114,7 +114,7 @@ def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
     return Effort(2 * tokens * weights + attention, _TOUCHED * tokens * touched + _CARRIED * states + read)
 
 
-def _linears(model: ModelSpec, anatomy: Anatomy) -> list[list[tuple[int, ...]]]:
+def linears(model: ModelSpec, anatomy: Anatomy) -> list[list[tuple[int, ...]]]:
     """The shapes of each layer's linears."""
     return [
         [model.tensors[f"{name}.weight"].shape for siblings in layer.siblings for name in siblings]
@@ -133,5 +133,5 @@ def _widest(inputs: list[list[int]], hidden: int) -> int:
     return max((width for layer in inputs for width in layer), default=hidden)
 
 
-def _elements(shapes: Iterable[tuple[int, ...]]) -> int:
+def elements(shapes: Iterable[tuple[int, ...]]) -> int:
     return sum(rows * columns for rows, columns in shapes)
