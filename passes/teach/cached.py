@@ -19,11 +19,11 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Extent
 from compress.passes.forward.walk import Walk
+from compress.passes.loss.losses import LogitLoss, Target
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import dense
 from compress.passes.teach.lesson import Cache
 from compress.passes.teach.teacher import Teacher
-from compress.passes.train.losses import LogitLoss, Target
 
 
 @dataclass(frozen=True)

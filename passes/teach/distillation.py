@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from compress.passes.loss.chunked import chunked_loss
+from compress.passes.loss.head import Head, hidden_states, last_hidden
+from compress.passes.loss.losses import LogitLoss, Target
 from compress.passes.teach.cached import Answers
 from compress.passes.teach.features import FeatureLoss
-from compress.passes.train.chunked import chunked_loss
 from compress.passes.train.examples import Examples
-from compress.passes.train.head import Head, hidden_states, last_hidden
 from compress.passes.train.loop import Objective
-from compress.passes.train.losses import LogitLoss, Target
 from compress.passes.train.options import Precision
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ import torch
 
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.loss.losses import LogitLoss
 from compress.passes.model.loading import load_model
 from compress.passes.teach.cached import Asked
 from compress.passes.teach.distillation import Distillation
@@ -18,7 +19,6 @@ from compress.passes.teach.teacher import Teacher, open_teacher
 from compress.passes.teach.top_k import answers
 from compress.passes.train.examples import Examples
 from compress.passes.train.loop import Group
-from compress.passes.train.losses import LogitLoss
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.order import held_out_rows
 from compress.passes.train.student import Student

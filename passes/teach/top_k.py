@@ -19,11 +19,11 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.walk import Walk
+from compress.passes.loss.chunked import CHUNK
+from compress.passes.loss.losses import LogitLoss, Target, merged
 from compress.passes.teach.cached import Answers, Asked, HiddenAnswers, ask, hidden_of, projection
 from compress.passes.teach.lesson import Cache
 from compress.passes.teach.teacher import Teacher
-from compress.passes.train.chunked import CHUNK
-from compress.passes.train.losses import LogitLoss, Target, merged
 
 _BLOCK = 16
 """Sequences in one file: what a kill costs of the head's work."""

@@ -7,8 +7,8 @@ import math
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.passes.forward.cost import BATCH_TOKENS, RUNTIME, Cost, Extent, elements, linears, walk_cost
+from compress.passes.loss.chunked import CHUNK
 from compress.passes.model.anatomy import Anatomy
-from compress.passes.train.chunked import CHUNK
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.trainable import learning
 

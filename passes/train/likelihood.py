@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from compress.passes.train.chunked import chunked_loss
+from compress.passes.loss.chunked import chunked_loss
+from compress.passes.loss.head import Head, last_hidden
+from compress.passes.loss.losses import cross_entropy
 from compress.passes.train.examples import Examples
-from compress.passes.train.head import Head, last_hidden
 from compress.passes.train.loop import Objective
-from compress.passes.train.losses import cross_entropy
 from compress.passes.train.options import Precision
 
 if TYPE_CHECKING:

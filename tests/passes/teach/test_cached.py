@@ -11,10 +11,10 @@ from transformers import AutoModelForCausalLM
 
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.loss.losses import LogitLoss
 from compress.passes.teach.cached import Asked, HiddenAnswers, disk_bytes, top_k_bytes
 from compress.passes.teach.lesson import TopK
 from compress.passes.teach.teacher import Teacher
-from compress.passes.train.losses import LogitLoss
 
 
 def judged(path: Path, asked: Asked) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 from transformers import PreTrainedModel
 
 from compress.formats import open_checkpoint
+from compress.passes.loss.losses import LogitLoss
 from compress.passes.model.loading import load_model
 from compress.passes.model.sequences import Sequences
 from compress.passes.teach.distillation import Distillation
 from compress.passes.teach.features import FeatureLoss
 from compress.passes.train.examples import Examples
-from compress.passes.train.losses import LogitLoss
 
 MASK = torch.tensor([[True] * 9, [True] * 6 + [False] * 3])
 EXAMPLES = Examples(Sequences(torch.randint(0, 320, (2, 9), generator=torch.Generator().manual_seed(4)), MASK))

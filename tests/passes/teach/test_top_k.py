@@ -13,11 +13,11 @@ from torch import Tensor
 from compress.formats.files.native import NativeFile
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.loss.losses import LogitLoss
 from compress.passes.teach.cached import Asked, HiddenAnswers, top_k_bytes
 from compress.passes.teach.lesson import TopK
 from compress.passes.teach.teacher import Teacher
 from compress.passes.teach.top_k import Answered, TopKAnswers, answers
-from compress.passes.train.losses import LogitLoss
 
 VOCABULARY = 320
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 from torch.nn import functional
 
-from compress.passes.train.losses import Divergence, LogitLoss, Target, cross_entropy, forward_kl, jsd, reverse_kl
+from compress.passes.loss.losses import Divergence, LogitLoss, Target, cross_entropy, forward_kl, jsd, reverse_kl
 
 TOKENS, VOCABULARY = 6, 9
 GENERATOR = torch.Generator().manual_seed(3)

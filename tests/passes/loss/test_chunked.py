@@ -12,7 +12,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compress.passes.train.chunked import CHUNK, chunked_loss
+from compress.passes.loss.chunked import CHUNK, chunked_loss
 
 TOKENS, WIDTH, VOCABULARY = 11, 5, 13
 
