@@ -46,7 +46,7 @@ def training_cost(
     learned = options.steps * options.batch
     measured = (1 + math.ceil(options.steps / options.interval)) * min(options.held_out, count)
     micro = min(options.micro_batch or max(1, BATCH_TOKENS // length), options.batch)
-    rounded, moved = _learning(model, options)
+    rounded, moved = _learning(model, anatomy, options)
     passes = learned * (3 + options.checkpointing + teacher) + measured * (1 + teacher)
     effort = _forward(model, anatomy, length) * passes
     effort += Effort(elements=3 * _ROUNDED * rounded * math.ceil(learned / micro) + _MOVED * moved * options.steps)
@@ -56,12 +56,13 @@ def training_cost(
     return Cost(effort + ask.effort, max(ask.memory, RUNTIME + int(_HEAP * memory)), 0)
 
 
-def _learning(model: ModelSpec, options: TrainOptions) -> tuple[int, int]:
+def _learning(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> tuple[int, int]:
     """How many weights are computed from codes, and how many numbers the optimizer moves."""
-    named = [model.tensors[name] for name in learning(model, sorted(model.tensors), options.train)]
+    named = [model.tensors[name] for name in learning(model, sorted(model.tensors), options, anatomy)]
     rounded = sum(spec.size for spec in named if spec.format is not None)
-    moved = sum(spec.size for spec in named if spec.format is None or options.train != "scales")
-    return rounded, moved
+    if options.train == "lora":
+        return rounded, sum(options.lora.rank * sum(spec.shape) for spec in named)
+    return rounded, sum(spec.size for spec in named if spec.format is None or options.train != "scales")
 
 
 def _forward(model: ModelSpec, anatomy: Anatomy, length: int) -> Effort:
