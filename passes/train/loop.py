@@ -25,6 +25,8 @@ from compress.passes.train.state import States
 
 _COMMIT_SECONDS = 60.0
 """About what a kill costs."""
+_EPSILON = 1e-15
+"""Gradients of codes are as small as 1e-9; a usual 1e-8 would hold them back, and these alone."""
 _BEYOND = 3.0
 """A held-out loss so many times that of the beginning will not come back."""
 
@@ -83,6 +85,7 @@ class Training:
         optimizer = torch.optim.AdamW(
             [{"params": list(group.parameters.values()), "weight_decay": group.decay} for group in groups],
             betas=(0.9, 0.95),
+            eps=_EPSILON,
         )
         self.objective: nn.Module = self.accelerator.prepare(objective)
         self.optimizer, self.parameters = optimizer, parameters

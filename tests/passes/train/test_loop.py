@@ -65,7 +65,7 @@ def test_it_is_adamw_with_warm_up_cosine_and_clipping(training: Make) -> None:
     curve = run.execute()
 
     learned, _ = Examples(Sequences(IDS)).split(3, 0)
-    optimizer = torch.optim.AdamW([expected.table], lr=0.1, betas=(0.9, 0.95), weight_decay=0.1)
+    optimizer = torch.optim.AdamW([expected.table], lr=0.1, betas=(0.9, 0.95), eps=1e-15, weight_decay=0.1)
     tables = [expected.table.detach().clone()]
     for step in range(12):
         picked = learned.pick(rows_of(step, seed=0, count=9, batch=4))
