@@ -46,6 +46,9 @@ app.command("init", cls=Command)(listing.init)
 
 _RESUMABLE = (["run"], ["quantize"], ["export"])
 """Commands whose work is committed as it goes."""
+_SHORT = (["plan"], ["inspect"])
+"""Commands that read headers only, and are over before garbage is worth a look."""
+_NEVER, _SELDOM = 0, 50_000
 
 
 def _version(wanted: bool) -> None:
@@ -70,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
     _leave_cores()
-    with interruptible(), _seldom_collecting():
+    with interruptible(), _collecting(_NEVER if arguments[:1] in _SHORT else _SELDOM):
         try:
             code = typer.main.get_command(app)(list(arguments), prog_name="compress", standalone_mode=False)
             return code if isinstance(code, int) else 0
@@ -85,10 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _seldom_collecting() -> Iterator[None]:
+def _collecting(threshold: int) -> Iterator[None]:
     """Collect garbage less often: what torch and transformers make on import stays, and a tenth of it is this."""
     before = gc.get_threshold()
-    gc.set_threshold(50_000, *before[1:])
+    gc.set_threshold(threshold, *before[1:])
     try:
         yield
     finally:

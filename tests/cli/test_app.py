@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import subprocess
@@ -105,6 +106,21 @@ def test_a_bug_is_one_line(
     monkeypatch.setenv("COMPRESS_DEBUG", "1")
     assert main(["inspect", "."]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "job", "threshold"), [("inspect", "inspect", 0), ("eval", "evaluate", 50_000)])
+def test_garbage_is_seldom_collected_and_by_short_commands_never(
+    command: str, job: str, threshold: int, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, before = list[int](), gc.get_threshold()
+
+    def looking(*_: object) -> None:
+        seen.append(gc.get_threshold()[0])
+        raise RuntimeError
+
+    monkeypatch.setattr(f"compress.recipes.jobs.{job}.open_checkpoint", looking)
+    assert main([command, str(tiny_llama)]) == 1
+    assert seen == [threshold] and gc.get_threshold() == before
 
 
 def test_no_memory_is_no_bug(failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
