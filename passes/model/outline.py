@@ -6,6 +6,7 @@ It takes three seconds to import, longer than all else that a plan does.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -67,11 +68,12 @@ class Outline:
         tensors, same = spec.tensors, dict(spec.config) == dict(self._files.spec.config)
         if same and all(name in tensors and tensors[name].shape == shape for name, shape in self._shapes.items()):
             return self
-        return self._skeleton().of_spec(spec, path)
+        return self._skeleton.of_spec(spec, path)
 
     def _attentions(self) -> tuple[Attention | None, ...]:
-        return self._skeleton().attentions()
+        return self._skeleton.attentions()
 
+    @cached_property
     def _skeleton(self) -> Skeleton:
         return _open(self._files)[1]
 

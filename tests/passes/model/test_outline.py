@@ -37,6 +37,7 @@ def test_a_kept_outline_of_every_family_is_what_its_skeleton_tells(
     first = outline_of(files, tmp_path / "kept")
     assert first.anatomy.attentions() == skeleton.anatomy.attentions()
     no_skeleton()
+    assert first.anatomy.attentions() == skeleton.anatomy.attentions()  # built once for it
     again = outline_of(open_checkpoint(tmp_path / "model"), tmp_path / "kept")
     assert told(again) == told(first) == told(skeleton)
     assert again.source.spec == view.spec and again.of_spec(again.source.spec, view.path) is again
