@@ -75,7 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _leave_cores()
     with interruptible(), _collecting(_NEVER if arguments[:1] in _SHORT else _SELDOM):
         try:
-            code = typer.main.get_command(app)(list(arguments), prog_name="compress", standalone_mode=False)
+            code = typer.main.get_command(app)(
+                list(arguments), prog_name="compress", standalone_mode=False, obj=arguments
+            )
             return code if isinstance(code, int) else 0
         except Interrupted as stop:
             again = "; the same command goes on where it stopped" if arguments[:1] in _RESUMABLE else ""
@@ -103,6 +105,7 @@ def _quiet_libraries() -> None:
     for library in ("TRANSFORMERS", "HF_HUB", "DATASETS"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     os.environ.setdefault("RUST_BACKTRACE", "0")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if not sys.warnoptions and not os.environ.get("COMPRESS_DEBUG"):
         warnings.simplefilter("ignore")
 

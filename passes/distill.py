@@ -42,6 +42,10 @@ class Distill(Taught):
             raise ValueError(f"scope: layer: an untouched layer's outputs are what is learned: leave out {said[0]}")
         return self
 
+    @property
+    def together(self) -> bool:
+        return self.scope == "model"  # one layer is soon read and written: the main process trains it
+
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         learning(model, sorted(model.tensors), self, anatomy)
         return model

@@ -64,7 +64,8 @@ class KVCache(ModelPass):
         run.reporter.finish()
         path, records = stage.file("scales.safetensors"), run.journal.of(Scaled, stage.key)
         planned = self.plan(run.model.spec, run.skeleton.anatomy)
-        save_tensors(path, {name: torch.tensor(scale) for r in records for name, scale in r.scales.items()})
+        scales = {name: torch.tensor(scale) for r in records for name, scale in r.scales.items()}
+        run.processes.on_main(lambda: save_tensors(path, scales))
         run.model.overlay(path)
         run.model.become(planned)
         return Outcome()

@@ -23,6 +23,7 @@ from compress.passes.artifact.write import Artifact, written_at
 from compress.passes.core.base import ModelPass
 from compress.passes.core.journal import Done
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
@@ -33,7 +34,7 @@ from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, with_paths
 from compress.recipes.stages import keyed, layerwise
-from compress.recipes.workshop import WORK, begin, workshop
+from compress.recipes.workshop import WORK, begin, shared_workshop
 
 _COMPUTING = ("compress-llm", "torch", "transformers", "tokenizers")
 _WRITING = ("safetensors", "gguf")
@@ -48,16 +49,19 @@ def run(
     max_ram: int | None = None,
     max_vram: int | None = None,
     reporter: Reporter | None = None,
+    processes: Processes | None = None,
 ) -> RunReport:
     """Run `recipe` into the directory `output`. The same call resumes a run that was cut off.
 
     What an earlier run in `output` has computed is used as far as it applies, whatever else was changed since.
-    Raises RefusedError if the plan does not fit or another process works there.
+    All of `processes` make the same call at the same time, and get the same report. Raises RefusedError if the plan
+    does not fit or another process works there.
     """
-    reporter = reporter or Reporter()
+    reporter, processes = reporter or Reporter(), processes or Processes()
     place = torch.device(device)
     budget = _budget(place, max_ram, max_vram)
-    opened = open_recipe(recipe, place, reporter)
+    with processes.turn():  # the first downloads what is to be downloaded
+        opened = open_recipe(recipe, place, reporter)
     recipe, source = opened.recipe, opened.source
     reporter.tell("planning")
     artifacts = plan_opened(opened.outlined, budget).artifacts
@@ -67,7 +71,7 @@ def run(
         **{f"source {name}": digest for name, digest in files.items()},
         **{f"version of {name}": version(name) for name in _COMPUTING},
     }
-    with workshop(output, fresh) as journal:
+    with shared_workshop(output, fresh, processes) as journal:
         work = output / WORK
         state = Run(
             source=source,
@@ -82,6 +86,7 @@ def run(
             manifest=_manifest(recipe, source, files),
             source_digest=_digest(files),
             loads=loading_lines,
+            processes=processes,
         )
         report = _execute(recipe, state, keyed(recipe.passes, base, opened.texts, work))
     said = [note for artifact in artifacts for note in notes(artifact.dialect, artifact.targets)]
@@ -102,12 +107,19 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
     reported = state.journal.of(Reported)[-1:]
     if reported and reported[0].stage == key and len(reported[0].report.artifacts) == len(_artifacts(state, stages)):
         return with_paths(reported[0].report, state.output)
+    if not state.processes.main:
+        return _follow(state, stages)
     for stage in stages:
         for step in stage.passes:
             if isinstance(step, ModelPass):
                 step.prepare(state, stage)
     passes = [_timed(stages, number, state) for number in range(len(stages))]
     report = make_report(recipe, state, _artifacts(state, stages), passes)
+    return state.first(lambda: _told(report, state, key))
+
+
+def _told(report: RunReport, state: Run, key: str) -> RunReport:
+    """The report, once it is written and committed."""
     mark(report, state.output)
     summary = report.model_dump(exclude={"peak_ram_bytes", "bits"})  # the manifest of the stage has the bits
     write_json(state.output / "compress.json", {**state.manifest, **state.left.manifest, "report": summary})
@@ -115,26 +127,38 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
     return with_paths(report, state.output)
 
 
+def _follow(state: Run, stages: Sequence[Stage]) -> RunReport:
+    """The part of a process that is not the main one: train with it, and take over what else it does."""
+    for stage in stages:
+        _take(stage, state)
+    return state.first(lambda: with_paths(state.journal.of(Reported)[-1].report, state.output))
+
+
 def _timed(stages: Sequence[Stage], number: int, state: Run) -> PassReport:
     """Do one stage, or take over what it did before."""
     stage = stages[number]
     complete = begin(state.journal, stages, number, state.machine, state.reporter)
-    state.skeleton = state.skeleton.of(state.model)
-    left = _do(stage, state)
-    before = replace(state.left, scores=None) if any(step.changes for step in stage.passes) else state.left
-    state.left = before.then(left)
+    _take(stage, state)
     if not complete:
         state.journal.append(Done(stage=stage.key, seconds=state.journal.seconds(stage.key)))
     stage.drop_hidden_states()
     return PassReport(name=stage.title, seconds=state.journal.of(Done, stage.key)[-1].seconds)
 
 
+def _take(stage: Stage, state: Run) -> None:
+    """What the stage makes of the model, and leaves for those after it, becomes that of the run."""
+    state.skeleton = state.skeleton.of(state.model)
+    left = _do(stage, state)
+    before = replace(state.left, scores=None) if any(step.changes for step in stage.passes) else state.left
+    state.left = before.then(left)
+
+
 def _do(stage: Stage, state: Run) -> Outcome:
     if steps := layerwise(stage.passes):
-        return sweep(state, stage, steps)
+        return state.first(lambda: sweep(state, stage, steps))
     (step,) = stage.passes
     assert isinstance(step, ModelPass)
-    return step.model(state, stage)
+    return step.model(state, stage) if step.together else state.first(lambda: step.model(state, stage))
 
 
 def _artifacts(state: Run, stages: Sequence[Stage]) -> list[Artifact]:

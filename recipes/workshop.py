@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from compress.formats.errors import RefusedError
 from compress.formats.files.storage import Lock
 from compress.passes.artifact.write import FOLDER, Written
-from compress.passes.core.journal import Begun, Done, Journal
+from compress.passes.core.journal import Begun, Done, Followed, Journal
+from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
 from compress.passes.core.stage import Stage
 from compress.passes.sweep.sweep import Unit
 
 WORK = ".compress"
+_JOURNAL = "journal.jsonl"
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def workshop(output: Path, fresh: bool) -> Iterator[Journal]:
         with Lock(output / f"{WORK}.lock"):
             if fresh:
                 _clear(output, work)
-            journal = Journal(work / "journal.jsonl")
+            journal = Journal(work / _JOURNAL)
             try:
                 yield journal
             finally:
@@ -42,6 +44,16 @@ def workshop(output: Path, fresh: bool) -> Iterator[Journal]:
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+@contextmanager
+def shared_workshop(output: Path, fresh: bool, processes: Processes) -> Iterator[Journal]:
+    """The journal of the main process's `workshop` for each of `processes`: the others read along."""
+    with ExitStack() as held:
+        with processes.turn():
+            own = workshop(output, fresh) if processes.main else nullcontext(Followed(output / WORK / _JOURNAL))
+            journal = held.enter_context(own)
+        yield journal
 
 
 def begin(
@@ -110,7 +122,7 @@ def _make_directory(work: Path) -> list[Path]:
 
 def _clear(output: Path, work: Path) -> None:
     """Forget an earlier run: its work, and the artifacts that it recorded as its own."""
-    for folder in _recorded(Journal(work / "journal.jsonl")):
+    for folder in _recorded(Journal(work / _JOURNAL)):
         shutil.rmtree(output / folder, ignore_errors=True)
     shutil.rmtree(work)
     work.mkdir()

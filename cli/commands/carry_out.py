@@ -13,6 +13,7 @@ from compress.cli.commands.shared import device_here, working
 from compress.cli.terminal.output import emit
 from compress.cli.terminal.units import parse_bytes
 from compress.formats.errors import GateError
+from compress.passes.core.processes import Processes
 
 if TYPE_CHECKING:
     from compress.recipes.recipe import Recipe
@@ -35,25 +36,41 @@ class Budgets:
 
 
 def carry_out(
-    recipe: Recipe, output: Path, budgets: Budgets, *, fresh: bool, json: bool, quiet: bool, first_look: bool = False
+    recipe: Recipe,
+    output: Path,
+    budgets: Budgets,
+    *,
+    fresh: bool,
+    json: bool,
+    quiet: bool,
+    first_look: bool = False,
+    processes: Processes | None = None,
 ) -> None:
     """Run `recipe` into `output` and say what came of it; on a terminal small models answer a question, too.
 
-    With `first_look` they do wherever the report goes. Exits with GateError's code if a gate was missed.
+    With `first_look` they do wherever the report goes. Of several `processes` the main one says it all. Exits with
+    GateError's code if a gate was missed.
     """
-    with working(quiet) as reporter:
-        from compress.cli.views import recipes as show_recipes
+    processes = processes or Processes()
+    with working(quiet or not processes.main) as reporter:
         from compress.recipes.run import run
 
         report = run(
             recipe,
             output,
             fresh=fresh,
-            device=budgets.device,
+            device=processes.device(budgets.device),
             max_ram=budgets.max_ram,
             max_vram=budgets.max_vram,
             reporter=reporter,
+            processes=processes,
         )
+    processes.on_main(lambda: _say(recipe, report, budgets, json, quiet, first_look))
+
+
+def _say(recipe: Recipe, report: RunReport, budgets: Budgets, json: bool, quiet: bool, first_look: bool) -> None:
+    from compress.cli.views import recipes as show_recipes
+
     emit(report.model_dump(mode="json"), json, lambda: show_recipes.run_report(report))
     if (first_look or sys.stdout.isatty()) and not (json or quiet):
         _show_answers(recipe, report, budgets.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +10,16 @@ import typer
 
 from compress.cli.commands.carry_out import Budgets, carry_out
 from compress.cli.commands.shared import Device, Fresh, MaxRam, MaxVram, Quiet, Set, working
+from compress.cli.commands.together import launch, one_voice
 from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
 from compress.cli.terminal.units import parse_bytes
 from compress.formats.errors import UsageError
+from compress.passes.core.processes import started_together
 
 
 def run(
+    context: typer.Context,
     recipe: Annotated[
         str,
         typer.Argument(
@@ -33,17 +37,31 @@ def run(
     device: Device = "cpu",
     max_ram: MaxRam = None,
     max_vram: MaxVram = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            min=1,
+            metavar="N",
+            help="Train in so many processes; with --device cuda, each on a GPU of its own.  [default: 1]",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Run a recipe. After an interruption the same command goes on where it stopped."""
-    with working(quiet):
-        from compress.recipes.recipe import default_output, load
+    if processes is not None and processes > 1 and started_together() == 1:
+        given = sys.stdin.buffer.read() if recipe == "-" else None
+        raise typer.Exit(launch(context.obj, processes, given))
+    with one_voice(device, processes) as together:
+        with working(quiet or not together.main):
+            from compress.recipes.recipe import default_output, load
 
-        loaded = load(recipe, overrides or ())
-    budgets = Budgets.asked(device, max_ram, max_vram)
-    target = output or default_output(recipe, loaded)
-    carry_out(loaded, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=recipe == "quickstart")
+            loaded = load(recipe, overrides or ())
+        budgets = Budgets.asked(device, max_ram, max_vram)
+        target = output or default_output(recipe, loaded)
+        look = recipe == "quickstart"
+        carry_out(loaded, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=look, processes=together)
 
 
 def quantize(

@@ -110,6 +110,11 @@ class ModelPass(Pass):
     def changes(self) -> bool:
         return self.alters and not self.calibrates
 
+    @property
+    def together(self) -> bool:
+        """Whether all processes of a run do it at once; else the main one does, and the others find it committed."""
+        return False
+
     def extent(self) -> Extent | None:
         """How much text it chooses or runs by its options, where that is known before it is there."""
         return None

@@ -54,17 +54,16 @@ class Journal:
     def __init__(self, path: Path, clock: Callable[[], float] = time.perf_counter) -> None:
         self._path, self._clock = path, clock
         self._since = clock()
-        self.records: list[dict[str, Any]] = []
-        good = 0
-        if path.exists():
-            for line in path.read_bytes().splitlines(keepends=True):
-                record = _parse(line)
-                if record is None:
-                    break
-                self.records.append(record)
-                good += len(line)
-            if good < path.stat().st_size:
-                os.truncate(path, good)
+        self.records, good = _read(path)
+        self._open(good)
+
+    def _open(self, good: int) -> None:
+        """Make ready what is to be written to, of which the first `good` bytes are sound."""
+        if self._path.exists() and good < self._path.stat().st_size:
+            os.truncate(self._path, good)
+
+    def refresh(self) -> None:
+        """See what other processes have committed: none does, to a journal that is written here."""
 
     def append(self, record: Committed) -> None:
         """Commit: on return the record is on disk. Raises StorageError if the disk fails."""
@@ -102,6 +101,32 @@ class Journal:
                 f"{self._path} holds a record {kind.__name__} that this version did not write",
                 "finish with the version that began it, or start over with --fresh",
             ) from error
+
+
+class Followed(Journal):
+    """A journal that another process writes, and this one reads along."""
+
+    def _open(self, good: int) -> None:
+        """Nothing: a line that is not whole is being written."""
+
+    def refresh(self) -> None:
+        self.records, _ = _read(self._path)
+
+    def append(self, record: Committed) -> None:
+        """Raises RuntimeError: what is not committed by now is for the main process to do."""
+        raise RuntimeError(f"{type(record).__name__} is to be committed by the main process")
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records up to the first damaged line, and how many bytes they take."""
+    records, good = list[dict[str, Any]](), 0
+    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else ():
+        record = _parse(line)
+        if record is None:
+            break
+        records.append(record)
+        good += len(line)
+    return records, good
 
 
 def _digest(record: Mapping[str, Any]) -> str:

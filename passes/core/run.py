@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from compress.formats.base import Checkpoint
 from compress.passes.core.journal import Journal
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
 from compress.passes.core.working_model import WorkingModel
 
 if TYPE_CHECKING:
     from compress.passes.model.skeleton import Skeleton
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -25,8 +28,8 @@ class Run:
 
     `machine` is what computes now (device, threads, memory cap), recorded beside each unit of work. `manifest`
     is what every artifact says of the run; `source_digest` names the source by its bytes; `loads` gives the line
-    that loads an artifact, by engine. `skeleton` and `model` are those of the stage at hand, `left` is what stages
-    before it left.
+    that loads an artifact, by engine. `processes` are those that carry it out. `skeleton` and `model` are those of the
+    stage at hand, `left` is what stages before it left.
     """
 
     source: Checkpoint
@@ -41,6 +44,7 @@ class Run:
     manifest: Mapping[str, Any] = field(default_factory=dict)
     source_digest: str = ""
     loads: Callable[[Checkpoint], Mapping[str, str]] = lambda _: {}
+    processes: Processes = field(default_factory=Processes)
 
     model: WorkingModel = field(init=False)
     left: Outcome = field(default_factory=Outcome)
@@ -51,3 +55,9 @@ class Run:
     @property
     def device(self) -> torch.device:
         return self.skeleton.device
+
+    def first(self, work: Callable[[], T]) -> T:
+        """What `work` gives. The main process does it; the others then do it too, and find done what is committed."""
+        with self.processes.turn():
+            self.journal.refresh()
+            return work()

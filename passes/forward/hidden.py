@@ -23,7 +23,6 @@ class HiddenStates:
         self._shape = (length, width)
         self._sequence_bytes = length * width * 4
         self._nbytes = sequences * self._sequence_bytes
-        directory.mkdir(parents=True, exist_ok=True)
 
     def read(self, boundary: int, start: int, stop: int) -> Tensor:
         """Sequences `start` to `stop`: [stop − start, length, width] fp32."""
@@ -35,6 +34,7 @@ class HiddenStates:
     @contextmanager
     def write(self, boundary: int) -> Iterator[DurableFile]:
         """A file that takes the sequences in order (see `append`) and gets its name once it is complete."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._path(boundary), self._nbytes) as file:
             yield file
 

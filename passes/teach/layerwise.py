@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from compress.formats.errors import UsageError
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import Processes
 from compress.passes.core.report import Within
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
@@ -107,7 +108,7 @@ class _Layers:
         self.run.reporter.tell(f"loading {name}")
         student = Student(self.run, self.options, layer=index)
         training = Training(
-            replace(self.run, reporter=Within(self.run.reporter, name)),
+            replace(self.run, reporter=Within(self.run.reporter, name), processes=Processes()),
             self.stage,
             self.options,
             self._objective(index, student.model),

@@ -38,7 +38,8 @@ def lesson(
         run.reporter.tell("loading the teacher")
         teaches = load_model(teacher.checkpoint, run.device)
     else:
-        teaches = answers(options.kept, run, stage, teacher, _asked(*examples), logit or LogitLoss())
+        kept, asked = options.kept, _asked(*examples)
+        teaches = run.first(lambda: answers(kept, run, stage, teacher, asked, logit or LogitLoss()))
     weight = options.feature_weight if options.loss == "mixed" else 1.0
     objective = Distillation(student.model, teaches, logit, features, weight, training.precision)
     projections = {} if features is None else dict(features.named_parameters())

@@ -26,7 +26,7 @@ class Learned(Committed):
 
 
 class Trained(Committed):
-    """The training is over and all that it left is committed: the curve of it.
+    """The training is over and all that it left is committed: the curve of it, and how many processes trained.
 
     `unit` is the layer that it was of, where layers are trained one by one.
     """
@@ -36,6 +36,7 @@ class Trained(Committed):
     measured: tuple[tuple[int, float], ...]
     best: int
     tokens: int
+    processes: int = 1
 
 
 def commit(run: Run, stage: Stage, student: Student, curve: Curve, tokens: int) -> None:
@@ -58,7 +59,10 @@ def commit_units(run: Run, stage: Stage, student: Student) -> None:
 
 
 def conclude(run: Run, stage: Stage, curve: Curve, tokens: int, unit: str = "") -> None:
-    """The second half of `commit`: the training, of a `unit` or of all, is over. An empty curve: there was none."""
+    """The second half of `commit`: the training, of a `unit` or of all, is over. An empty curve: there was none.
+
+    Units are trained by the main process alone.
+    """
     best, _ = curve.best if curve.measured else (0, 0.0)
     run.journal.append(
         Trained(
@@ -68,6 +72,7 @@ def conclude(run: Run, stage: Stage, curve: Curve, tokens: int, unit: str = "") 
             measured=tuple(curve.measured),
             best=best,
             tokens=tokens,
+            processes=1 if unit else run.processes.count,
         )
     )
 

@@ -30,6 +30,7 @@ def train(run: Run, stage: Stage, options: TrainOptions, make: Make, start: Star
         objective, more = make(student, learned, held_out)
         training = Training(run, stage, options, objective, [*student.groups(options), *more], learned, held_out)
         curve = training.execute()
-        commit(run, stage, student, curve, options.steps * options.batch * learned.sequences.length)
-        training.states.drop()
-    return take_over(run, stage)
+        tokens = options.steps * options.batch * learned.sequences.length
+        run.processes.on_main(lambda: commit(run, stage, student, curve, tokens))
+        run.processes.on_main(training.states.drop)
+    return run.first(lambda: take_over(run, stage))

@@ -1,7 +1,8 @@
 """The training loop: steps of AdamW on whatever loss a pass gives, the best held-out step kept, resumable anywhere.
 
-It stands on accelerate, which makes one loop of one process and of many. Nothing but the step decides which
-sequences come and how fast the model learns, so a run that was killed goes on with the same curve.
+It stands on accelerate, which makes one loop of one process and of many: each takes its share of a step's sequences,
+and their gradients are summed. Nothing but the step decides which sequences come and how fast the model learns, so a
+run that was killed goes on with the same curve.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,9 +80,7 @@ class Training:
     ) -> None:
         self.run, self.stage, self.options = run, stage, options
         self.learned, self.held_out = learned, held_out
-        from accelerate import Accelerator
-
-        self.accelerator = Accelerator(cpu=run.device.type == "cpu")
+        self.accelerator = _accelerator(run.device)
         self.rates = [group.rate for group in groups]
         parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
         optimizer = torch.optim.AdamW(
@@ -87,13 +88,15 @@ class Training:
             betas=(0.9, 0.95),
             eps=_EPSILON,
         )
-        self.objective: nn.Module = self.accelerator.prepare(objective)
+        # Prepared for evaluation it is not wrapped: a process that trains alone waits for no other.
+        alone = run.processes.count == 1
+        self.objective: nn.Module = self.accelerator.prepare_model(objective, evaluation_mode=alone)
         self.optimizer, self.parameters = optimizer, parameters
         self.states = states(run.journal, stage, parameters)
         self.curve, self._best = Curve(), ""
 
     def execute(self) -> Curve:
-        """Train to the end and leave the parameters as they were at their best.
+        """Train to the end and leave the main process's parameters as they were at their best.
 
         Raises CompressError if the loss is no number any more, or has run away; what is committed stays.
         """
@@ -107,29 +110,25 @@ class Training:
             self._learn(step)
             self._after(step + 1)
         self.run.reporter.finish()
-        self.states.take_best(self._best)
+        self.run.processes.on_main(lambda: self.states.take_best(self._best))
         return self.curve
 
     def _take_up(self) -> int | None:
         """What is committed becomes the state; returns the steps done, None if nothing is."""
-        done = self.states.resume(self.optimizer, self.accelerator.num_processes)
+        done = self.states.resume(self.optimizer, self.run.processes.count)
         for record in self.states.records():
             self.curve.losses += record.losses
             self.curve.measured += record.measured
             self._best = record.best
         self._told = len(self.curve.losses), len(self.curve.measured)
         self._committed_at = time.monotonic()
+        self.run.processes.wait()  # nobody drops a state that another one reads
         return done
 
     def _learn(self, step: int) -> None:
         """One step of the optimizer."""
         rows = rows_of(step, seed=self.run.seed, count=self.learned.count, batch=self.options.batch)
-        total = int(self.learned.pick(rows).scored().sum())
-        loss = 0.0
-        for part in self._micro_batches(rows):
-            summed = self.objective(self.learned.pick(part), part) / max(1, total)
-            self.accelerator.backward(summed * self.accelerator.num_processes)
-            loss += float(summed.detach())
+        loss = self._gradients(rows)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * self.options.rate(step)
         norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), self.options.clip))
@@ -139,6 +138,18 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.curve.losses.append(loss)
         self.run.reporter.advance(f"step {step + 1}", loss=loss)
+
+    def _gradients(self, rows: Tensor) -> float:
+        """Those of the loss per token of `rows`, over all processes; returns that loss."""
+        total = int(self.learned.pick(rows).scored().sum())
+        parts, loss = list(self._micro_batches(rows)), 0.0
+        for number, part in enumerate(parts, start=1):
+            with nullcontext() if number == len(parts) else self.accelerator.no_sync(self.objective):
+                summed = self.objective(self.learned.pick(part), part) / max(1, total)
+                # Times their number: what the processes find is averaged.
+                self.accelerator.backward(summed * self.run.processes.count)
+            loss += float(summed.detach())
+        return self.run.processes.sum(loss)
 
     def _after(self, done: int) -> None:
         """What is due after so many steps: a look at the held-out sequences, a commit."""
@@ -157,30 +168,27 @@ class Training:
             parts = [
                 self.objective(self.held_out.pick(part), held_out_rows(part)) for part in self._micro_batches(rows)
             ]
-        loss = sum(float(part) for part in parts) / max(1, total)
+        loss = self.run.processes.sum(sum(float(part) for part in parts)) / max(1, total)
         first = self.curve.measured[0][1] if self.curve.measured else loss
         if not math.isfinite(loss) or loss > _BEYOND * first + 1:
             self._give_up(f"after {done} steps the loss on held-out sequences is {loss:g}, and it was {first:g}")
         self.curve.measured.append((done, loss))
         if self.curve.best[0] == done:
-            self._best = self.states.save_best(done)
+            self._best = self.states.best_name(done)
+            self.run.processes.on_main(lambda: self.states.save_best(self._best))
 
     def _commit(self, done: int) -> None:
-        losses, measured = self._told
-        self.states.commit(
-            done,
-            self.optimizer,
-            self.curve.losses[losses:],
-            self.curve.measured[measured:],
-            self._best,
-            self.accelerator.num_processes,
+        losses, measured = self.curve.losses[self._told[0] :], self.curve.measured[self._told[1] :]
+        processes = self.run.processes
+        processes.on_main(
+            lambda: self.states.commit(done, self.optimizer, losses, measured, self._best, processes.count)
         )
         self._told = len(self.curve.losses), len(self.curve.measured)
         self._committed_at = time.monotonic()
 
     def _micro_batches(self, rows: Tensor) -> Iterator[Tensor]:
         """This process's share of `rows`, as many at a time as one forward takes."""
-        share = rows[self.accelerator.process_index :: self.accelerator.num_processes]
+        share = rows[self.run.processes.index :: self.run.processes.count]
         length = self.learned.sequences.length
         size = self.options.micro_batch or max(1, BATCH_TOKENS // length)
         return iter(share.split(size))
@@ -190,3 +198,14 @@ class Training:
             f"{self.stage.title} diverges: {reason}",
             "lower its rates (`lr`, `lr_scales`, `lr_codes`, `lr_lora`) or raise `warmup`; what came before is kept",
         )
+
+
+def _accelerator(device: torch.device) -> Any:
+    """Its settings are those of the recipe, whatever the launcher's may be."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    # A step may leave parameters without a gradient, as those of experts that no token reached. Buffers stay as read.
+    several = DistributedDataParallelKwargs(
+        find_unused_parameters=True, broadcast_buffers=False, gradient_as_bucket_view=True
+    )
+    return Accelerator(cpu=device.type == "cpu", mixed_precision="no", kwargs_handlers=[several])

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from compress.formats.errors import UsageError
+
+if TYPE_CHECKING:
+    from compress.passes.core.run import Run
+    from compress.passes.core.stage import Stage
 
 Trained = Literal["all", "norms", "scales", "lora"]
 Precision = Literal["bf16", "fp32"]
@@ -57,6 +63,19 @@ class TrainOptions(BaseModel):
         if self.lora != LoraOptions() and self.train != "lora":
             raise ValueError("`lora` says how adapters are made, and none are: say train: lora")
         return self
+
+    @property
+    def together(self) -> bool:
+        """Whether all processes train."""
+        return True
+
+    def prepare(self, run: Run, stage: Stage) -> None:
+        """Raises UsageError for a batch of which not every process gets a sequence."""
+        if self.together and self.batch < run.processes.count:
+            raise UsageError(
+                f"{stage.title}: a batch of {self.batch} is too small for {run.processes.count} processes",
+                f"say batch: {run.processes.count} or more, or start fewer processes",
+            )
 
     @property
     def interval(self) -> int:

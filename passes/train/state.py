@@ -95,11 +95,15 @@ class States:
         )
         self._drop_all_but(path.name, best)
 
-    def save_best(self, step: int) -> str:
-        """Write what has learned after `step` steps to a file of its own; returns its name."""
-        path = self._stage.file(f"best-{step:08d}.safetensors")
-        save_tensors(path, {name: parameter.detach() for name, parameter in self._parameters.items()})
-        return path.name
+    @staticmethod
+    def best_name(step: int) -> str:
+        """The file of what has learned after `step` steps, if that is the best."""
+        return f"best-{step:08d}.safetensors"
+
+    def save_best(self, name: str) -> None:
+        """Write what has learned so far to the file `name`."""
+        held = {parameter_name: parameter.detach() for parameter_name, parameter in self._parameters.items()}
+        save_tensors(self._stage.file(name), held)
 
     def take_best(self, name: str) -> None:
         """Set what learns to what `save_best` wrote to the file `name`."""
@@ -135,9 +139,8 @@ class Unsaved(States):
     def commit(self, *_: object, **__: object) -> None:
         pass
 
-    def save_best(self, step: int) -> str:
+    def save_best(self, name: str) -> None:
         self._best = {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
-        return f"step {step}"
 
     @torch.no_grad()
     def take_best(self, name: str) -> None:

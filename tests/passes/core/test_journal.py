@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compress.formats.errors import InputError
-from compress.passes.core.journal import Begun, Committed, Done, Journal
+from compress.passes.core.journal import Begun, Committed, Done, Followed, Journal
 
 
 class Layer(Committed):
@@ -83,3 +83,18 @@ def test_what_a_stage_took_is_summed_over_processes(tmp_path: Path) -> None:
     assert again.seconds("a") == (2 + 3) + 2 + 3
     again.append(Done(stage="a", seconds=10))
     assert [record["took"] for record in Journal(path).records] == [2, 3, 1, 2, 7]
+
+
+def test_who_reads_along_sees_what_is_whole_and_changes_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    followed = Followed(path)
+    assert followed.records == []
+    written = filled(path)
+    with path.open("ab") as file:
+        file.write(b'{"record": {"kind": "La')  # as the other process writes it just now
+    before = path.read_bytes()
+    followed.refresh()
+    assert followed.records == written.records == Followed(path).records
+    with pytest.raises(RuntimeError, match="Layer is to be committed by the main process"):
+        followed.append(Layer(stage="a", number=3))
+    assert path.read_bytes() == before

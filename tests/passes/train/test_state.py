@@ -68,7 +68,8 @@ def test_another_number_of_processes_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_only_the_last_state_and_the_best_are_kept(tmp_path: Path) -> None:
     states, parameters, optimizer = made(tmp_path)
-    first = states.save_best(0)
+    first = states.best_name(0)
+    states.save_best(first)
     best = {name: value.detach().clone() for name, value in parameters.items()}
     states.commit(0, optimizer, [], [(0, 1.0)], first, 1)
     step(parameters, optimizer)
