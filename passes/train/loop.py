@@ -90,7 +90,7 @@ class Training:
         )
         # Prepared for evaluation it is not wrapped: a process that trains alone waits for no other.
         alone = run.processes.count == 1
-        self.objective: nn.Module = self.accelerator.prepare_model(objective, evaluation_mode=alone)
+        self.objective: nn.Module = self.accelerator.prepare_model(objective, False, evaluation_mode=alone)
         self.optimizer, self.parameters = optimizer, parameters
         self.states = states(run.journal, stage, parameters)
         self.curve, self._best = Curve(), ""

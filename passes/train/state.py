@@ -65,7 +65,9 @@ class States:
             kind, _, rest = name.partition(".")
             if kind == "optimizer":
                 key, _, parameter_name = rest.partition(".")
-                optimizer.state[self._parameters[parameter_name]][key] = _read(held, name)
+                parameter, value = self._parameters[parameter_name], _read(held, name)
+                # As the optimizer makes them: moments beside the parameter, the count of steps on the CPU.
+                optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
         torch.set_rng_state(_read(held, "random"))
         return last.step
 

@@ -7,15 +7,17 @@ from typing import Any
 
 import pytest
 from told import Notes
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from compress.formats.errors import RefusedError
 from compress.passes.artifact.write import Artifact, Written
 from compress.passes.core.journal import Begun, Done
+from compress.passes.core.processes import Joined
 from compress.passes.core.stage import Stage
 from compress.passes.gptq import GPTQ
 from compress.passes.rtn import RTN
 from compress.passes.sweep.sweep import Unit
-from compress.recipes.workshop import WORK, begin, workshop
+from compress.recipes.workshop import WORK, begin, shared_workshop, workshop
 
 
 def record(stage: str = "a") -> Begun:
@@ -48,6 +50,16 @@ def test_nobody_else_may_work_there_meanwhile(tmp_path: Path) -> None:
     ):
         pytest.fail("let in")
     assert journal.records == []
+
+
+def test_who_joins_the_main_process_reads_along_and_locks_nothing(tmp_path: Path) -> None:
+    store = HashStore()
+    main, other = (Joined(store, index, 2, local=index) for index in range(2))
+    with shared_workshop(tmp_path, True, main) as written, shared_workshop(tmp_path, True, other) as followed:
+        written.append(record())
+        assert followed.records == []
+        followed.refresh()
+        assert followed.of(Begun) == [record()]
 
 
 def test_fresh_forgets_the_work_and_the_artifacts_that_are_its_own(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_two_processes_give_the_result_of_one(recipe: Path, whole: Path, tmp_pat
     assert two["measured"][-1][1] < two["measured"][0][1]
 
 
+@pytest.mark.timeout(900)  # ten times a process imports torch and transformers
 def test_killed_and_interrupted_they_go_on_to_the_same_bytes(recipe: Path, whole: Path, tmp_path: Path) -> None:
     process = start(recipe, "-o", tmp_path, "--processes", 2, "-q")
     workers = working(process, tmp_path, steps=4)

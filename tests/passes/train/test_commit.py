@@ -39,6 +39,7 @@ def test_it_is_written_once_and_read_by_whoever_comes(
     (training,) = left.manifest["training"]
     assert training == {
         "pass": "rtn", "losses": [0.5, 0.25], "measured": [[0, 0.5], [2, 0.4]], "best": 2, "tokens": 64,
+        "processes": 1,
     }  # fmt: skip
 
 

@@ -87,7 +87,8 @@ def test_unsaved_states_keep_the_best_and_no_more(tmp_path: Path) -> None:
     _, parameters, optimizer = made(tmp_path)
     states = Unsaved(Journal(tmp_path / "journal.jsonl"), Stage((RTN(),), {"x": 1}, tmp_path), parameters)
     best = {name: value.detach().clone() for name, value in parameters.items()}
-    name = states.save_best(0)
+    name = states.best_name(0)
+    states.save_best(name)
     step(parameters, optimizer)
     states.commit(1, optimizer, [0.5], [(0, 0.7)], name, 1)
     assert not torch.equal(parameters["a"], best["a"])
