@@ -49,7 +49,7 @@ class _Layers:
     def __init__(self, run: Run, stage: Stage, options: TrainOptions) -> None:
         self.run, self.stage, self.options = run, stage, options
         assert stage.sequences is not None  # the pass has read them
-        self.learned, self.held_out = Examples(stage.sequences).split(options.held_out, run.seed)
+        self.learned, self.held_out = Examples.of(stage.sequences).split(options.held_out, run.seed)
         sequences = self.learned.then(self.held_out).sequences
         self.student, self.teacher = (
             Walk(

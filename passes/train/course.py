@@ -24,7 +24,7 @@ def train(run: Run, stage: Stage, options: TrainOptions, make: Make, start: Star
     """Train the run's model, or take over what was trained before. `start` quantizes what is to learn quantized."""
     if not run.journal.of(Trained, stage.key):
         assert stage.sequences is not None  # the pass has read them
-        learned, held_out = Examples(stage.sequences).split(options.held_out, run.seed)
+        learned, held_out = Examples.of(stage.sequences).split(options.held_out, run.seed)
         run.reporter.tell("loading the model that learns")
         student = Student(run, options, start())
         objective, more = make(student, learned, held_out)

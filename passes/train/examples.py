@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +12,30 @@ from compress.passes.model.sequences import Sequences
 
 
 @dataclass(frozen=True)
+class Marked(Sequences):
+    """Sequences as they are read. answers [sequences, length] bool: the tokens to be learned; None: all real ones."""
+
+    answers: Tensor | None = None
+
+    def sha256(self) -> str:
+        """A digest of the ids, the mask and the answers; without answers that of the sequences alone."""
+        if self.answers is None:
+            return super().sha256()
+        return hashlib.sha256(super().sha256().encode() + self.answers.numpy().tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
 class Examples:
     """answers [n, length] bool: the tokens to be learned; None: all real ones."""
 
     sequences: Sequences
     answers: Tensor | None = None
+
+    @classmethod
+    def of(cls, sequences: Sequences) -> Examples:
+        """What a pass has read."""
+        answers = sequences.answers if isinstance(sequences, Marked) else None
+        return cls(Sequences(sequences.ids, sequences.mask), answers)
 
     @property
     def count(self) -> int:
@@ -43,5 +63,6 @@ class Examples:
         return Examples(Sequences(ids, mask), answers)
 
     def split(self, held_out: int, seed: int) -> tuple[Examples, Examples]:
+        """What is learned from, and `held_out` others, chosen by `seed`; each in their order."""
         order = torch.randperm(self.count, generator=torch.Generator().manual_seed(seed))
         return self.pick(order[held_out:].sort().values), self.pick(order[:held_out].sort().values)
