@@ -34,7 +34,7 @@ class Finetune(TrainText, ModelPass):
         return {**self.learns_by(), "tokens": sequences.sha256()}
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
-        learning(model, sorted(model.tensors), self.train)
+        learning(model, sorted(model.tensors), self, anatomy)
         return model
 
     def model(self, run: Run, stage: Stage) -> Outcome:

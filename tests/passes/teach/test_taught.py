@@ -22,7 +22,7 @@ def depends(request: pytest.FixtureRequest, tiny_llama: Path, tmp_path: Path) ->
     """depends(**options) → what it depends on, of the text that it reads."""
 
     def make(**options: Any) -> Any:
-        step = request.param.model_validate({"samples": 6, "seq_len": 16, **options})
+        step = request.param.model_validate({"samples": 6, "seq_len": 16, "held_out": 2, **options})
         assert isinstance(step, Taught)
         sequences = step.read(open_checkpoint(tiny_llama), tmp_path, lambda _: None)
         assert isinstance(sequences, Sequences) and sequences.ids.shape == (6, 16)
