@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from compress.formats.base import Checkpoint, ModelSpec
-from compress.passes.core.base import ModelPass
+from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
+from compress.passes.train.cost import training_cost
 from compress.passes.train.text import TrainText
 from compress.passes.train.trainable import learning
 
@@ -36,6 +38,11 @@ class Finetune(TrainText, ModelPass):
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         learning(model, sorted(model.tensors), self, anatomy)
         return model
+
+    def cost(
+        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+    ) -> Cost:
+        return training_cost(model, anatomy, sequences, self, budget, teacher=False, asked=False)
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         from compress.passes.train.course import train
