@@ -162,6 +162,8 @@ def _cut(source: Source, options: TextOptions, part: Part, count: int) -> Cut:
 
 
 def _documents(source: Source, part: Part) -> Iterator[Document]:
+    if part.path == OWN:
+        raise UsageError(f"`{OWN}`: only calibrate samples text from the model", f"give a text, or `{BUILTIN}`")
     rows = Rows(source.tokenizer, part.column, source.answers)
     if part.path == BUILTIN:
         return documents.builtin(source.held_out)

@@ -54,3 +54,9 @@ def test_what_it_depends_on(step: TrainText, tiny_llama: Path, tmp_path: Path) -
     assert step.learns_by() != step.model_copy(update={"lr": 1e-3}).learns_by()
     assert step.learns_by() == step.model_copy(update={"micro_batch": 1}).learns_by()
     assert not {"data", "samples", "seq_len"} & set(step.learns_by())
+
+
+def test_text_of_the_models_own_is_refused_by_name(step: TrainText, tiny_llama: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="only calibrate samples text") as caught:
+        step.model_copy(update={"data": "self"}).read_text(open_checkpoint(tiny_llama), tmp_path, print)
+    assert caught.value.at == ("data",)
