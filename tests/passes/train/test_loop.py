@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -138,3 +140,37 @@ def test_a_step_takes_as_many_forwards_as_micro_batches(training: Make, size: in
     objective = Bigrams()
     training("run", objective, micro_batch=size).execute()
     assert objective.calls == calls
+
+
+APART = """
+import torch
+from torch import nn
+from compress.passes.core.processes import joined
+from compress.passes.train.loop import _accelerator
+
+class Experts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.both, self.one, self.none = (nn.Parameter(torch.ones(2)) for _ in range(3))
+
+    def forward(self, index):
+        return (2 * self.both).sum() + ((3 * self.one).sum() if index == 0 else 0)
+
+with joined(gpus=False) as processes:
+    model, accelerator = Experts(), _accelerator(torch.device("cpu"))
+    wrapped = accelerator.prepare_model(model, False)
+    accelerator.backward(wrapped(processes.index) * processes.count)
+    grads = [getattr(model, name).grad for name in ("both", "one", "none")]
+    assert [None if grad is None else grad.tolist() for grad in grads] == [[4.0, 4.0], [3.0, 3.0], None], grads
+"""
+
+
+def test_what_one_process_reaches_has_its_gradient_and_what_none_does_has_none(
+    tmp_path: Path, environment: Mapping[str, str]
+) -> None:
+    """As in one process: the optimizer leaves alone what has no gradient."""
+    script = tmp_path / "apart.py"
+    script.write_text(APART)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(torchrun, env={**environment, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
