@@ -62,7 +62,9 @@ def round_inputs(linears: Mapping[str, nn.Module], weights: Weights) -> None:
 
 def _hook(linear: nn.Module, number_format: ActivationFormat, scale: Tensor | None) -> None:
     def round_first(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        there = None if scale is None else scale.to(args[0].device)
-        return (round_input(args[0], number_format, there), *args[1:])
+        x, there = args[0], None if scale is None else scale.to(args[0].device)
+        rounded = round_input(x.detach(), number_format, there)
+        # Straight through (arXiv 1308.3432): the difference is 0, and its gradient that of x.
+        return (rounded + (x - x.detach()) if x.requires_grad else rounded, *args[1:])
 
     linear.register_forward_pre_hook(round_first)

@@ -33,3 +33,15 @@ def test_a_static_scale_rounds_and_saturates_the_input() -> None:
     formats = {"a": ActivationFormat("int8", False, "tensor")}
     round_inputs({"a": linear, "b": nn.Linear(3, 3)}, Weights(lambda name: torch.tensor([0.5]), formats))
     assert linear(torch.tensor([[0.6, -0.1, 1000.0]])).tolist() == [[0.5, 0.0, 63.5]]
+
+
+def test_gradients_pass_straight_through_the_rounding_of_inputs() -> None:
+    linear = nn.Linear(3, 2, bias=False)
+    round_inputs({"a": linear}, Weights(lambda name: torch.ones(1), {"a": ActivationFormat("int8", True, "token")}))
+    x = torch.tensor([[0.61, -0.13, 1.0]], requires_grad=True)
+    with torch.no_grad():
+        expected = linear(x)
+    found = linear(x)
+    found.sum().backward()
+    assert torch.equal(found, expected)
+    assert x.grad is not None and torch.equal(x.grad, linear.weight.detach().sum(0, keepdim=True))
