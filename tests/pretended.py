@@ -28,6 +28,8 @@ MIXING = {
 }  # fmt: skip
 
 _setup_privateuseone_for_python_backend(NAME)
+# Whatever asks for the types of mixed precision, as activation checkpointing does, asks every device that there is.
+getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]
 
 
 class Away(Tensor):

@@ -39,6 +39,14 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "kv_cache": [{"rtn": GROUPS}, {"kv_cache": {"per": "head"}}],
     "mixed": [{"mixed": {"bits": [3, 8], "average_bits": 6}}, {"gptq": GROUPS}],
 }
+LEARN = {"data": "builtin", "samples": 8, "seq_len": 32, "steps": 4, "batch": 2, "held_out": 2}
+TRAINING: dict[str, list[dict[str, Any]]] = {
+    "distill": [{"rtn": GROUPS}, {"distill": LEARN}],
+    "distill by layers": [{"rtn": GROUPS}, {"distill": {**LEARN, "scope": "layer"}}],
+    "qat": [{"qat": {**GROUPS, **LEARN}}],
+    "finetune": [{"finetune": LEARN}, {"rtn": GROUPS}],
+}
+"""What takes gradients, which a pretended GPU has none of: tried on real ones alone."""
 CONTAINERS = {
     "rtn": {"dialect": "gguf"}, "gptq": {"dialect": "gptq"}, "gptq, correct and tune": {"dialect": "gptq"},
     "int8 static": {"dialect": "compressed-tensors"}, "nf4 double": {"dialect": "bitsandbytes"},
@@ -72,7 +80,7 @@ def measure(tmp_path: Path, corpus: Path, held_out: Path) -> Measure:
 
 
 def test_every_method_is_tried() -> None:
-    tried = {key for steps in METHODS.values() for step in steps for key in step}
+    tried = {key for steps in (METHODS | TRAINING).values() for step in steps for key in step}
     assert tried | {"calibrate", "evaluate", "export"} == set(passes.names())
 
 
@@ -91,6 +99,14 @@ def test_a_method_does_on_a_gpu_what_it_does_on_the_cpu(
         assert there.metrics.reference_perplexity == pytest.approx(mine.metrics.reference_perplexity, rel=1e-3)
     for one, other in zip(mine.artifacts, there.artifacts):
         assert agreement(Path(one.path), Path(other.path)) > (SAME_CODES if device == "cuda" else 1 - 1e-9)
+
+
+@pytest.mark.parametrize("device", [device for device in DEVICES if device != pretended.NAME])
+@pytest.mark.parametrize("method", TRAINING)
+def test_what_trains_does_so_on_a_gpu(small_llama: Path, measure: Measure, method: str, device: str) -> None:
+    mine, there = (measure(small_llama, TRAINING[method], place) for place in ("cpu", device))
+    assert mine.metrics.kl_divergence and there.metrics.kl_divergence
+    assert abs(there.metrics.kl_divergence / mine.metrics.kl_divergence - 1) < 0.25
 
 
 @pytest.mark.parametrize("device", DEVICES)
