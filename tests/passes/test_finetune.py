@@ -124,7 +124,7 @@ def test_plain_text_is_learned_whole(tiny_llama: Path, corpus: Path, tmp_path: P
 def test_a_run_that_is_killed_goes_on_to_the_same_bytes(tiny_llama: Path, chats: Path, tmp_path: Path) -> None:
     step = {"data": str(chats), **FAST, "steps": 2, "measure_every": 1}
     recipe = {"model": str(tiny_llama), "passes": [{"finetune": step}, {"export": {"dialect": "dense"}}]}
-    subprocess.run([sys.executable, KILLER, tmp_path, "3"], input=json.dumps(recipe), text=True, check=True)
+    subprocess.run([sys.executable, KILLER, tmp_path, "7"], input=json.dumps(recipe), text=True, check=True)
     killed = sorted(tmp_path.glob("killed-*/dense/*.safetensors"))
     assert len(killed) >= 2
     (whole,) = (tmp_path / "whole" / "dense").glob("*.safetensors")
