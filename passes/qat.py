@@ -24,7 +24,7 @@ _OF_FORMATS = ("format", "bits", "symmetric", "zero", "block_size", "double_quan
 
 
 class QAT(FormatOptions, Taught):
-    """Train the model as it will be quantized: the best quality at few bits, for the price of training."""
+    """Train the model as it will be quantized: codes and scales learn, for few bits and the price of training."""
 
     spans: ClassVar[bool] = True
 

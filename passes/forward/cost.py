@@ -13,7 +13,7 @@ BATCH_TOKENS = 4096
 """Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
 RUNTIME = 450 << 20
 """Python, torch and transformers themselves."""
-_HEAP = 1.8
+HEAP = 1.8
 """What the heap occupies for a byte that is in use: measured on SmolLM2 (975 MiB counted, 1.4 GiB seen)."""
 
 # Elements that operators touch, for each there is: measured on SmolLM2, on one thread.
@@ -76,7 +76,7 @@ def walk_cost(
     working = (held if hold and statistics else batch) + matrices * 4 if tokens else 0
     return Cost(
         effort=_forward(model, anatomy, sequences) * (forwards * streams) if tokens else Effort(),
-        memory=RUNTIME + int(_HEAP * max(ends, largest * (1 + streams) + working + batch)),
+        memory=RUNTIME + int(HEAP * max(ends, largest * (1 + streams) + working + batch)),
         forwards=forwards,
     )
 
@@ -99,7 +99,7 @@ def back_cost(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Cost:
     touched = max((sum(sum(shape) for shape in layer) for layer in layers), default=0)
     batch = touched * min(sequences[0] * sequences[1], BATCH_TOKENS)
     effort = _forward(model, anatomy, sequences) * 3 + score_effort(model, anatomy, sequences, 2)
-    return Cost(effort, RUNTIME + int(_HEAP * 4 * (batch + vocabulary * hidden)), 2)
+    return Cost(effort, RUNTIME + int(HEAP * 4 * (batch + vocabulary * hidden)), 2)
 
 
 def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:

@@ -6,14 +6,12 @@ from dataclasses import replace
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
-from compress.passes.forward.cost import BATCH_TOKENS, Cost, Extent, walk_cost
+from compress.passes.forward.cost import BATCH_TOKENS, HEAP, Cost, Extent, linears, walk_cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.train.options import TrainOptions
 
 _HELD = 0.25
 """Of the memory that is allowed: hidden states that take less are kept in it while a layer learns."""
-_HEAP = 1.8
-"""As in forward/cost.py."""
 _BACKWARD = 2
 """Forwards that a backward takes: the gradient of the inputs and that of the weights."""
 
@@ -36,7 +34,7 @@ def layerwise_cost(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, se
     micro = options.micro_batch or max(1, BATCH_TOKENS // sequences[1])
     effort = _effort(options, model, anatomy, sequences[1], micro, budget)
     more = _memory(options, model, anatomy, sequences, micro, budget)
-    return replace(walk, effort=walk.effort + effort, memory=walk.memory + int(_HEAP * more))
+    return replace(walk, effort=walk.effort + effort, memory=walk.memory + int(HEAP * more))
 
 
 def _effort(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, length: int, micro: int, budget: int) -> Effort:
@@ -47,7 +45,7 @@ def _effort(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, length: i
     each = (
         options.steps * (_parts(options.batch, micro) * both + step) + looks * _parts(options.held_out, micro) * forward
     )
-    weights = sum(rows * columns for shapes in _layers(model, anatomy) for rows, columns in shapes)
+    weights = sum(rows * columns for shapes in linears(model, anatomy) for rows, columns in shapes)
     return walk_cost(model, anatomy, (run, length), budget).effort + Effort(elements=each * weights)
 
 
@@ -57,7 +55,7 @@ def _memory(
     """What learning holds, beside the walk, in bytes: copies of weights, what a backward needs, hidden states."""
     *_, copies = _of_weights(options)
     tokens, width = min(micro, options.batch) * sequences[1], model.tensors[anatomy.embedding].shape[1]
-    layers = _layers(model, anatomy)
+    layers = linears(model, anatomy)
     weights = max((sum(rows * columns for rows, columns in shapes) for shapes in layers), default=0)
     passed = max((sum(rows + columns for rows, columns in shapes) for shapes in layers), default=0)
     return 4 * (weights * copies + tokens * passed) + may_keep(sequences, width, budget) * _states(sequences, width)
@@ -75,11 +73,3 @@ def _parts(count: int, micro: int) -> int:
 def _states(sequences: Extent, width: int) -> int:
     """Bytes of two boundaries."""
     return 2 * sequences[0] * sequences[1] * width * 4
-
-
-def _layers(model: ModelSpec, anatomy: Anatomy) -> list[list[tuple[int, ...]]]:
-    """The shapes of each layer's linears."""
-    return [
-        [model.tensors[f"{name}.weight"].shape for siblings in layer.siblings for name in siblings]
-        for layer in anatomy.layers
-    ]

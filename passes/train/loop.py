@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -56,12 +57,12 @@ class Curve:
         return min(self.measured, key=lambda point: point[1])
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """What a pass minimises. It holds the model that learns as a submodule."""
 
+    @abstractmethod
     def forward(self, examples: Examples, rows: Tensor) -> Tensor:
         """The sum [] of the losses of all scored tokens of `examples`; `rows` [n] are their places in the data."""
-        raise NotImplementedError
 
 
 class Training:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ import torch
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.passes.core.base import LayerPass, ModelPass, Pass
-from compress.passes.core.journal import Journal
+from compress.passes.core.journal import Committed, Journal
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.report import Reporter
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.evaluate import Evaluate
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.walk import Stream, Walk
@@ -82,6 +84,40 @@ def swept_fixture() -> Callable[..., Run]:
 @pytest.fixture(name="scores")
 def scores_fixture() -> Callable[..., Scores]:
     return scores
+
+
+@pytest.fixture
+def killed_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], AbstractContextManager[None]]:
+    """killed_at(n): what runs within is killed at its nth commit, when files are written and their record is not."""
+
+    @contextmanager
+    def kill(at: int) -> Iterator[None]:
+        append, count = Journal.append, 0
+
+        def fail(self: Journal, record: Committed) -> None:
+            nonlocal count
+            count += 1
+            if count == at:
+                raise KeyboardInterrupt
+            append(self, record)
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(Journal, "append", fail)
+            yield
+
+    return kill
+
+
+@pytest.fixture
+def lost(held_out: Path) -> Callable[[Run], float]:
+    """The KL divergence of a run's model from the untouched one, on text that training has not seen."""
+
+    def measure(run: Run) -> float:
+        scores = carry_out(run, Evaluate(data=str(held_out), samples=4, seq_len=32)).left.scores
+        assert scores is not None and scores.kl_divergence is not None
+        return scores.kl_divergence
+
+    return measure
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,8 @@ from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.base import Pass
-from compress.passes.core.journal import Journal
 from compress.passes.core.run import Run
 from compress.passes.distill import Distill
-from compress.passes.evaluate import Evaluate
 from compress.passes.rtn import RTN
 from compress.passes.train.commit import Trained
 from compress.recipes.plan import plan
@@ -26,6 +25,7 @@ from compress.recipes.recipe import from_data
 from compress.recipes.run import run as run_recipe
 
 Begin = Callable[..., Run]
+KilledAt = Callable[[int], AbstractContextManager[None]]
 CarryOut = Callable[..., Run]
 FAST: dict[str, Any] = {
     "samples": 24, "seq_len": 32, "steps": 12, "batch": 4, "held_out": 6, "precision": "fp32",
@@ -49,18 +49,6 @@ def distilled(
         return runs[0], runs[1]
 
     return make
-
-
-@pytest.fixture
-def lost(held_out: Path, carry_out: CarryOut) -> Callable[[Run], float]:
-    """The KL divergence of a run's model from the untouched one, on text that training has not seen."""
-
-    def measure(run: Run) -> float:
-        scores = carry_out(run, Evaluate(data=str(held_out), samples=4, seq_len=32)).left.scores
-        assert scores is not None and scores.kl_divergence is not None
-        return scores.kl_divergence
-
-    return measure
 
 
 def tensors(run: Run) -> dict[str, Tensor | QTensor]:
@@ -236,23 +224,12 @@ def test_another_model_teaches(
     ("scope", "at"), [*(("model", at) for at in (1, 5, 12, 20)), *(("layer", at) for at in (7, 9))]
 )
 def test_killed_anywhere_it_ends_in_the_same_bytes(
-    tiny_llama: Path, corpus: Path, tmp_path: Path, scope: str, at: int, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, corpus: Path, tmp_path: Path, scope: str, at: int, killed_at: KilledAt
 ) -> None:
     """Killed at a commit: before it, when files are written and their record is not."""
     whole = run_recipe(recipe(tiny_llama, corpus, scope=scope), tmp_path / "whole")
-    append, count = Journal.append, 0
-
-    def fail(self: Journal, record: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == at:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    monkeypatch.setattr(Journal, "append", fail)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(at):
         run_recipe(recipe(tiny_llama, corpus, scope=scope), tmp_path / "cut")
-    monkeypatch.undo()
     resumed = run_recipe(recipe(tiny_llama, corpus, scope=scope), tmp_path / "cut")
     one, other = (Path(report.artifacts[0].path) / "model.safetensors" for report in (whole, resumed))
     assert one.read_bytes() == other.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,7 @@ from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.base import Pass
-from compress.passes.core.journal import Journal
 from compress.passes.core.run import Run
-from compress.passes.evaluate import Evaluate
 from compress.passes.gptq import GPTQ
 from compress.passes.qat import QAT
 from compress.passes.rtn import RTN
@@ -27,6 +26,7 @@ from compress.recipes.recipe import from_data
 from compress.recipes.run import run as run_recipe
 
 Begin = Callable[..., Run]
+KilledAt = Callable[[int], AbstractContextManager[None]]
 CarryOut = Callable[..., Run]
 FAST: dict[str, Any] = {
     "samples": 24, "seq_len": 32, "steps": 12, "batch": 4, "held_out": 6, "precision": "fp32",
@@ -61,18 +61,6 @@ def untrained(tiny_llama: Path, tmp_path: Path, begin: Begin, carry_out: CarryOu
         return run
 
     return make
-
-
-@pytest.fixture
-def lost(held_out: Path, carry_out: CarryOut) -> Callable[[Run], float]:
-    """The KL divergence of a run's model from the untouched one, on text that training has not seen."""
-
-    def measure(run: Run) -> float:
-        scores = carry_out(run, Evaluate(data=str(held_out), samples=4, seq_len=32)).left.scores
-        assert scores is not None and scores.kl_divergence is not None
-        return scores.kl_divergence
-
-    return measure
 
 
 def codes_of(run: Run) -> dict[str, QTensor]:
@@ -211,24 +199,13 @@ def test_a_quantized_model_is_trained_on(tiny_llama: Path, corpus: Path, tmp_pat
 
 @pytest.mark.parametrize(("at", "before"), [(4, ()), (18, ()), (11, ({"rtn": {"bits": 3, "group_size": 32}},))])
 def test_killed_anywhere_it_ends_in_the_same_bytes(
-    tiny_llama: Path, corpus: Path, tmp_path: Path, at: int, before: Any, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, corpus: Path, tmp_path: Path, at: int, before: Any, killed_at: KilledAt
 ) -> None:
     """Killed at a commit: before it, when files are written and their record is not."""
     wanted = recipe(tiny_llama, corpus, "dense", before=before, **({} if before else {"bits": 3, "group_size": 32}))
     whole = run_recipe(wanted, tmp_path / "whole")
-    append, count = Journal.append, 0
-
-    def fail(self: Journal, record: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == at:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    monkeypatch.setattr(Journal, "append", fail)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(at):
         run_recipe(wanted, tmp_path / "cut")
-    monkeypatch.undo()
     resumed = run_recipe(wanted, tmp_path / "cut")
     one, other = (Path(report.artifacts[0].path) / "model.safetensors" for report in (whole, resumed))
     assert one.read_bytes() == other.read_bytes()

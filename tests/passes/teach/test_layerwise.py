@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch import Tensor
 from compress.formats.errors import UsageError
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.base import LayerPass
-from compress.passes.core.journal import Journal
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.scores import Scores
@@ -28,6 +28,7 @@ from compress.passes.train.examples import Examples
 from compress.passes.train.options import TrainOptions
 
 Begin = Callable[..., Run]
+KilledAt = Callable[[int], AbstractContextManager[None]]
 Measure = Callable[..., Scores]
 IDS = torch.randint(0, 320, (28, 24), generator=torch.Generator().manual_seed(11))
 SEQUENCES = Sequences(IDS)
@@ -169,21 +170,11 @@ def test_held_in_memory_or_read_from_disk_it_is_the_same(
 
 @pytest.mark.parametrize("at", range(1, 5))
 def test_killed_at_any_commit_it_ends_in_the_same_bytes(
-    tiny_llama: Path, rounded: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, at: int
+    tiny_llama: Path, rounded: Callable[..., Run], killed_at: KilledAt, at: int
 ) -> None:
     """Killed before the record of a commit is there, when its files are."""
     whole, cut = learn(rounded(tiny_llama, "whole"), steps=6), rounded(tiny_llama, "cut")
-    append, records = Journal.append, 0
-
-    def fail(self: Journal, record: Any) -> None:
-        nonlocal records
-        records += 1
-        if records == at:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "append", fail)
+    with killed_at(at):
         learn(cut, steps=6)
     begun = [len(cut.journal.of(kind)) for kind in (Learned, Trained)]
     assert begun == [at // 2, (at - 1) // 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from compress.formats import open_checkpoint
 from compress.formats.errors import UsageError
 from compress.formats.files.native import NativeFile
 from compress.kernels.qtensor import QTensor, quantize
-from compress.passes.core.journal import Journal
 from compress.passes.core.run import Run
 from compress.passes.model.names import tensor_names
 from compress.passes.mxfp4 import MXFP4
@@ -35,6 +35,7 @@ peft = pytest.importorskip("peft", reason="peft is not installed: pip install co
 
 IDS = torch.randint(0, 320, (2, 9), generator=torch.Generator().manual_seed(4))
 Begin = Callable[..., Run]
+KilledAt = Callable[[int], AbstractContextManager[None]]
 Swept = Callable[..., Run]
 
 
@@ -260,23 +261,12 @@ def test_of_a_model_that_training_quantizes_only_targets_learn(
 
 @pytest.mark.parametrize("at", [3, 8, 15])
 def test_killed_anywhere_it_ends_in_the_same_bytes(
-    tiny_llama: Path, corpus: Path, tmp_path: Path, at: int, monkeypatch: pytest.MonkeyPatch
+    tiny_llama: Path, corpus: Path, tmp_path: Path, at: int, killed_at: KilledAt
 ) -> None:
     """Its states hold adapters and what the optimizer knows of them, no more."""
     whole = run_recipe(recipe(tiny_llama, corpus), tmp_path / "whole")
-    append, count = Journal.append, 0
-
-    def fail(self: Journal, record: Any) -> None:
-        nonlocal count
-        count += 1
-        if count == at:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    monkeypatch.setattr(Journal, "append", fail)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_at(at):
         run_recipe(recipe(tiny_llama, corpus), tmp_path / "cut")
-    monkeypatch.undo()
     for state in (tmp_path / "cut").rglob("state-*.safetensors"):
         held = NativeFile(state)
         values = {name.removeprefix("value.") for name in held.specs if name.startswith("value.")}
