@@ -6,7 +6,6 @@ The files are as hostile as any input: only JSON is read here, the `tokenizers` 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,7 +19,6 @@ from compress.formats.gguf.vocab import MAX_VOCAB, OWN_ROLES, ROLES, Merge, Toke
 Json = Mapping[str, Any]
 
 _FILE = "tokenizer.json"
-_PAD = re.compile(r"\[PAD(\d+)\]")
 _NFC = ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]})
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Prepend", "prepend": SPACE}
@@ -73,9 +71,8 @@ def _tokens(model: Json, tokenizer: Json, size: int) -> tuple[list[str], list[To
     tokens = [f"[PAD{at}]" for at in range(size)]
     types = [TokenType.UNUSED] * size
     for token, at in _child(model, "vocab").items():
-        padding = _PAD.fullmatch(token)
         _place(tokens, token, at)
-        types[at] = TokenType.UNUSED if padding and int(padding[1]) == at else TokenType.NORMAL
+        types[at] = TokenType.UNUSED if token == f"[PAD{at}]" else TokenType.NORMAL
         if model.get("byte_fallback") and is_byte(token):
             types[at] = TokenType.BYTE
     for added in _added(tokenizer):
@@ -188,7 +185,7 @@ def _merges(model: Json) -> Iterator[Merge]:
     merges = model.get("merges")
     for merge in merges if isinstance(merges, list) else []:
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(half, str) for half in pair):
+        if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
             raise InputError(f"{_FILE}: {str(merge)[:80]!r} is not a merge of two tokens")
         yield pair[0], pair[1]
 

@@ -119,14 +119,18 @@ class _Cursor:
     def strings(self, count: int, limit: int) -> list[Scalar]:
         """`string`, `count` times; those inside the window, nearly all, take a third of the time."""
         texts: list[Scalar] = []
+        window, at = self._window, self.at - self._base
         for _ in range(count):
-            start = self.at - self._base + 8
-            end = start + int.from_bytes(self._window[start - 8 : start], "little")
-            if end > len(self._window) or end - start > limit:
+            start = at + 8
+            end = start + int.from_bytes(window[at:start], "little")
+            if end > len(window) or end - start > limit:
+                self.at = self._base + at
                 texts.append(self.string(limit))
+                window, at = self._window, self.at - self._base
             else:
-                texts.append(self._text(self._window[start:end]))
-                self.at = self._base + end
+                texts.append(self._text(window[start:end]))
+                at = end
+        self.at = self._base + at
         return texts
 
     def _text(self, raw: bytes) -> str:

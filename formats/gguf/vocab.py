@@ -107,7 +107,8 @@ class Vocab:
     def _check_merges(self) -> None:
         known = frozenset(self.tokens)
         for left, right in self.merges:
-            if " " in left + right or not {left, right, left + right} <= known:
+            joined = left + right
+            if left not in known or right not in known or joined not in known or " " in joined:
                 raise _error("merges", f"joins {left[:80]!r} and {right[:80]!r}: not all three are tokens")
 
 
@@ -149,9 +150,10 @@ def _types(metadata: Metadata, count: int) -> tuple[TokenType, ...]:
     numbers = metadata.integers(f"{_PREFIX}token_type")
     if numbers is None:
         return (TokenType.NORMAL,) * count
-    if not set(numbers) <= set(TokenType):
-        raise _error("token_type", f"holds {max(set(numbers) - set(TokenType))}; types are 1 to 6")
-    return tuple(map(TokenType, numbers))
+    if unknown := set(numbers) - set(TokenType):
+        raise _error("token_type", f"holds {max(unknown)}; types are 1 to 6")
+    types = {int(kind): kind for kind in TokenType}
+    return tuple(types[number] for number in numbers)
 
 
 def _scores(metadata: Metadata, count: int, required: bool) -> list[float]:
