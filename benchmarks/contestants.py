@@ -30,6 +30,8 @@ class Ours:
     passes: tuple[Pass, ...]
     peer: str | None = None
     why: str = ""
+    samples: int = 64
+    """Sequences of 512 tokens to calibrate on: 64, which all peers have, but where the name says more."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Peer:
         return known.get(self.library, (self.library,))
 
 
-def ours(name: str, dialect: str, *passes: Pass, peer: str | None = None, why: str = "") -> Ours:
-    return Ours(f"compress {name}", dialect, passes, peer, why)
+def ours(name: str, dialect: str, *passes: Pass, peer: str | None = None, why: str = "", samples: int = 64) -> Ours:
+    return Ours(f"compress {name}", dialect, passes, peer, why, samples)
 
 
 LLMC = "llmcompressor"
@@ -203,5 +205,6 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     ours("mixed gptq", CT, {"mixed": MIXED}, {"gptq": {"group_size": 64}}, peer="llm-compressor GPTQ"),
     Peer("llm-compressor GPTQ", LLMC, {"method": "gptq", "scheme": "int4"}),
     Peer("GPTQModel GPTQ", "gptqmodel", {"method": "gptq"}, slow=True),
-    Peer("AutoRound light", "autoround", slow=True),
+    Peer("AutoRound light", "autoround", {"iters": 50, "lr": 5e-3}, slow=True),
+    Peer("AutoRound", "autoround", {"iters": 200}, slow=True),
 )

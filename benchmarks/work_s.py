@@ -127,7 +127,7 @@ def run(contestant: Ours | Peer, options: argparse.Namespace) -> dict[str, Any]:
 def ours(contestant: Ours, options: argparse.Namespace) -> tuple[list[str], str]:
     """The command, and the commit it runs."""
     folder = options.work / slug(contestant.name)
-    calibrate = {"data": str(options.calibration), "samples": SAMPLES, "seq_len": SEQ_LEN}
+    calibrate = {"data": str(options.calibration), "samples": contestant.samples, "seq_len": SEQ_LEN}
     export = {"dialect": contestant.dialect, "path": "artifact"}
     passes = [{"calibrate": calibrate}, *contestant.passes, {"export": export}]
     recipe = folder / "recipe.yaml"

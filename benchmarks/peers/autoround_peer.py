@@ -1,4 +1,4 @@
-"""AutoRound at its light setting (50 iterations), 4 bits symmetric in groups of 64: MODEL ROWS OUTPUT SETTINGS."""
+"""AutoRound, symmetric, from the same rows: MODEL ROWS OUTPUT SETTINGS ({bits, group_size, iters, lr, device})."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 def main(source: str, rows: str, output: str, settings: str) -> None:
     """Quantize and save as GPTQ."""
+    told = json.loads(settings)
     ids = torch.tensor(json.loads(Path(rows).read_text()))
     data = torch.utils.data.DataLoader(ids, batch_size=8)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     tuned = AutoRound(
         model,
         AutoTokenizer.from_pretrained(source),
-        bits=4,
-        group_size=64,
+        bits=told.get("bits", 4),
+        group_size=told.get("group_size", 64),
         sym=True,
-        iters=50,
-        lr=5e-3,
+        iters=told["iters"],
+        lr=told.get("lr"),
         seqlen=ids.shape[1],
         nsamples=len(ids),
         batch_size=8,
         dataset=data,
-        device_map="cpu",
+        device_map=told.get("device", "cpu"),
         amp=False,
     )
     tuned.quantize_and_save(output, format="auto_gptq")

@@ -29,6 +29,8 @@ from compress.passes.train.state import States
 
 _COMMIT_SECONDS = 60.0
 """About what a kill costs."""
+_COMMIT_SHARE = 0.1
+"""Of the time, at most, that is spent on committing."""
 _EPSILON = 1e-15
 """Gradients of codes are as small as 1e-9; a usual 1e-8 would hold them back, and these alone."""
 _BEYOND = 3.0
@@ -122,7 +124,7 @@ class Training:
             self.curve.measured += record.measured
             self._best = record.best
         self._told = len(self.curve.losses), len(self.curve.measured)
-        self._committed_at = time.monotonic()
+        self._committed_at, self._commit_took = time.monotonic(), 0.0
         self.run.processes.wait()  # nobody drops a state that another one reads
         return done
 
@@ -157,7 +159,8 @@ class Training:
         last = done == self.options.steps
         if measured := last or done % self.options.interval == 0:
             self._measure(done)
-        if measured or time.monotonic() - self._committed_at > _COMMIT_SECONDS:
+        since = time.monotonic() - self._committed_at
+        if last or ((measured or since > _COMMIT_SECONDS) and since > self._commit_took / _COMMIT_SHARE):
             self._commit(done)
 
     def _measure(self, done: int) -> None:
@@ -179,6 +182,7 @@ class Training:
             self.run.processes.on_main(lambda: self.states.save_best(self._best))
 
     def _commit(self, done: int) -> None:
+        begun = time.monotonic()
         losses, measured = self.curve.losses[self._told[0] :], self.curve.measured[self._told[1] :]
         processes = self.run.processes
         processes.on_main(
@@ -186,6 +190,7 @@ class Training:
         )
         self._told = len(self.curve.losses), len(self.curve.measured)
         self._committed_at = time.monotonic()
+        self._commit_took = self._committed_at - begun
 
     def _micro_batches(self, rows: Tensor) -> Iterator[Tensor]:
         """This process's share of `rows`, as many at a time as one forward takes."""
