@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
@@ -24,20 +24,24 @@ class Pace:
     flops: float
     elements: float
     calls: float
+    half: float
 
     def seconds(self, effort: Effort) -> float:
         """How long that takes."""
-        return effort.flops / self.flops + effort.elements / self.elements + effort.calls / self.calls
+        seconds: list[float] = [done / rate for done, rate in zip(astuple(effort), astuple(self))]
+        return sum(seconds)
 
 
 def pace() -> Pace:
     """The pace of this machine, now, on the CPU."""
     side, large, small = torch.ones(_SIDE, _SIDE), torch.ones(_LARGE), torch.ones(_SMALL)
+    halves = side.bfloat16()
     products = _rate(lambda: torch.mm(side, side), 2)
+    half = _rate(lambda: torch.mm(halves, halves), 1)
     whole = _rate(lambda: large.mul_(large), 1)
     with single_thread():
         calls = _rate(lambda: small.mul_(small), 200)
-    return Pace(2 * _SIDE**3 * products, _LARGE * whole, calls)
+    return Pace(2 * _SIDE**3 * products, _LARGE * whole, calls, 2 * _SIDE**3 * half)
 
 
 def _rate(work: Callable[[], object], times: int) -> float:

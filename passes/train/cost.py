@@ -9,7 +9,7 @@ from compress.kernels.effort import Effort
 from compress.passes.forward.cost import BATCH_TOKENS, RUNTIME, Cost, Extent, elements, linears, walk_cost
 from compress.passes.loss.chunked import CHUNK
 from compress.passes.model.anatomy import Anatomy
-from compress.passes.train.options import TrainOptions
+from compress.passes.train.options import Precision, TrainOptions
 from compress.passes.train.trainable import learning
 
 # Elements that operators touch, for each there is: counted from the code, not yet compared with a run.
@@ -48,7 +48,7 @@ def training_cost(
     micro = min(options.micro_batch or max(1, BATCH_TOKENS // length), options.batch)
     rounded, moved = _learning(model, anatomy, options)
     passes = learned * (3 + options.checkpointing + teacher) + measured * (1 + teacher)
-    effort = _forward(model, anatomy, length) * passes
+    effort = _forward(model, anatomy, length, options.precision) * passes
     effort += Effort(elements=3 * _ROUNDED * rounded * math.ceil(learned / micro) + _MOVED * moved * options.steps)
     ask = walk_cost(model, anatomy, sequences if asked else (0, 0), budget)
     held = 4 * model.parameters * (1 + teacher) + 16 * moved + rounded * (1 + _width(options))
@@ -65,13 +65,14 @@ def _learning(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> tupl
     return rounded, sum(spec.size for spec in named if spec.format is None or options.train != "scales")
 
 
-def _forward(model: ModelSpec, anatomy: Anatomy, length: int) -> Effort:
+def _forward(model: ModelSpec, anatomy: Anatomy, length: int, precision: Precision) -> Effort:
     """One sequence through all layers and the head."""
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     layers = linears(model, anatomy)
     weights = elements(shape for layer in layers for shape in layer) + vocabulary * hidden
     touched = _TOUCHED * sum(sum(shape) for layer in layers for shape in layer) + _LOSS * vocabulary
-    return Effort(2 * length * weights + 4 * length**2 * hidden * len(layers), length * touched)
+    products = 2 * length * weights + 4 * length**2 * hidden * len(layers)
+    return Effort(**{"half" if precision == "bf16" else "flops": products}, elements=length * touched)
 
 
 def _kept(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> int:

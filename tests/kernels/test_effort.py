@@ -50,8 +50,8 @@ def counted(work: Callable[[], object]) -> int:
 
 
 def test_efforts_add_up_and_scale() -> None:
-    once = Effort(1, 2, 3) + Effort(flops=10)
-    assert once == Effort(11, 2, 3) and once * 2 == Effort(22, 4, 6)
+    once = Effort(1, 2, 3, 4) + Effort(flops=10)
+    assert once == Effort(11, 2, 3, 4) and once * 2 == Effort(22, 4, 6, 8)
     assert Effort() + once == once
 
 
