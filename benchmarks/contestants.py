@@ -194,6 +194,14 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     ours("gptq", "gptq", {"gptq": G64}, peer="llm-compressor GPTQ"),
     ours("gptq correct", "gptq", {"gptq": {**G64, "correct": True}}, peer="llm-compressor GPTQ"),
     ours("gptq correct tune", "gptq", {"gptq": {**G64, **TUNED}}, peer="AutoRound light"),
+    ours("gptq asymmetric correct tune", "gptq", {"gptq": {**ASYMMETRIC, **TUNED}}, peer="AutoRound"),
+    ours(
+        "gptq asymmetric correct tune, 256 sequences",
+        "gptq",
+        {"gptq": {**ASYMMETRIC, **TUNED}},
+        peer="AutoRound",
+        samples=256,
+    ),
     ours("gptq end loss", "gptq", {"gptq": {**G64, "end_loss": True}}, peer="llm-compressor GPTQ"),
     ours("gptq correct tune end loss", "gptq", {"gptq": {**G64, **TUNED, "end_loss": True}}, peer="AutoRound light"),
     ours(
