@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,16 +24,7 @@ __all__ = ["dialects", "engines", "open_checkpoint", "summaries"]
 
 def dialects() -> dict[str, type[Dialect]]:
     """Every container convention, by name: the Dialects that the modules `dialect.py` define, wherever they lie."""
-    from compress.formats.base import Dialect
-
-    modules = [importlib.import_module(name) for name in _files()]
-    found = [
-        value
-        for module in modules
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Dialect) and value.__module__ == module.__name__
-    ]
-    return {dialect.name: dialect for dialect in sorted(found, key=lambda dialect: dialect.name)}
+    return dict(_dialects(tuple(__path__)))
 
 
 def summaries() -> dict[str, str]:
@@ -44,14 +37,29 @@ def engines() -> list[str]:
     return sorted({engine for found in _classes().values() for engine in outline.keys(found, "loads")})
 
 
+@cache
+def _dialects(roots: tuple[str, ...]) -> dict[str, type[Dialect]]:
+    """`dialects` in these folders: a run asks some dozen times."""
+    from compress.formats.base import Dialect
+
+    modules = [importlib.import_module(name) for name in _files(roots)]
+    found = [
+        value
+        for module in modules
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Dialect) and value.__module__ == module.__name__
+    ]
+    return {dialect.name: dialect for dialect in sorted(found, key=lambda dialect: dialect.name)}
+
+
 def _classes() -> dict[str, ast.ClassDef]:
     """The class of every dialect, by its folder."""
-    return {path.parent.name: outline.class_of(path, path.parent.name) for path in _files().values()}
+    return {path.parent.name: outline.class_of(path, path.parent.name) for path in _files(__path__).values()}
 
 
-def _files() -> dict[str, Path]:
-    """The file of every module `dialect`, by the module's name."""
-    found = ((Path(root), path) for root in __path__ for path in Path(root).rglob("dialect.py"))
+def _files(roots: Iterable[str]) -> dict[str, Path]:
+    """The file of every module `dialect` in these folders, by the module's name."""
+    found = ((Path(root), path) for root in roots for path in Path(root).rglob("dialect.py"))
     names = {".".join((__name__, *path.relative_to(root).with_suffix("").parts)): path for root, path in found}
     return dict(sorted(names.items()))
 

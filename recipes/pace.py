@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from functools import cache
 
 import torch
 
@@ -32,8 +33,9 @@ class Pace:
         return sum(seconds)
 
 
+@cache
 def pace() -> Pace:
-    """The pace of this machine, now, on the CPU."""
+    """The pace of this machine on the CPU, when this process first asked."""
     side, large, small = torch.ones(_SIDE, _SIDE), torch.ones(_LARGE), torch.ones(_SMALL)
     halves = side.bfloat16()
     products = _rate(lambda: torch.mm(side, side), 2)

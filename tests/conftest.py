@@ -6,8 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +99,23 @@ CONFIGS: dict[str, Callable[[int], PreTrainedConfig]] = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_power_cut() -> Iterator[None]:
+    """Files of tests need not outlive one, and waiting for the disk takes a small run as long as all else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 320 tokens."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_trained()), eos_token="<|endoftext|>", bos_token="<|endoftext|>"
+    )
+
+
+@cache
+def _trained() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
@@ -108,7 +124,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(TEXT, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
+    return tokenizer.to_str()
 
 
 def make_model(
