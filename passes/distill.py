@@ -15,6 +15,7 @@ from compress.formats.base import ModelSpec
 from compress.passes.core.base import LayerPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.sample import sample_cost
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.anatomy import Anatomy
@@ -54,7 +55,8 @@ class Distill(Taught):
         self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
     ) -> Cost:
         if self.scope == "layer":
-            return layerwise_cost(self, model, anatomy, sequences, budget)
+            cost = layerwise_cost(self, model, anatomy, sequences, budget)
+            return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))
         return super().cost(model, anatomy, sequences, budget, following)
 
     def model(self, run: Run, stage: Stage) -> Outcome:

@@ -12,6 +12,7 @@ from compress.formats.base import Checkpoint, ModelSpec
 from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.sample import sample_cost
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.anatomy import Anatomy
@@ -42,7 +43,8 @@ class Finetune(TrainText, ModelPass):
     def cost(
         self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
     ) -> Cost:
-        return training_cost(model, anatomy, sequences, self, budget, teacher=False, asked=False)
+        cost = training_cost(model, anatomy, sequences, self, budget, teacher=False, asked=False)
+        return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         from compress.passes.train.course import train

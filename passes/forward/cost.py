@@ -38,6 +38,10 @@ class Cost:
     memory: int
     forwards: int
 
+    def after(self, before: Cost) -> Cost:
+        """This, and what is done before it and is over by then."""
+        return Cost(self.effort + before.effort, max(self.memory, before.memory), self.forwards + before.forwards)
+
 
 def held_bytes(model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int) -> int:
     """Memory that holds every batch at siblings, at most: residual, normed input, widest linear input; all fp32."""

@@ -24,12 +24,14 @@ if TYPE_CHECKING:
 class Cut:
     """ids [sequences, length] int64; mask [sequences, length] bool where padded (True = a real token).
 
-    answers [sequences, length] bool: the tokens that are to be learned; None: all real ones.
+    answers [sequences, length] bool: the tokens that are to be learned; None: all real ones. begun [sequences] int64:
+    so many tokens of each are there, and the model is to write the rest; None: all are there.
     """
 
     ids: Tensor
     mask: Tensor | None = None
     answers: Tensor | None = None
+    begun: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Cutter:
 
     def packed(self, texts: Iterable[Document]) -> Cut:
         """The texts run together and cut into full sequences. Raises InputError for less than one."""
-        prefix = _bos(self.tokenizer)
+        prefix = bos(self.tokenizer)
         body = self.length - len(prefix)
         tokens, marks = self._run_together(texts, None if self.spread else self.count * body)
         available = len(tokens) // body
@@ -66,7 +68,7 @@ class Cutter:
 
     def padded(self, texts: Iterable[Document]) -> Cut:
         """One text in each sequence. Raises InputError for a chat of which no answer is left in it."""
-        prefix = _bos(self.tokenizer)
+        prefix = bos(self.tokenizer)
         rows: list[tuple[array[int], bytes]] = []
         long, chats = 0, False
         for document, tokens, marks in islice(self._encoded(texts), self.count):
@@ -124,10 +126,12 @@ def joined(parts: Sequence[Cut]) -> Cut:
     """The sequences of several texts, one text after the other."""
     masks = [torch.ones_like(part.ids, dtype=torch.bool) if part.mask is None else part.mask for part in parts]
     answers = [mask if part.answers is None else part.answers for part, mask in zip(parts, masks)]
+    begun = [torch.full(part.ids.shape[:1], part.ids.shape[1]) if part.begun is None else part.begun for part in parts]
     return Cut(
         torch.cat([part.ids for part in parts]),
         None if all(part.mask is None for part in parts) else torch.cat(masks),
         None if all(part.answers is None for part in parts) else torch.cat(answers),
+        None if all(part.begun is None for part in parts) else torch.cat(begun),
     )
 
 
@@ -146,7 +150,7 @@ def _filled(rows: Sequence[tuple[array[int], bytes]], length: int) -> Cut:
     return Cut(ids, mask, answers)
 
 
-def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """[BOS] if the tokenizer puts one in front of a text by itself."""
     ids = tokenizer("a").input_ids
     return [ids[0]] if ids and ids[0] == tokenizer.bos_token_id else []

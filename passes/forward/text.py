@@ -11,7 +11,7 @@ from os.path import isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError, UsageError, within
@@ -20,6 +20,7 @@ from compress.formats.files.storage import sha256_file
 from compress.passes.forward import documents
 from compress.passes.forward.blend import BUILTIN, OWN, Part, shares
 from compress.passes.forward.cut import Cut, Cutter, joined
+from compress.passes.forward.own import begun
 from compress.passes.forward.rows import Document, Rows
 from compress.passes.model.sequences import Sequences
 
@@ -42,20 +43,14 @@ class TextOptions(BaseModel):
     data: Data = Field(
         BUILTIN,
         description="a text file, a .jsonl file (`text`, or `messages` for the chat template), "
-        "`builtin` (text that ships with Python), or the name of a dataset; or several, each with a weight",
+        "`builtin` (text that ships with Python), `self` (text that the untouched model writes), or the name of a "
+        "dataset; or several, each with a weight: then `self` begins as the others do, and is of their domain",
     )
     samples: int = Field(128, ge=1, le=1 << 20, description="sequences of tokens")
     seq_len: int = Field(2048, ge=2, le=1 << 20, description="tokens per sequence")
     pack: bool = Field(True, description="run texts together into full sequences; false: one text per sequence, padded")
     split: str = Field("train", description="of a dataset")
     column: str = Field("text", description="of a dataset or a .jsonl file")
-
-    @field_validator("data")
-    @classmethod
-    def _stands_alone(cls, data: Data) -> Data:
-        if not isinstance(data, str) and any(part.path == OWN for part in data):
-            raise ValueError(f"`{OWN}` is sampled by the run, and is no part of a blend: write `data: {OWN}`")
-        return data
 
     @model_validator(mode="after")
     def _say_it_in_the_parts(self) -> Self:
@@ -70,6 +65,13 @@ class TextOptions(BaseModel):
             return {("data",): Part.model_construct(path=self.data, weight=1.0, split=self.split, column=self.column)}
         return {("data", number): part for number, part in enumerate(self.data)}
 
+    @property
+    def own(self) -> int:
+        """How many of the sequences the model is to write itself."""
+        parts = self.parts().values()
+        counts = shares(self.samples, [part.weight for part in parts])
+        return sum(count for part, count in zip(parts, counts) if part.path == OWN)
+
     def extent(self) -> tuple[int, int] | None:
         """How many sequences it asks for, and their length."""
         return self.samples, self.seq_len
@@ -79,7 +81,7 @@ class TextOptions(BaseModel):
         return {place: name for place, part in self.parts().items() if (name := part.text(folder)) is not None}
 
     def basis(self, source: Checkpoint, folder: Path) -> Mapping[str, Any] | None:
-        """All that its sequences depend on; None for text of the model's own, and for datasets, which change."""
+        """All that its sequences depend on; None for datasets, which change."""
         texts = [_basis(part, folder) for part in self.parts().values()]
         return (
             None
@@ -98,6 +100,8 @@ def _basis(part: Part, folder: Path) -> Sequence[str] | None:
     """What a text depends on; None where that cannot be told without reading it."""
     if part.path == BUILTIN:
         return ["Python", platform.python_version()]
+    if part.path == OWN:
+        return [OWN]
     file = part.file(folder)
     return [file.suffix, sha256_file(file)] if file is not None and isfile(file) else None
 
@@ -114,10 +118,11 @@ def sequences_of(
     A relative path begins at `folder`, if there is something there, else where the shell stands.
     Packed sequences are spread evenly over the text for calibration, and are its first windows when held out, as
     perplexity is measured. Each begins with the tokenizer's BOS where the model uses one. Of a blend each part has its
-    share of them, one after the other. `note` takes what the user should know.
+    share of them, one after the other. `note` takes what the user should know. What the model is to write is left to
+    it (`Sequences.begun`).
     """
     cut = cut_of(Source(tokenizer, held_out, folder, note), options)
-    return Sequences(cut.ids, cut.mask)
+    return Sequences(cut.ids, cut.mask, cut.begun)
 
 
 @dataclass(frozen=True)
@@ -135,20 +140,22 @@ def cut_of(source: Source, options: TextOptions) -> Cut:
     """The sequences that `options` describe. Raises InputError that says which part of a blend it speaks of."""
     _refuse_twice(options, source.folder)
     parts = options.parts()
-    counts = shares(options.samples, [part.weight for part in parts.values()])
-    made = []
-    for (place, part), count in zip(parts.items(), counts):
+    counts = dict(zip(parts, shares(options.samples, [part.weight for part in parts.values()])))
+    made = dict[Place, Cut]()
+    for place in sorted(parts, key=lambda place: parts[place].path == OWN):  # it goes on from what others begin
         with within(*place):
-            made.append(_cut(source, options, part, count))
-    return joined(made) if len(made) > 1 else made[0]
+            made[place] = _cut(source, options, parts[place], counts[place], list(made.values()))
+    return joined([made[place] for place in parts]) if len(made) > 1 else next(iter(made.values()))
 
 
-def _cut(source: Source, options: TextOptions, part: Part, count: int) -> Cut:
+def _cut(source: Source, options: TextOptions, part: Part, count: int, others: Sequence[Cut]) -> Cut:
     if not count:
         raise UsageError(
             f"{part.path} has no share of {options.samples} sequences",
             "raise its weight or `samples`, or take it out",
         )
+    if part.path == OWN:
+        return _own(source, options, count, others)
     spread = not source.held_out
     cutter = Cutter(source.tokenizer, count, options.seq_len, spread, part.path, source.note)
     cut = (cutter.packed if options.pack else cutter.padded)(_documents(source, part))
@@ -161,9 +168,13 @@ def _cut(source: Source, options: TextOptions, part: Part, count: int) -> Cut:
     return cut
 
 
+def _own(source: Source, options: TextOptions, count: int, others: Sequence[Cut]) -> Cut:
+    if source.held_out:
+        raise UsageError(f"`{OWN}`: text of the model's own flatters it", f"measure on a text, or on `{BUILTIN}`")
+    return begun(source.tokenizer, count, options.seq_len, others, not options.pack)
+
+
 def _documents(source: Source, part: Part) -> Iterator[Document]:
-    if part.path == OWN:
-        raise UsageError(f"`{OWN}`: only calibrate samples text from the model", f"give a text, or `{BUILTIN}`")
     rows = Rows(source.tokenizer, part.column, source.answers)
     if part.path == BUILTIN:
         return documents.builtin(source.held_out)

@@ -20,10 +20,14 @@ class Amount:
 
 @dataclass(frozen=True)
 class Sequences:
-    """ids [sequences, length] int64; mask [sequences, length] bool where sequences are padded (True = a real token)."""
+    """ids [sequences, length] int64; mask [sequences, length] bool where sequences are padded (True = a real token).
+
+    begun [sequences] int64: so many tokens of each are there, and the model is to write the rest; None: all are there.
+    """
 
     ids: Tensor
     mask: Tensor | None = None
+    begun: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -47,8 +51,9 @@ class Sequences:
         return Sequences(self.ids[start:stop], None if self.mask is None else self.mask[start:stop])
 
     def sha256(self) -> str:
-        """A digest of the ids and the mask: names the data of a run in its manifest."""
+        """A digest of all that is there: names the data of a run in its manifest."""
         digest = hashlib.sha256(self.ids.to(torch.int64).numpy().tobytes())
-        if self.mask is not None:
-            digest.update(self.mask.numpy().tobytes())
+        for more in (self.mask, self.begun):
+            if more is not None:
+                digest.update(more.numpy().tobytes())
         return digest.hexdigest()

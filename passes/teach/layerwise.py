@@ -17,6 +17,7 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import Processes
 from compress.passes.core.report import Within
 from compress.passes.core.run import Run
+from compress.passes.core.sample import completed
 from compress.passes.core.stage import Stage
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.walk import Stream, Walk
@@ -49,7 +50,8 @@ class _Layers:
     def __init__(self, run: Run, stage: Stage, options: TrainOptions) -> None:
         self.run, self.stage, self.options = run, stage, options
         assert stage.sequences is not None  # the pass has read them
-        self.learned, self.held_out = Examples.of(stage.sequences).split(options.held_out, run.seed)
+        examples = Examples.of(completed(run, stage, stage.sequences))
+        self.learned, self.held_out = examples.split(options.held_out, run.seed)
         sequences = self.learned.then(self.held_out).sequences
         self.student, self.teacher = (
             Walk(

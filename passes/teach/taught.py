@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.sample import sample_cost
 from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
@@ -33,4 +34,5 @@ class Taught(LessonOptions, TrainText, ModelPass):
         self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
     ) -> Cost:
         beside = self.loss != "ce" and self.kept is None
-        return training_cost(model, anatomy, sequences, self, budget, beside, self.loss != "ce" and not beside)
+        cost = training_cost(model, anatomy, sequences, self, budget, beside, self.loss != "ce" and not beside)
+        return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.sample import completed
 from compress.passes.core.stage import Stage
 from compress.passes.train.commit import Trained, commit, take_over
 from compress.passes.train.examples import Examples
@@ -24,7 +25,8 @@ def train(run: Run, stage: Stage, options: TrainOptions, make: Make, start: Star
     """Train the run's model, or take over what was trained before. `start` quantizes what is to learn quantized."""
     if not run.journal.of(Trained, stage.key):
         assert stage.sequences is not None  # the pass has read them
-        learned, held_out = Examples.of(stage.sequences).split(options.held_out, run.seed)
+        examples = Examples.of(completed(run, stage, stage.sequences))
+        learned, held_out = examples.split(options.held_out, run.seed)
         run.reporter.tell("loading the model that learns")
         student = Student(run, options, start())
         objective, more = make(student, learned, held_out)

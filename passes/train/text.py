@@ -33,7 +33,7 @@ class TrainText(TrainOptions, TextOptions):
                     f"{self.held_out} sequences are to be held out, and there are {len(cut.ids)}",
                     "hold out fewer, or give more text, more samples or a shorter seq_len",
                 )
-        return Marked(cut.ids, cut.mask, cut.answers)
+        return Marked(cut.ids, cut.mask, cut.begun, cut.answers)
 
     def basis(self, source: Checkpoint, folder: Path) -> Mapping[str, Any] | None:
         found = super().basis(source, folder)

@@ -138,6 +138,23 @@ def test_the_part_of_a_blend_that_is_no_good_is_named(
     assert said in str(caught.value) and caught.value.at == ("data", 1) and caught.value.hint
 
 
+@pytest.mark.parametrize("pack", [True, False])
+def test_what_the_model_is_to_write_begins_as_the_other_texts_of_the_blend(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, pack: bool
+) -> None:
+    parts = (Part(path="self", weight=2), *blend(one=1, two=1))
+    options = TextOptions(data=parts, samples=8, seq_len=32, pack=pack)
+    found = sequences_of(options, tokenizer, False, folder)
+    others = sequences_of(options.model_copy(update={"data": parts[1:]}), tokenizer, False, folder)
+    assert found.begun is not None and found.count == (8 if pack else 6) and options.own == 4
+    assert found.begun.tolist()[:4] == [8] * 4 and set(found.begun.tolist()[4:]) == {32}
+    assert {tuple(row) for row in found.ids[:4, :8].tolist()} <= {tuple(row) for row in others.ids[:, :8].tolist()}
+    assert (found.mask is None) == pack
+    with pytest.raises(UsageError, match="flatters") as caught:
+        sequences_of(options, tokenizer, True, folder)
+    assert caught.value.at == ("data", 0)
+
+
 def test_two_columns_of_a_file_are_two_texts(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     (tmp_path / "qa.jsonl").write_text("\n".join(json.dumps({"q": "why " * 9, "a": "so " * 9}) for _ in range(9)))
     parts = tuple(Part(path="qa.jsonl", column=column) for column in "qa")
@@ -162,7 +179,7 @@ def test_what_sequences_depend_on_changes_with_it(tiny_llama: Path, corpus: Path
 
     same = basis()
     assert basis() == basis(Path("/")) == same and basis(data="builtin") == basis(data="builtin")
-    others = [basis(samples=5), basis(pack=False), basis(column="body"), basis(data="builtin")]
+    others = [basis(samples=5), basis(pack=False), basis(column="body"), basis(data="builtin"), basis(data="self")]
     for weight in (1, 2):
         others.append(basis(data=[{"path": str(corpus), "weight": weight}, {"path": "builtin"}]))
     corpus.write_text("other text")
@@ -173,7 +190,7 @@ def test_what_sequences_depend_on_changes_with_it(tiny_llama: Path, corpus: Path
     assert all(other != another for at, other in enumerate(others) for another in [same, *others[:at]])
 
 
-def test_nothing_tells_what_a_dataset_or_text_yet_to_be_made_depends_on(tiny_llama: Path) -> None:
+def test_nothing_tells_what_a_dataset_depends_on(tiny_llama: Path) -> None:
     source = open_checkpoint(tiny_llama)
-    for data in ("self", "wikitext:wikitext-2-raw-v1", "none.txt", (Part(path="builtin"), Part(path="some/set"))):
+    for data in ("wikitext:wikitext-2-raw-v1", "none.txt", (Part(path="builtin"), Part(path="some/set"))):
         assert TextOptions(data=data).basis(source, Path()) is None

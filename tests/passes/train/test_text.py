@@ -9,6 +9,7 @@ import pytest
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import UsageError
+from compress.passes.forward.blend import Part
 from compress.passes.train.text import TrainText
 
 ROWS = [
@@ -56,7 +57,14 @@ def test_what_it_depends_on(step: TrainText, tiny_llama: Path, tmp_path: Path) -
     assert not {"data", "samples", "seq_len"} & set(step.learns_by())
 
 
-def test_text_of_the_models_own_is_refused_by_name(step: TrainText, tiny_llama: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="only calibrate samples text") as caught:
-        step.model_copy(update={"data": "self"}).read_text(open_checkpoint(tiny_llama), tmp_path, print)
-    assert caught.value.at == ("data",)
+def test_of_text_of_the_models_own_there_is_how_it_begins(step: TrainText, tiny_llama: Path, tmp_path: Path) -> None:
+    """And what the model writes is to be learned: of chats, its answers."""
+    parts = (Part(path="self", weight=1), Part(path="rows.jsonl", weight=3))
+    some = step.model_copy(update={"data": parts, "answers_only": True})
+    found = some.read_text(open_checkpoint(tiny_llama), tmp_path, print)
+    assert found.begun is not None and found.answers is not None and found.count == 16
+    assert (found.begun < 32).tolist() == [True] * 4 + [False] * 12
+    for own in range(4):
+        start = int(found.begun[own])
+        assert found.answers[own].long().argmax() == start and bool(found.answers[own, start:].all())
+        assert any(found.ids[own, :start].equal(other[:start]) for other in found.ids[4:])
