@@ -19,7 +19,7 @@ from compress.kernels.effort import Effort
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import HEAP, RUNTIME, Cost
+from compress.passes.forward.cost import RUNTIME, Cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
@@ -37,6 +37,8 @@ _FASTER = 0.4
 """What products in bfloat16 take of the time that they take in fp32: measured on SmolLM2, one thread with AMX."""
 _DRAWN = 5
 """Elements that operators touch for each logit, until a token is drawn."""
+_HELD = 4
+"""Tensors as large as a step's logits that there are at once."""
 _CALLS = 8
 """Small operators for each tensor and step: norms, rotations, the cache."""
 _VERSIONS = ("compress-llm", "torch", "transformers")
@@ -139,10 +141,22 @@ def sample_cost(model: ModelSpec, anatomy: Anatomy, sequences: int, length: int)
         return Cost(Effort(), 0, 0)
     steps, tokens = length * -(-sequences // _batch(length)), sequences * length
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
-    flops = 2 * tokens * model.parameters * (_FASTER if computes_in_bf16(torch.device("cpu")) else 1)
+    short = computes_in_bf16(torch.device("cpu"))
+    flops = 2 * tokens * model.parameters * (_FASTER if short else 1)
     effort = Effort(flops, _DRAWN * tokens * vocabulary, steps * _CALLS * len(model.tensors))
-    cached = 2 * min(sequences, _batch(length)) * length * hidden * len(anatomy.layers)
-    return Cost(effort, RUNTIME + int(HEAP * 4 * (model.parameters + cached)), 0)
+    together = min(sequences, _batch(length))
+    cached = 2 * together * length * _cached(model, hidden) * len(anatomy.layers)
+    held = (2 if short else 4) * (model.parameters + cached) + 4 * _HELD * together * vocabulary
+    return Cost(effort, RUNTIME + held, 0)
+
+
+def _cached(model: ModelSpec, hidden: int) -> int:
+    """How wide a token's keys are in a layer; as its hidden state, where the configuration says nothing."""
+    heads, kept = (model.config.get(name) for name in ("num_attention_heads", "num_key_value_heads"))
+    if not (isinstance(heads, int) and isinstance(kept, int) and heads):
+        return hidden
+    width = model.config.get("head_dim")
+    return kept * (width if isinstance(width, int) else hidden // heads)
 
 
 def computes_in_bf16(device: torch.device) -> bool:
