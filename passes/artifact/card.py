@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from compress.formats.files.source import name_of
-from compress.passes.artifact.curves import curve_name
+from compress.passes.artifact.curves import curve_name, held_out_label
 
 CARD = "README.md"
 
@@ -49,7 +49,10 @@ def _trainings(trainings: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for number, training in enumerate(trainings):
         measured = dict(training["measured"])
         best, tokens = training["best"], training["tokens"]
-        yield from ("", f"`{training['pass']}` trained on {tokens:,} tokens: loss per token on held-out text")
+        yield from (
+            "",
+            f"`{training['pass']}` trained on {tokens:,} tokens: loss per token on {held_out_label(training)}",
+        )
         yield f"{measured[0]:.4g} before, {measured[best]:.4g} after (step {best} of {len(training['losses'])})."
         yield from ("", f"![loss by step]({curve_name(number)})")
 

@@ -16,10 +16,16 @@ def curve_name(number: int) -> str:
     return "training.svg" if number == 0 else f"training-{number + 1}.svg"
 
 
+def held_out_label(training: Mapping[str, Any]) -> str:
+    """What the held-out loss is measured on."""
+    return f"held-out text {training['held_out']}" if "held_out" in training else "held-out text"
+
+
 def draw(training: Mapping[str, Any]) -> bytes:
     """An SVG of `losses` (one per step) and `measured` ((steps done, loss) on held-out text); the same bytes each time.
 
-    Nothing is drawn on a screen, and no state of the library is touched.
+    `held_out` names that text, where it is another than the one that is learned. Nothing is drawn on a screen, and no
+    state of the library is touched.
     """
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -28,7 +34,7 @@ def draw(training: Mapping[str, Any]) -> bytes:
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(*_averaged(training["losses"]), color="0.7", label="training text")
-    axes.plot(*zip(*training["measured"]), marker="o", markersize=3, color="C0", label="held-out text")
+    axes.plot(*zip(*training["measured"]), marker="o", markersize=3, color="C0", label=held_out_label(training))
     best, loss = min(training["measured"], key=lambda point: point[1])
     axes.annotate(f"{loss:.4g}", (best, loss), textcoords="offset points", xytext=(0, 8), ha="center")
     axes.set(xlabel="step", ylabel="loss per token", title=training["pass"])

@@ -40,10 +40,11 @@ def layerwise_cost(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, se
 def _effort(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, length: int, micro: int, budget: int) -> Effort:
     """What learning takes, beside the walk."""
     looks = 2 + (options.steps - 1) // options.interval
-    run = (1 + _BACKWARD) * options.steps * options.batch + looks * options.held_out
+    run = (1 + _BACKWARD) * options.steps * options.batch + looks * options.looked_at
     forward, both, step, _ = _of_weights(options)
     each = (
-        options.steps * (_parts(options.batch, micro) * both + step) + looks * _parts(options.held_out, micro) * forward
+        options.steps * (_parts(options.batch, micro) * both + step)
+        + looks * _parts(options.looked_at, micro) * forward
     )
     weights = sum(rows * columns for shapes in linears(model, anatomy) for rows, columns in shapes)
     return walk_cost(model, anatomy, (run, length), budget).effort + Effort(elements=each * weights)

@@ -17,7 +17,6 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import Processes
 from compress.passes.core.report import Within
 from compress.passes.core.run import Run
-from compress.passes.core.sample import completed
 from compress.passes.core.stage import Stage
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.walk import Stream, Walk
@@ -26,7 +25,7 @@ from compress.passes.model.weights import dense
 from compress.passes.teach.layer_cost import may_keep
 from compress.passes.teach.layer_loss import Given, LayerLoss
 from compress.passes.train.commit import Learned, Trained, commit_units, conclude, take_over
-from compress.passes.train.examples import Examples
+from compress.passes.train.course import texts_of
 from compress.passes.train.loop import Curve, Training
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.state import Unsaved
@@ -41,7 +40,7 @@ def train_layers(run: Run, stage: Stage, options: TrainOptions) -> Outcome:
     """
     if len(run.journal.of(Trained, stage.key)) < len(run.skeleton.anatomy.layers):
         _Layers(run, stage, options).execute()
-    return take_over(run, stage)
+    return take_over(run, stage, options)
 
 
 class _Layers:
@@ -49,9 +48,7 @@ class _Layers:
 
     def __init__(self, run: Run, stage: Stage, options: TrainOptions) -> None:
         self.run, self.stage, self.options = run, stage, options
-        assert stage.sequences is not None  # the pass has read them
-        examples = Examples.of(completed(run, stage, stage.sequences))
-        self.learned, self.held_out = examples.split(options.held_out, run.seed)
+        self.learned, self.held_out = texts_of(run, stage, options)
         sequences = self.learned.then(self.held_out).sequences
         self.student, self.teacher = (
             Walk(

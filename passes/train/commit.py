@@ -13,6 +13,7 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.train.loop import Curve
+from compress.passes.train.options import TrainOptions
 from compress.passes.train.student import Student
 
 
@@ -77,7 +78,7 @@ def conclude(run: Run, stage: Stage, curve: Curve, tokens: int, unit: str = "") 
     )
 
 
-def take_over(run: Run, stage: Stage) -> Outcome:
+def take_over(run: Run, stage: Stage, options: TrainOptions) -> Outcome:
     """The committed units into the run's model, and what is to be said of the training."""
     authors = dict[str, str]()
     for record in run.journal.of(Learned, stage.key):
@@ -86,7 +87,9 @@ def take_over(run: Run, stage: Stage) -> Outcome:
             name: " + ".join(filter(None, (run.left.authors.get(name), stage.title))) for name in record.tensors
         }
     earlier = run.left.manifest.get("training", [])
-    figures = {"pass": stage.title, **_summary([each for each in run.journal.of(Trained, stage.key) if each.losses])}
+    named = {"held_out": options.held_out_name} if options.held_out_name else {}
+    summary = _summary([each for each in run.journal.of(Trained, stage.key) if each.losses])
+    figures = {"pass": stage.title, **named, **summary}
     return Outcome(authors=authors, manifest={"training": [*earlier, figures]})
 
 

@@ -44,7 +44,7 @@ def training_cost(
     """
     count, length = sequences
     learned = options.steps * options.batch
-    measured = (1 + math.ceil(options.steps / options.interval)) * min(options.held_out, count)
+    measured = (1 + math.ceil(options.steps / options.interval)) * min(options.looked_at, count)
     micro = min(options.micro_batch or max(1, BATCH_TOKENS // length), options.batch)
     rounded, moved = _learning(model, anatomy, options)
     passes = learned * (3 + options.checkpointing + teacher) + measured * (1 + teacher)

@@ -9,7 +9,7 @@ from compress.passes.core.run import Run
 from compress.passes.core.sample import completed
 from compress.passes.core.stage import Stage
 from compress.passes.train.commit import Trained, commit, take_over
-from compress.passes.train.examples import Examples
+from compress.passes.train.examples import Examples, Marked
 from compress.passes.train.loop import Group, Objective, Training
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.student import Started, Student
@@ -24,9 +24,7 @@ Start = Callable[[], Started]
 def train(run: Run, stage: Stage, options: TrainOptions, make: Make, start: Start = dict) -> Outcome:
     """Train the run's model, or take over what was trained before. `start` quantizes what is to learn quantized."""
     if not run.journal.of(Trained, stage.key):
-        assert stage.sequences is not None  # the pass has read them
-        examples = Examples.of(completed(run, stage, stage.sequences))
-        learned, held_out = examples.split(options.held_out, run.seed)
+        learned, held_out = texts_of(run, stage, options)
         run.reporter.tell("loading the model that learns")
         student = Student(run, options, start())
         objective, more = make(student, learned, held_out)
@@ -35,4 +33,13 @@ def train(run: Run, stage: Stage, options: TrainOptions, make: Make, start: Star
         tokens = options.steps * options.batch * learned.sequences.length
         run.processes.on_main(lambda: commit(run, stage, student, curve, tokens))
         run.processes.on_main(training.states.drop)
-    return run.first(lambda: take_over(run, stage))
+    return run.first(lambda: take_over(run, stage, options))
+
+
+def texts_of(run: Run, stage: Stage, options: TrainOptions) -> tuple[Examples, Examples]:
+    """What is learned from, and what is held out, of what the pass has read and what the model has written."""
+    assert stage.sequences is not None  # the pass has read them
+    read = completed(run, stage, stage.sequences)
+    examples = Examples.of(read)
+    apart = isinstance(read, Marked) and read.apart
+    return examples.parted(apart) if apart else examples.split(options.looked_at, run.seed)

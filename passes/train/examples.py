@@ -13,15 +13,21 @@ from compress.passes.model.sequences import Sequences
 
 @dataclass(frozen=True)
 class Marked(Sequences):
-    """Sequences as they are read. answers [sequences, length] bool: the tokens to be learned; None: all real ones."""
+    """Sequences as they are read. answers [sequences, length] bool: the tokens to be learned; None: all real ones.
+
+    So many of the last are `apart`: of another text, and held out.
+    """
 
     answers: Tensor | None = None
+    apart: int = 0
 
     def sha256(self) -> str:
-        """A digest of the ids, the mask and the answers; without answers that of the sequences alone."""
-        if self.answers is None:
+        """A digest of all that is there; where there are sequences alone, theirs."""
+        if self.answers is None and not self.apart:
             return super().sha256()
-        return hashlib.sha256(super().sha256().encode() + self.answers.numpy().tobytes()).hexdigest()
+        answers = b"" if self.answers is None else self.answers.numpy().tobytes()
+        apart = f"{self.apart} apart" if self.apart else ""
+        return hashlib.sha256(f"{super().sha256()}{apart}".encode() + answers).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,11 @@ class Examples:
         mask = None if masks[0] is None or masks[1] is None else torch.cat([masks[0], masks[1]])
         answers = None if self.answers is None or more.answers is None else torch.cat([self.answers, more.answers])
         return Examples(Sequences(ids, mask), answers)
+
+    def parted(self, last: int) -> tuple[Examples, Examples]:
+        """All but so many of the last, and these."""
+        rows = torch.arange(self.count)
+        return self.pick(rows[:-last]), self.pick(rows[-last:])
 
     def split(self, held_out: int, seed: int) -> tuple[Examples, Examples]:
         """What is learned from, and `held_out` others, chosen by `seed`; each in their order."""

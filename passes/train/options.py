@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -27,6 +27,17 @@ class LoraOptions(BaseModel):
     targets: tuple[str, ...] | None = Field(
         None, description="patterns of linear layers that get one; by default all of the decoder layers"
     )
+
+
+class HeldOut(BaseModel):
+    """Another text, by which the best step is found: what was learned is to hold beyond its own text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: str = Field(min_length=1, description="a text file, a .jsonl file, `builtin`, or the name of a dataset")
+    samples: int = Field(16, ge=1, le=1 << 16, description="sequences of it, from its beginning")
+    split: str = Field("train", description="of a dataset")
+    column: str = Field("text", description="of a dataset or a .jsonl file")
 
 
 class TrainOptions(BaseModel):
@@ -53,7 +64,11 @@ class TrainOptions(BaseModel):
     precision: Precision = Field("bf16", description="of the forward; masters and the optimizer are fp32")
     checkpointing: bool = Field(False, description="compute activations twice rather than keep them: less memory")
     micro_batch: int | None = Field(None, ge=1, description="sequences per forward; by default some 4,096 tokens")
-    held_out: int = Field(16, ge=1, le=1 << 16, description="sequences that are kept out, to find the best step by")
+    held_out: Annotated[int, Field(ge=1, le=1 << 16)] | HeldOut = Field(
+        16,
+        description="sequences that are kept out, to find the best step by; or those of another text: "
+        "{data: chats.jsonl, samples: 16}",
+    )
     measure_every: int | None = Field(
         None, ge=1, description="steps between two measurements of what is held out; by default a tenth of all"
     )
@@ -76,6 +91,16 @@ class TrainOptions(BaseModel):
                 f"{stage.title}: a batch of {self.batch} is too small for {run.processes.count} processes",
                 f"say batch: {run.processes.count} or more, or start fewer processes",
             )
+
+    @property
+    def looked_at(self) -> int:
+        """How many sequences are held out."""
+        return self.held_out.samples if isinstance(self.held_out, HeldOut) else self.held_out
+
+    @property
+    def held_out_name(self) -> str | None:
+        """The text that they are of, where it is another."""
+        return self.held_out.data if isinstance(self.held_out, HeldOut) else None
 
     @property
     def interval(self) -> int:

@@ -160,6 +160,27 @@ def test_more_held_out_than_there_is_is_refused(recipe: Callable[..., Recipe]) -
     assert caught.value.at == ("held_out",) and caught.value.hint
 
 
+def test_another_text_that_is_held_out_finds_the_best_step_and_is_named(
+    recipe: Callable[..., Recipe], held_out: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    other = {"data": str(held_out), "samples": 2}
+    report = run(recipe(held_out=other, steps=3, measure_every=1), tmp_path / "out")
+    folder = Path(report.artifacts[0].path)
+    (training,) = json.loads((folder / "compress.json").read_text())["training"]
+    assert (
+        training["held_out"] == str(held_out) and f"on held-out text {held_out}" in (folder / "README.md").read_text()
+    )
+    tokenizer = load_tokenizer(open_checkpoint(tiny_llama))
+    ids = torch.tensor([tokens(tokenizer, held_out.read_text())[: FAST["seq_len"]]])  # unpacked: a file is one sequence
+    with torch.no_grad():
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+        expected = float(model(ids, labels=ids).loss)
+    assert training["measured"][0] == [0, pytest.approx(expected, rel=1e-4)]
+    with pytest.raises(UsageError, match="is the text of finetune"):
+        steps = [{"finetune": {**FAST, "held_out": other}}, {"evaluate": {"data": str(held_out)}}]
+        plan(from_data({"model": str(tiny_llama), "passes": steps}))
+
+
 def test_a_pattern_that_means_nothing_is_refused(recipe: Callable[..., Recipe]) -> None:
     with pytest.raises(UsageError, match="nothing is named 'nothing'"):
         plan(recipe(train=["nothing"]))

@@ -31,6 +31,10 @@ def test_it_is_an_svg_that_names_the_pass_and_the_best() -> None:
     assert draw({**TRAINING, "measured": [[0, 0.9], [50, 0.8]]}) != svg
 
 
+def test_another_text_that_is_held_out_is_named() -> None:
+    assert "held-out text chats.jsonl" in texts(draw({**TRAINING, "held_out": "chats.jsonl"}))
+
+
 @pytest.mark.parametrize("steps", [1, 19, 41])
 def test_few_steps_are_drawn_too(steps: int) -> None:
     assert draw({**TRAINING, "losses": [0.5] * steps})

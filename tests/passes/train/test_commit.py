@@ -31,7 +31,7 @@ def test_it_is_written_once_and_read_by_whoever_comes(
     assert {name for unit in units for name in unit.tensors} == set(student.dense)
 
     again = begin(tiny_llama, tmp_path / "run")
-    left = take_over(again, stage)
+    left = take_over(again, stage, TrainOptions())
     before, after = again.source.read(NORM), again.model.read(NORM)
     assert isinstance(before, torch.Tensor) and isinstance(after, torch.Tensor)
     assert torch.equal(after, before + 1.0) and after.dtype == before.dtype
