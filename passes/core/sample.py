@@ -33,8 +33,6 @@ _TOGETHER = 1 << 15
 """Tokens that are written side by side, with their keys and values in memory."""
 _MOST = 64
 """Sequences, likewise: more of them take longer for the same tokens, one by one."""
-_FASTER = 0.4
-"""What products in bfloat16 take of the time that they take in fp32: measured on SmolLM2, one thread with AMX."""
 _DRAWN = 5
 """Elements that operators touch for each logit, until a token is drawn."""
 _HELD = 4
@@ -142,8 +140,9 @@ def sample_cost(model: ModelSpec, anatomy: Anatomy, sequences: int, length: int)
     steps, tokens = length * -(-sequences // _batch(length)), sequences * length
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     short = computes_in_bf16(torch.device("cpu"))
-    flops = 2 * tokens * model.parameters * (_FASTER if short else 1)
-    effort = Effort(flops, _DRAWN * tokens * vocabulary, steps * _CALLS * len(model.tensors))
+    products = 2 * tokens * model.parameters
+    others = Effort(elements=_DRAWN * tokens * vocabulary, calls=steps * _CALLS * len(model.tensors))
+    effort = others + (Effort(half=products) if short else Effort(flops=products))
     together = min(sequences, _batch(length))
     cached = 2 * together * length * _cached(model, hidden) * len(anatomy.layers)
     held = (2 if short else 4) * (model.parameters + cached) + 4 * _HELD * together * vocabulary
