@@ -17,8 +17,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError, UsageError
+from compress.kernels.qtensor import QTensor
+from compress.passes.core.run import Run
 from compress.passes.finetune import Finetune
 from compress.passes.model.tokenizer import load_tokenizer
+from compress.passes.rtn import RTN
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
@@ -108,6 +111,45 @@ def test_what_was_not_to_learn_stays_bit_for_bit(
     old, new = weights(tiny_llama), weights(path)
     changed = {name for name, tensor in old.items() if not torch.equal(tensor, new[name])}
     assert changed == {name for name in old if moved(name)}
+
+
+def test_adapters_are_merged_and_nothing_else_moves(
+    recipe: Callable[..., Recipe], tiny_llama: Path, tmp_path: Path
+) -> None:
+    path = Path(run(recipe(train="lora", lora={"rank": 2}, lr_lora=2e-2), tmp_path / "out").artifacts[0].path)
+    old, new = weights(tiny_llama), weights(path)
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in old.items()} == {
+        name: (tensor.shape, tensor.dtype) for name, tensor in new.items()
+    }
+    changed = {name for name, tensor in old.items() if not torch.equal(tensor, new[name])}
+    assert changed == {name for name in old if name.endswith("_proj.weight")}
+    for name in changed:
+        size = torch.linalg.svdvals((new[name] - old[name]).double())
+        assert size[1] > 0 and size[2] < 1e-4 * size[0]  # rank 2
+    before, after = ({part: surprise(where, part) for part in ("question", "answer")} for where in (tiny_llama, path))
+    assert after["answer"] < 0.6 * before["answer"] and after["question"] > after["answer"]
+
+
+def test_of_a_quantized_model_scales_and_norms_learn_and_no_code_moves(
+    chats: Path, tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> None:
+    given = begin(tiny_llama, tmp_path / "run")
+    carry_out(given, RTN(bits=4, group_size=32))
+    old = {name: given.model.read(name) for name in given.model.spec.tensors}
+    options = {**FAST, "train": "scales", "lr_scales": 3e-3}
+    carry_out(given, Finetune.model_validate({"data": str(chats), **options}))
+    quantized = 0
+    for name, before in old.items():
+        after = given.model.read(name)
+        if isinstance(before, Tensor):
+            assert isinstance(after, Tensor) and torch.equal(before, after) == ("norm" not in name)
+            continue
+        assert isinstance(after, QTensor) and after.format == before.format and torch.equal(after.codes, before.codes)
+        moved = {part for part, value in before.params.items() if not torch.equal(value, after.params[part])}
+        assert moved == {"scale"}
+        quantized += 1
+    measured = [loss for _, loss in given.left.manifest["training"][0]["measured"]]
+    assert quantized == 14 and min(measured) < 0.9 * measured[0]
 
 
 def test_plain_text_is_learned_whole(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
