@@ -57,7 +57,8 @@ class Evaluate(TextOptions, ModelPass):
         self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
     ) -> Cost:
         once = walk_cost(model, anatomy, sequences, budget)
-        return replace(once, effort=once.effort * 2 + score_effort(model, anatomy, sequences, 2))
+        effort = once.effort * 2 + score_effort(model, anatomy, sequences, 2)
+        return replace(once, effort=effort, disk=3 * once.disk // 2)  # the first model's last boundary stays
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         sequences = stage.sequences

@@ -25,13 +25,17 @@ from compress.recipes.stages import Steps, even, first_numbers, largest, layerwi
 
 
 class StagePlan(BaseModel):
-    """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes."""
+    """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes.
+
+    `disk_bytes` lie in the work folder meanwhile, at most, beside what stages leave there.
+    """
 
     passes: list[str]
     tensors: int
     forwards: int
     seconds: float
     memory_bytes: int
+    disk_bytes: int
 
 
 class FileSize(BaseModel):
@@ -54,7 +58,10 @@ class ArtifactPlan(BaseModel):
 
 
 class Plan(BaseModel):
-    """What a recipe will do. `memory_bytes` and `seconds` are estimates, everything in bytes on disk is exact."""
+    """What a recipe will do. `memory_bytes` and `seconds` are estimates, the bytes of artifacts are exact.
+
+    `disk_bytes` is the most that a stage needs on disk for itself.
+    """
 
     model: str
     architecture: str
@@ -63,6 +70,7 @@ class Plan(BaseModel):
     stages: list[StagePlan]
     artifacts: list[ArtifactPlan]
     memory_bytes: int
+    disk_bytes: int
     seconds: float
     max_ram: int
     verdict: str
@@ -117,6 +125,7 @@ def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace) ->
         stages=way.planned,
         artifacts=artifacts,
         memory_bytes=memory,
+        disk_bytes=max((stage.disk_bytes for stage in way.planned), default=0),
         seconds=sum(stage.seconds for stage in way.planned),
         max_ram=max_ram,
         verdict=_verdict(memory, max_ram),
@@ -157,6 +166,7 @@ class _Way:
                 forwards=cost.forwards,
                 seconds=self._pace.seconds(cost.effort),
                 memory_bytes=cost.memory,
+                disk_bytes=cost.disk,
             )
         )
 

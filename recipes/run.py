@@ -17,7 +17,7 @@ from compress.formats.base import Checkpoint
 from compress.formats.errors import UsageError
 from compress.formats.files.carried import TEMPLATE_PATTERN
 from compress.formats.files.source import is_hub_id
-from compress.formats.files.storage import sha256_file, write_json
+from compress.formats.files.storage import require_space, sha256_file, write_json
 from compress.passes.artifact.licence import licence_of
 from compress.passes.artifact.write import Artifact, written_at
 from compress.passes.core.base import ModelPass
@@ -64,7 +64,7 @@ def run(
         opened = open_recipe(recipe, place, reporter)
     recipe, source = opened.recipe, opened.source
     reporter.tell("planning")
-    artifacts = plan_opened(opened.outlined, budget).artifacts
+    planned = plan_opened(opened.outlined, budget)
     files = _hashes(source.path, reporter)
     base = {
         "seed": recipe.seed,
@@ -73,6 +73,7 @@ def run(
     }
     with shared_workshop(output, fresh, processes) as journal:
         work = output / WORK
+        processes.on_main(lambda: require_space(output, planned.disk_bytes - _lying_in(work)))
         state = Run(
             source=source,
             skeleton=opened.skeleton,
@@ -89,7 +90,7 @@ def run(
             processes=processes,
         )
         report = _execute(recipe, state, keyed(recipe.passes, base, opened.texts, work))
-    said = [note for artifact in artifacts for note in notes(artifact.dialect, artifact.targets)]
+    said = [note for artifact in planned.artifacts for note in notes(artifact.dialect, artifact.targets)]
     return report.model_copy(update={"notes": said})
 
 
@@ -100,6 +101,11 @@ def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> 
     if max_vram is not None:
         raise UsageError(f"--max-vram speaks of a GPU, and this run is on {device}", "use --max-ram")
     return max_ram or physical_ram()
+
+
+def _lying_in(folder: Path) -> int:
+    """Bytes of the files of an earlier run, which is gone on with: they are not written again."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:

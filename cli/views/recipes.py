@@ -73,7 +73,8 @@ def plan(planned: Plan) -> list[RenderableType]:
         loads.add_row(found.path, found.target, "loads" if found.loads else "no", found.reason or found.note)
     notes = [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
     memory = f"about {memory_size(planned.memory_bytes)} of {memory_size(planned.max_ram)}"
-    verdict = f"Verdict: {planned.verdict}; memory {memory}, time about {duration(planned.seconds)}"
+    disk = f", disk {file_size(planned.disk_bytes)} meanwhile" if planned.disk_bytes else ""
+    verdict = f"Verdict: {planned.verdict}; memory {memory}{disk}, time about {duration(planned.seconds)}"
     size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
     return [f"{planned.model}: {planned.architecture}, {size}", stages, files, loads, *notes, verdict]
 

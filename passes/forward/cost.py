@@ -32,15 +32,29 @@ Extent = tuple[int, int]
 
 @dataclass(frozen=True)
 class Cost:
-    """What is computed, peak memory in bytes, and forwards of the sequences through each layer."""
+    """What is computed, peak memory in bytes, and forwards of the sequences through each layer.
+
+    `disk`: bytes in the work folder at most, beside what stages leave there.
+    """
 
     effort: Effort
     memory: int
     forwards: int
+    disk: int = 0
 
     def after(self, before: Cost) -> Cost:
         """This, and what is done before it and is over by then."""
-        return Cost(self.effort + before.effort, max(self.memory, before.memory), self.forwards + before.forwards)
+        return Cost(
+            self.effort + before.effort,
+            max(self.memory, before.memory),
+            self.forwards + before.forwards,
+            max(self.disk, before.disk),
+        )
+
+
+def boundary_bytes(sequences: Extent, width: int) -> int:
+    """The hidden states of all sequences between two layers, as they lie on disk."""
+    return sequences[0] * sequences[1] * width * 4
 
 
 def held_bytes(model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int) -> int:
@@ -82,6 +96,7 @@ def walk_cost(
         effort=_forward(model, anatomy, sequences) * (forwards * streams) if tokens else Effort(),
         memory=RUNTIME + int(HEAP * max(ends, largest * (1 + streams) + working + batch)),
         forwards=forwards,
+        disk=2 * streams * boundary_bytes(sequences, hidden),  # one goes when the next is there
     )
 
 
@@ -96,14 +111,16 @@ def score_effort(model: ModelSpec, anatomy: Anatomy, sequences: Extent, models: 
 def back_cost(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Cost:
     """One forward to the end loss; and back from it, at each layer a forward and a vector-Jacobian product.
 
-    What a layer's linears take and give stays in memory until a batch's gradient has come.
+    What a layer's linears take and give stays in memory until a batch's gradient has come. All boundaries lie on disk,
+    and two of the gradients.
     """
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     layers = linears(model, anatomy)
     touched = max((sum(sum(shape) for shape in layer) for layer in layers), default=0)
     batch = touched * min(sequences[0] * sequences[1], BATCH_TOKENS)
     effort = _forward(model, anatomy, sequences) * 3 + score_effort(model, anatomy, sequences, 2)
-    return Cost(effort, RUNTIME + int(HEAP * 4 * (batch + vocabulary * hidden)), 2)
+    memory = RUNTIME + int(HEAP * 4 * (batch + vocabulary * hidden))
+    return Cost(effort, memory, 2, (len(layers) + 3) * boundary_bytes(sequences, hidden))
 
 
 def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:

@@ -30,7 +30,8 @@ def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, 
         return replace(walk, effort=effort)
     back = back_cost(model, anatomy, sequences)
     memory = walk.memory + streams * _part_bytes(passes, model, anatomy)
-    return replace(walk, effort=effort + back.effort, memory=max(memory, back.memory))
+    disk = max(walk.disk, back.disk) + _weights_of_tokens(passes, model, anatomy, sequences)
+    return replace(walk, effort=effort + back.effort, memory=max(memory, back.memory), disk=disk)
 
 
 def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
@@ -75,6 +76,12 @@ def _part_bytes(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy)
         sum(_parts(taken, anatomy).values()) * 4 * next(iter(shapes.values()))[1] ** 2
         for shapes, taken in _siblings(passes, model, anatomy)
     )
+
+
+def _weights_of_tokens(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> int:
+    """What tokens count for in each part of rows, float16, in files."""
+    parts = sum(sum(_parts(taken, anatomy).values()) for _, taken in _siblings(passes, model, anatomy))
+    return 2 * sequences[0] * sequences[1] * parts
 
 
 def _kinds(passes: Iterable[LayerPass]) -> Kinds:

@@ -17,7 +17,7 @@ from torch import Tensor
 from compress.passes.core.carry import carry
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Extent
+from compress.passes.forward.cost import Extent, boundary_bytes
 from compress.passes.forward.walk import Walk
 from compress.passes.loss.losses import LogitLoss, Target
 from compress.passes.model.sequences import Sequences
@@ -106,9 +106,12 @@ def projection(walk: Walk) -> Callable[[Tensor], Tensor]:
     return logits
 
 
-def disk_bytes(cache: Cache, teacher: Teacher, sequences: Extent, positions: int) -> int:
-    """What the answers take on disk while they are made: two boundaries, and the tokens that are kept."""
-    boundary = sequences[0] * sequences[1] * teacher.skeleton.width * 4
+def disk_bytes(cache: Cache, width: int, sequences: Extent, positions: int) -> int:
+    """What the answers of a teacher of that width take on disk while they are made.
+
+    These are two boundaries, and the tokens that are kept.
+    """
+    boundary = boundary_bytes(sequences, width)
     if cache == "hidden":
         return 2 * boundary
     return max(2 * boundary, boundary + positions * top_k_bytes(cache.top_k))

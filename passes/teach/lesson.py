@@ -9,6 +9,7 @@ from typing import Literal, Self
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.files.source import resolve
 from compress.formats.files.storage import sha256_file
@@ -53,7 +54,8 @@ class LessonOptions(BaseModel):
     @model_validator(mode="after")
     def _hidden_states_want_a_teacher_at_hand(self) -> Self:
         if self.loss != "logit" and self.cache not in (None, "off"):
-            raise ValueError(f"loss: {self.loss} compares all hidden states, and a cache keeps answers: say cache: off")
+            why = "learns of no teacher" if self.loss == "ce" else "compares hidden states of every layer"
+            raise ValueError(f"loss: {self.loss} {why}, and a cache keeps a teacher's answers: say cache: off")
         return self
 
     @property
@@ -89,6 +91,14 @@ class LessonOptions(BaseModel):
             from compress.passes.teach.teacher import open_teacher
 
             open_teacher(self.teacher, source, Path(), torch.device("cpu"))
+
+    def teacher_width(self) -> int | None:
+        """How wide the hidden states of another teacher are; None for the untouched model."""
+        if self.follows_source:
+            return None
+        from compress.passes.model.config import load_config
+
+        return int(load_config(open_checkpoint(resolve(self.teacher))).get_text_config().hidden_size)
 
     def teacher_files(self) -> Mapping[str, str]:
         """The digests of the teacher's files, as what is learned depends on them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,5 +35,16 @@ class Taught(LessonOptions, TrainText, ModelPass):
         self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
     ) -> Cost:
         beside = self.loss != "ce" and self.kept is None
-        cost = training_cost(model, anatomy, sequences, self, budget, beside, self.loss != "ce" and not beside)
+        asked = self.loss != "ce" and not beside
+        cost = training_cost(model, anatomy, sequences, self, budget, beside, asked)
+        if asked:
+            cost = replace(cost, disk=cost.disk + self._kept_bytes(model, anatomy, sequences))
         return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))
+
+    def _kept_bytes(self, model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> int:
+        """What the teacher's answers take on disk."""
+        from compress.passes.teach.cached import disk_bytes
+
+        assert self.kept is not None  # who is not asked before keeps nothing
+        width = self.teacher_width() or model.tensors[anatomy.embedding].shape[1]
+        return disk_bytes(self.kept, width, sequences, sequences[0] * (sequences[1] - 1))

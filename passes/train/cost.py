@@ -25,6 +25,8 @@ _LOGITS = 6
 """Tensors of a chunk's logits that there are at once."""
 _KEPT = 3
 """Of inputs and outputs of linears: what a layer keeps of a token for its backward."""
+_SAVED = 32
+"""Bytes on disk for each number that moves: two states (it and its moments), two of what is best."""
 _HEAP = 1.15
 """What the heap occupies for a byte that is in use."""
 
@@ -53,7 +55,7 @@ def training_cost(
     ask = walk_cost(model, anatomy, sequences if asked else (0, 0), budget)
     held = 4 * model.parameters * (1 + teacher) + 16 * moved + rounded * (1 + _width(options))
     memory = held + micro * length * _kept(model, anatomy, options) + _head(model, anatomy)
-    return Cost(effort + ask.effort, max(ask.memory, RUNTIME + int(_HEAP * memory)), 0)
+    return Cost(effort + ask.effort, max(ask.memory, RUNTIME + int(_HEAP * memory)), 0, _SAVED * moved)
 
 
 def _learning(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> tuple[int, int]:

@@ -58,8 +58,8 @@ def test_what_was_asked_is_not_asked_again(run: Run, stage: Stage, teacher: Teac
 def test_the_disk_that_it_takes_is_what_lies_there(run: Run, stage: Stage, teacher: Teacher, asked: Asked) -> None:
     HiddenAnswers(run, stage, teacher, asked, LogitLoss())
     lies = sum(path.stat().st_size for path in stage.folder.rglob("*.bin"))
-    extent = asked.sequences.count, asked.sequences.length
-    assert disk_bytes("hidden", teacher, extent, asked.positions) == 2 * lies  # the boundary before it lay beside it
-    most = disk_bytes(TopK(top_k=512), teacher, extent, asked.positions)
+    extent, width = (asked.sequences.count, asked.sequences.length), teacher.skeleton.width
+    assert disk_bytes("hidden", width, extent, asked.positions) == 2 * lies  # the boundary before it lay beside it
+    most = disk_bytes(TopK(top_k=512), width, extent, asked.positions)
     assert most == lies + asked.positions * top_k_bytes(512)
-    assert disk_bytes(TopK(top_k=1), teacher, extent, asked.positions) == 2 * lies
+    assert disk_bytes(TopK(top_k=1), width, extent, asked.positions) == 2 * lies

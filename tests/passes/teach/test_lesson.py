@@ -16,8 +16,9 @@ def test_answers_are_kept_unless_hidden_states_are_learned() -> None:
     assert LessonOptions(cache="off").kept is None
     assert LessonOptions(cache=TopK(top_k=8)).kept == TopK(top_k=8)
     assert LessonOptions(loss="mixed").kept is None
-    with pytest.raises(ValidationError, match="say cache: off"):
-        LessonOptions(loss="feature", cache="hidden")
+    for loss, said in (("feature", "hidden states of every layer"), ("mixed", "every layer"), ("ce", "no teacher")):
+        with pytest.raises(ValidationError, match=f"loss: {loss} .*{said}.* say cache: off"):
+            LessonOptions.model_validate({"loss": loss, "cache": "hidden"})
 
 
 def test_the_loss_of_logits_is_as_told() -> None:
