@@ -50,10 +50,13 @@ class Cutter:
     note: Callable[[str], None]
 
     def packed(self, texts: Iterable[Document]) -> Cut:
-        """The texts run together and cut into full sequences. Raises InputError for less than one."""
+        """The texts run together and cut into full sequences. Raises InputError for less than one.
+
+        A chat whose answers are learned, and that fits into one sequence, is in one, with all its questions.
+        """
         prefix = bos(self.tokenizer)
         body = self.length - len(prefix)
-        tokens, marks = self._run_together(texts, None if self.spread else self.count * body)
+        tokens, marks = self._run_together(texts, body, 0 if prefix else 1)
         available = len(tokens) // body
         if tokens and not available:
             raise InputError(
@@ -82,13 +85,24 @@ class Cutter:
         filled = _filled(rows, self.length)
         return filled if chats else Cut(filled.ids, filled.mask)
 
-    def _run_together(self, texts: Iterable[Document], limit: int | None) -> tuple[array[int], bytearray]:
-        """The tokens of all texts, or at least the first `limit`, and 1 for each that is to be learned."""
+    def _run_together(self, texts: Iterable[Document], body: int, start: int) -> tuple[array[int], bytearray]:
+        """The tokens of all texts, or of as many as there must be, and 1 for each that is to be learned.
+
+        `body` of them make a sequence, and the first `start` of these are never learned.
+        """
         tokens, marks = array("i"), bytearray()
-        for _, more, marked in self._encoded(texts):
+        seen = useful = 0
+        for document, more, marked in self._encoded(texts):
+            room = -len(tokens) % body
+            if document.answers is not None and room < len(more) <= body:  # its beginning fills up, then it begins anew
+                tokens.extend(more[:room])
+                marks.extend(bytes(room))
             tokens.extend(more)
             marks.extend(marked)
-            if limit is not None and len(tokens) >= limit:
+            while (seen + 1) * body <= len(tokens):
+                useful += 1 in marks[seen * body + start : (seen + 1) * body]
+                seen += 1
+            if not self.spread and useful >= self.count:
                 break
         return tokens, marks
 

@@ -117,9 +117,9 @@ def sequences_of(
 
     A relative path begins at `folder`, if there is something there, else where the shell stands.
     Packed sequences are spread evenly over the text for calibration, and are its first windows when held out, as
-    perplexity is measured. Each begins with the tokenizer's BOS where the model uses one. Of a blend each part has its
-    share of them, one after the other. `note` takes what the user should know. What the model is to write is left to
-    it (`Sequences.begun`).
+    perplexity is measured, and of datasets, which are not read to their end. Each begins with the tokenizer's BOS where
+    the model uses one. Of a blend each part has its share of them, one after the other. `note` takes what the user
+    should know. What the model is to write is left to it (`Sequences.begun`).
     """
     cut = cut_of(Source(tokenizer, held_out, folder, note), options)
     return Sequences(cut.ids, cut.mask, cut.begun)
@@ -156,7 +156,7 @@ def _cut(source: Source, options: TextOptions, part: Part, count: int, others: S
         )
     if part.path == OWN:
         return _own(source, options, count, others)
-    spread = not source.held_out
+    spread = not source.held_out and (part.path == BUILTIN or part.file(source.folder) is not None)
     cutter = Cutter(source.tokenizer, count, options.seq_len, spread, part.path, source.note)
     cut = (cutter.packed if options.pack else cutter.padded)(_documents(source, part))
     if not (found := len(cut.ids)):

@@ -68,6 +68,13 @@ def test_texts_run_together_and_what_is_learned_goes_with_them(tokenizer: PreTra
     assert notes == ["texts: 1 of 5 sequences hold no answer and are left out"]  # AQQQ: its first token is not learned
 
 
+def test_a_chat_that_fits_into_a_sequence_is_in_one_with_its_question(tokenizer: PreTrainedTokenizerBase) -> None:
+    """What is left of the sequence before is filled with its beginning, of which nothing is learned."""
+    cutter = Notes().cutter(tokenizer, 9, 4)
+    cut = cutter.packed([chat("QAQ"), chat("QQA"), text("T"), chat("QQQQA"), text("TTT")])
+    assert rows(tokenizer, cut) == ["QAQQ", "QQAT", "ATTT"]  # one that fits into none goes on, as texts do
+
+
 def test_with_a_bos_in_front_the_first_token_is_learned(with_bos: PreTrainedTokenizerBase) -> None:
     notes = Notes()
     cut = notes.cutter(with_bos, 9, 4).packed([chat("QQAAQQQQQ")])
@@ -127,3 +134,5 @@ def test_a_text_that_never_ends_is_read_as_far_as_it_is_wanted(tokenizer: PreTra
     endless = (text("TTTT") for _ in count())
     assert len(Notes().cutter(tokenizer, 3, 2, spread=False).packed(endless).ids) == 3
     assert len(Notes().cutter(tokenizer, 3, 2).padded(endless).ids) == 3
+    chats = (chat("QQQA") if number % 5 == 0 else chat("QQQQ") for number in count())
+    assert rows(tokenizer, Notes().cutter(tokenizer, 3, 4, spread=False).packed(chats)) == ["QQQA"] * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError, UsageError
 from compress.passes.forward.blend import Part
+from compress.passes.forward.rows import Document
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 
@@ -188,6 +190,15 @@ def test_what_sequences_depend_on_changes_with_it(tiny_llama: Path, corpus: Path
     source = open_checkpoint(tiny_llama)
     others.append(basis())
     assert all(other != another for at, other in enumerate(others) for another in [same, *others[:at]])
+
+
+def test_of_a_dataset_no_more_is_read_than_is_wanted(
+    tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = (Document("word " * 8, "set") for _ in count())
+    monkeypatch.setattr("compress.passes.forward.documents.dataset", lambda *_: endless)
+    found = sequences_of(TextOptions(data="some/set", samples=5, seq_len=16), tokenizer, held_out=False)
+    assert found.ids.shape == (5, 16)
 
 
 def test_nothing_tells_what_a_dataset_depends_on(tiny_llama: Path) -> None:
