@@ -90,6 +90,7 @@ class Training:
             [{"params": list(group.parameters.values()), "weight_decay": group.decay} for group in groups],
             betas=(0.9, 0.95),
             eps=_EPSILON,
+            fused=True,  # one pass over memory in place of ten
         )
         # Prepared for evaluation it is not wrapped: a process that trains alone waits for no other.
         alone = run.processes.count == 1

@@ -66,8 +66,8 @@ class States:
             if kind == "optimizer":
                 key, _, parameter_name = rest.partition(".")
                 parameter, value = self._parameters[parameter_name], _read(held, name)
-                # As the optimizer makes them: moments beside the parameter, the count of steps on the CPU.
-                optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+                # Where a fused optimizer makes them, its count of steps too: beside the parameter.
+                optimizer.state[parameter][key] = value.to(parameter.device)
         torch.set_rng_state(_read(held, "random"))
         return last.step
 
