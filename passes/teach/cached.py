@@ -24,18 +24,21 @@ from compress.passes.model.sequences import Sequences
 from compress.passes.model.weights import dense
 from compress.passes.teach.lesson import Cache
 from compress.passes.teach.teacher import Teacher
+from compress.passes.train.options import Precision
 
 
 @dataclass(frozen=True)
 class Asked:
     """What a teacher is asked: the next token of every `scored` [sequences, length − 1] position of `sequences`.
 
-    `rows` [sequences] int64 are the numbers by which a loss will ask for them again.
+    `rows` [sequences] int64 are the numbers by which a loss will ask for them again. `precision` is that of its
+    forward: the student's, so that two equal models agree.
     """
 
     sequences: Sequences
     scored: Tensor
     rows: Tensor
+    precision: Precision = "fp32"
 
     @property
     def positions(self) -> int:
@@ -83,7 +86,8 @@ class HiddenAnswers:
 def ask(run: Run, stage: Stage, teacher: Teacher, asked: Asked) -> Walk:
     """The teacher with the sequences at its last boundary."""
     weights = dense(teacher.checkpoint)
-    return carry(run, stage, "teacher", "ask the teacher", asked.sequences, teacher.skeleton, weights)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=asked.precision == "bf16"):
+        return carry(run, stage, "teacher", "ask the teacher", asked.sequences, teacher.skeleton, weights)
 
 
 def hidden_of(walk: Walk, index: int) -> Tensor:

@@ -19,7 +19,7 @@ from compress.passes.teach.teacher import Teacher, open_teacher
 from compress.passes.teach.top_k import answers
 from compress.passes.train.examples import Examples
 from compress.passes.train.loop import Group
-from compress.passes.train.options import TrainOptions
+from compress.passes.train.options import Precision, TrainOptions
 from compress.passes.train.order import held_out_rows
 from compress.passes.train.student import Student
 
@@ -38,7 +38,7 @@ def lesson(
         run.reporter.tell("loading the teacher")
         teaches = load_model(teacher.checkpoint, run.device)
     else:
-        kept, asked = options.kept, _asked(*examples)
+        kept, asked = options.kept, _asked(training.precision, *examples)
         teaches = run.first(lambda: answers(kept, run, stage, teacher, asked, logit or LogitLoss()))
     weight = options.feature_weight if options.loss == "mixed" else 1.0
     objective = Distillation(student.model, teaches, logit, features, weight, training.precision)
@@ -60,8 +60,8 @@ def _features(run: Run, options: LessonOptions, teacher: Teacher) -> FeatureLoss
     return FeatureLoss(pairs, run.skeleton.width, teacher.skeleton.width, run.seed).to(run.device)
 
 
-def _asked(learned: Examples, held_out: Examples) -> Asked:
+def _asked(precision: Precision, learned: Examples, held_out: Examples) -> Asked:
     """All that the loop will want answers to, by its numbers."""
     sequences = learned.then(held_out)
     rows = torch.cat([torch.arange(learned.count), held_out_rows(torch.arange(held_out.count))])
-    return Asked(sequences.sequences, sequences.scored(), rows)
+    return Asked(sequences.sequences, sequences.scored(), rows, precision)

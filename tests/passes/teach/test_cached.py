@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_hidden_states_give_the_logits_of_the_whole_model(
     found = torch.cat([targets(slice(start, start + 50)).log_p for start in range(0, asked.positions, 50)])
     torch.testing.assert_close(found, loss.target(judged(teacher.checkpoint.path, asked)).log_p, rtol=1e-4, atol=1e-4)
     assert not found.requires_grad
+
+
+def test_it_answers_in_the_precision_of_its_student(run: Run, stage: Stage, teacher: Teacher, asked: Asked) -> None:
+    loss, asked = LogitLoss(), replace(asked, precision="bf16")
+    answers = HiddenAnswers(run, stage, teacher, asked, loss)
+    exact = loss.target(judged(teacher.checkpoint.path, asked)).log_p
+    with torch.autocast("cpu", torch.bfloat16):
+        found = answers.targets(asked.scored, asked.rows)(slice(None)).log_p
+        expected = loss.target(judged(teacher.checkpoint.path, asked)).log_p
+    assert found.dtype == torch.float32
+    assert (found - expected).abs().mean() < 0.2 * (exact - expected).abs().mean()
 
 
 def test_rows_are_asked_for_by_number_in_any_order(run: Run, stage: Stage, teacher: Teacher, asked: Asked) -> None:
