@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CHUNK = 256
+CHUNK = 512
 """Tokens whose logits exist at once: enough to keep the head's product efficient."""
 
 Project = Callable[[Tensor], Tensor]

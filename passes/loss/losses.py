@@ -13,7 +13,6 @@ from typing import Any, Literal, assert_never
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
 Divergence = Literal["forward_kl", "reverse_kl", "jsd"]
 
@@ -100,7 +99,27 @@ def merged(log_p: Tensor, ids: Tensor) -> Tensor:
 
 def cross_entropy(logits: Tensor, following: Tensor) -> Tensor:
     """−log q(following) [tokens], of logits [tokens, vocabulary] and tokens [tokens] int64."""
-    return functional.cross_entropy(_precise(logits), following, reduction="none")
+    apply: Callable[..., Tensor] = _CrossEntropy.apply
+    return apply(logits, following)
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """`cross_entropy`: its gradient is q − 1 at the token that followed and q elsewhere, written over log q."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, following: Tensor) -> Tensor:
+        log_q = _precise(logits).log_softmax(-1)
+        place = following.unsqueeze(-1)
+        loss = log_q.gather(-1, place).neg_().squeeze(-1)
+        ctx.save_for_backward(log_q.exp_().scatter_add_(-1, place, log_q.new_full(place.shape, -1.0)))
+        ctx.dtype = logits.dtype
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return slope.mul(grads[0].unsqueeze(-1)).to(ctx.dtype), None
 
 
 def forward_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
