@@ -42,7 +42,7 @@ def train(path: Path, *arguments: str) -> int:
         steps.write(path, curve.losses, asked)
         return curve
 
-    Training.execute = execute  # type: ignore[method-assign]
+    Training.execute = execute  # type: ignore[method-assign, assignment]
     return main(arguments)
 
 

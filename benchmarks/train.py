@@ -97,7 +97,7 @@ def prepare(options: argparse.Namespace) -> None:
     if not dense.is_dir():
         answer(compress("export", MODEL, "-o", str(options.work), *as_fp32))
     if not rounded.is_dir():
-        passes = [{"rtn": {"bits": 4, "group_size": 64}}, {"export": DENSE}]
+        passes: list[Mapping[str, Any]] = [{"rtn": {"bits": 4, "group_size": 64}}, {"export": DENSE}]
         recipe(options.work / "rounded.yaml", dense, passes)
         answer(compress("run", str(options.work / "rounded.yaml"), "-o", str(rounded), "--json"))
     script = [sys.executable, str(HERE / "training_rows.py"), str(dense), json.dumps(common(options))]
@@ -118,7 +118,11 @@ def ours(training: Training, options: argparse.Namespace, folder: Path) -> list[
     asked = {**common(options), "precision": training.precision, "measure_every": 1 << 20, **training.settings}
     if training.from_rounded:
         asked["teacher"] = str(options.work / "dense")
-    passes = [*training.before, {training.kind: asked}, {"export": DENSE if training.dense else {"dialect": "gptq"}}]
+    passes: list[Mapping[str, Any]] = [
+        *training.before,
+        {training.kind: asked},
+        {"export": DENSE if training.dense else {"dialect": "gptq"}},
+    ]
     recipe(folder / "recipe.yaml", source(training, options), passes)
     script = [sys.executable, str(HERE / "timed_training.py"), str(folder / "steps.json")]
     return [*script, "run", str(folder / "recipe.yaml"), "-o", str(folder / "run"), "--json"]

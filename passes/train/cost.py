@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
@@ -19,7 +20,7 @@ _LOSS = 5
 """Of logits, likewise."""
 _ROUNDED = 12
 """Of weights that are computed from codes, likewise."""
-_MOVED = 12
+_MOVED = 5
 """Of what learns, in a step of the optimizer."""
 _LOGITS = 6
 """Tensors of a chunk's logits that there are at once."""
@@ -53,6 +54,8 @@ def training_cost(
     effort = _forward(model, anatomy, length, options.precision) * passes
     effort += Effort(elements=3 * _ROUNDED * rounded * math.ceil(learned / micro) + _MOVED * moved * options.steps)
     ask = walk_cost(model, anatomy, sequences if asked else (0, 0), budget)
+    if options.precision == "bf16":  # the teacher's, too
+        ask = replace(ask, effort=replace(ask.effort, flops=0.0, half=ask.effort.flops))
     held = 4 * model.parameters * (1 + teacher) + 16 * moved + rounded * (1 + _width(options))
     memory = held + micro * length * _kept(model, anatomy, options) + _head(model, anatomy)
     return Cost(effort + ask.effort, max(ask.memory, RUNTIME + int(_HEAP * memory)), 0, _SAVED * moved)
