@@ -21,7 +21,7 @@ def main(model: str, options: str) -> None:
     """Print the ids, row by row."""
     asked = Finetune.model_validate(json.loads(options))
     sequences = asked.read(open_checkpoint(Path(model)), Path(), lambda note: None)
-    assert sequences is not None  # it reads text
+    assert sequences is not None and isinstance(asked.held_out, int)  # it reads text, and holds out some of it
     learned, _ = Examples.of(sequences).split(asked.held_out, seed=0)
     rows = [rows_of(step, seed=0, count=learned.count, batch=asked.batch) for step in range(asked.steps)]
     print(json.dumps(learned.sequences.ids[torch.cat(rows)].tolist()))
