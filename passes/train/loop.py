@@ -29,8 +29,8 @@ from compress.passes.train.state import States
 
 _COMMIT_SECONDS = 60.0
 """About what a kill costs."""
-_COMMIT_SHARE = 0.1
-"""Of the time, at most, that is spent on committing."""
+_CHEAP_SECONDS, _COMMIT_SHARE = 5.0, 0.1
+"""A commit that takes longer than the first may take this part of the time."""
 _EPSILON = 1e-15
 """Gradients of codes are as small as 1e-9; a usual 1e-8 would hold them back, and these alone."""
 _BEYOND = 3.0
@@ -160,9 +160,15 @@ class Training:
         last = done == self.options.steps
         if measured := last or done % self.options.interval == 0:
             self._measure(done)
-        since = time.monotonic() - self._committed_at
-        if last or ((measured or since > _COMMIT_SECONDS) and since > self._commit_took / _COMMIT_SHARE):
+        if last or self._due(measured):
             self._commit(done)
+
+    def _due(self, measured: bool) -> bool:
+        """Whether the time is right for a commit: what was `measured` is kept at once where that costs little."""
+        since = time.monotonic() - self._committed_at
+        if self._commit_took < _CHEAP_SECONDS:
+            return measured or since > _COMMIT_SECONDS
+        return since > max(_COMMIT_SECONDS, self._commit_took / _COMMIT_SHARE)
 
     def _measure(self, done: int) -> None:
         """The loss per token of the held-out sequences; where it is the least so far, what has learned is kept."""

@@ -55,7 +55,7 @@ class TrainOptions(BaseModel):
     batch: int = Field(8, ge=1, le=1 << 16, description="sequences per step, over all processes")
     lr: float = Field(1e-5, gt=0, le=1, description="the largest step of dense weights (AdamW)")
     lr_scales: float = Field(1e-4, gt=0, le=1, description="of scales, as a part of each: 1e-4 is 0.01 % a step")
-    lr_codes: float = Field(2e-4, gt=0, le=1, description="of quantized weights, in steps of their grid")
+    lr_codes: float = Field(5e-3, gt=0, le=1, description="of quantized weights, in steps of their grid")
     lr_norms: float | None = Field(None, gt=0, le=1, description="of norms and biases; by default as `lr`")
     lr_lora: float = Field(2e-4, gt=0, le=1, description="of adapters")
     weight_decay: float = Field(0.0, ge=0, le=1, description="of dense weights, as a part of the step")
