@@ -63,7 +63,7 @@ class TopKAnswers:
         ids, log_p = (torch.cat(parts).to(self._run.device) for parts in zip(*read))
         assert len(ids) == int(scored.sum())  # the loss scores what the teacher was asked
         # A distribution again: float16 has rounded it.
-        log_p, ids = log_p.float().log_softmax(-1), ids.long()
+        log_p, ids = log_p.log_softmax(-1), ids.long()
         return lambda part: Target(log_p[part], ids[part])
 
     def _write(self, walk: Walk, done: int) -> list[Answered]:
@@ -109,7 +109,7 @@ class TopKAnswers:
     def _read(self, index: int) -> tuple[Tensor, Tensor]:
         ids, log_p = (self._files[index].read(f"{index}.{part}") for part in ("ids", "log_p"))
         assert isinstance(ids, Tensor) and isinstance(log_p, Tensor)  # there are no codes among them
-        return ids, log_p
+        return ids, log_p.float()  # autocast to bf16 does not join float16
 
 
 def answers(kept: Cache, run: Run, stage: Stage, teacher: Teacher, asked: Asked, loss: LogitLoss) -> Answers:

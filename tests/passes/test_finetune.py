@@ -127,7 +127,7 @@ def test_adapters_are_merged_and_nothing_else_moves(
         size = torch.linalg.svdvals((new[name] - old[name]).double())
         assert size[1] > 0 and size[2] < 1e-4 * size[0]  # rank 2
     before, after = ({part: surprise(where, part) for part in ("question", "answer")} for where in (tiny_llama, path))
-    assert after["answer"] < 0.6 * before["answer"] and after["question"] > after["answer"]
+    assert after["answer"] < 0.7 * before["answer"] and after["question"] > after["answer"]
 
 
 def test_of_a_quantized_model_scales_and_norms_learn_and_no_code_moves(
