@@ -28,6 +28,9 @@ MIXING = {
 }  # fmt: skip
 
 _setup_privateuseone_for_python_backend(NAME)
+# There is no mixed precision there: what computes in it computes in full.
+_AUTOCAST = torch.library.Library("_", "IMPL")
+_AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 # Whatever asks for the types of mixed precision, as activation checkpointing does, asks every device that there is.
 getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]
 
@@ -67,8 +70,27 @@ class _Functions(TorchFunctionMode):
             raise TypeError("a tensor on a GPU has no numpy array")
         if func is scaled_dot_product_attention and isinstance(args[0], Away):
             _refuse_mixture(func, args, kwargs)
-            return Away(func(*_here(args), **_here(kwargs)))
+            query, key, value, *more = args
+            given = (_here(kwargs.pop("attn_mask", None)), *_here(more))
+            return _Attention.apply(query, key, value, lambda *qkv: func(*qkv, *given, **kwargs))
         return func(*args, **kwargs)
+
+
+class _Attention(torch.autograd.Function):
+    """Attention in one piece, `compute`d by the kernel of the CPU, and so its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, compute: Any) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.compute = compute
+        return Away(compute(*_here((query, key, value))))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = [tensor.detach().requires_grad_() for tensor in _here(ctx.saved_tensors)]
+        with torch.enable_grad():
+            result = ctx.compute(*inputs)
+        return *map(Away, torch.autograd.grad(result, inputs, _here(grads[0]))), None
 
 
 @contextmanager
@@ -96,6 +118,8 @@ def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 def _returned(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> Any:
     """The result; what was written in place is the argument itself."""
+    if not func._schema.returns:
+        return None
     written = [
         kwargs.get(argument.name) if argument.kwarg_only else args[place]
         for place, argument in enumerate(func._schema.arguments)

@@ -151,7 +151,7 @@ def _read(model: Checkpoint, name: str, started: Started) -> Tensor | QTensor:
 def _original(run: Run, name: str, tensor: QTensor, started: Started) -> Tensor | None:
     """The weight [out, in] fp32 that `tensor` is a rounding of, if the run's model, or its source, still has it."""
     if name in started:
-        return decoded(run.model.read(name))
+        return decoded(run.model.read(name)).to(tensor.codes.device)
     spec = run.source.spec.tensors.get(name)
     if spec is None or spec.shape != tensor.shape:
         return None
