@@ -16,6 +16,7 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
 from compress.formats.options import PerTensor, plain
 from compress.kernels.effort import Effort
+from compress.kernels.measure.hessian import shrunk
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.solve.correct import correct_effort, corrected_target
 from compress.kernels.solve.gptq import gptq_solve, solve_effort
@@ -27,12 +28,17 @@ from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.any_format import FormatOptions
 
 Damp = Annotated[float, Field(gt=0, le=1)]
+Shrink = Annotated[float, Field(ge=0, le=1)]
 
 
 class GPTQ(FormatOptions, LinearPass):
     """Choose codes by second-order information of the calibration data. The standard for 4 bits and below."""
 
     damp: PerTensor[Damp] = Field(0.01, description="added to the Hessian's diagonal, as a part of its mean")
+    shrink: PerTensor[Shrink] = Field(
+        0.0,
+        description="by which part the Hessian's entries off its diagonal are made smaller: they are chance in part",
+    )
     act_order: PerTensor[bool] = Field(True, description="visit columns by falling activation energy")
     search: PerTensor[bool] = Field(True, description="search scales (of either sign) for the least weighted error")
     correct: PerTensor[bool] = Field(False, description="aim at the untouched model's outputs; runs it beside")
@@ -68,7 +74,7 @@ class GPTQ(FormatOptions, LinearPass):
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
-        hessian = stats[Hessian].matrix
+        hessian = shrunk(stats[Hessian].matrix, plain(self.shrink))
         target = self._target(weight, stats)
         params = None if self.search else number_format.fit(target)
         quantized, report = gptq_solve(

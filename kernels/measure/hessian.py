@@ -33,6 +33,15 @@ def fill_lower(total: Tensor) -> None:
     total.add_(total.triu(1).T)
 
 
+def shrunk(hessian: Tensor, share: float) -> Tensor:
+    """`hessian` [columns, columns] with all but its diagonal smaller by `share`, from 0 (as it is) to 1 (all is 0).
+
+    What few tokens say of pairs of inputs is chance in part, and this the estimate of a covariance with a smaller
+    expected error (Ledoit and Wolf 2004, with the diagonal for a target).
+    """
+    return torch.lerp(hessian, hessian.diagonal().diag_embed(), share) if share else hessian
+
+
 def add_cross(total: Tensor, reference: Tensor, inputs: Tensor) -> None:
     """Add (X − X̂)ᵀX̂ to `total` [columns, columns] fp32, X `reference` and X̂ `inputs`, both [tokens, columns]."""
     for part, chunk in zip(torch.split(reference, _CHUNK), torch.split(inputs, _CHUNK)):

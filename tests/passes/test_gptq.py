@@ -11,6 +11,7 @@ import torch
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError
+from compress.kernels.qtensor import quantize
 from compress.passes.core.linear import LinearPass
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Hessian, LinearStats
@@ -87,6 +88,17 @@ def assert_ordered(
                 difference = weight.double() - result.dequantize().double()
                 errors.append(float((difference @ hessian * difference).sum()))
             assert errors[0] < errors[1], name
+
+
+def test_of_a_hessian_shrunk_to_its_diagonal_no_error_is_passed_on(
+    layer: list[tuple[dict[str, torch.Tensor], LinearStats]],
+) -> None:
+    for weights, stats in layer:
+        alone, fed = (GPTQ(group_size=32, shrink=share).siblings(weights, stats) for share in (1.0, 0.0))
+        for name, weight in weights.items():
+            solved = alone[name].weight
+            assert torch.equal(solved.codes, quantize(weight, solved.format, solved.params).codes)
+            assert not torch.equal(solved.codes, fed[name].weight.codes)
 
 
 def test_rows_that_do_not_stand_apart_are_not_solved_in_parts(tiny_llama: Path) -> None:

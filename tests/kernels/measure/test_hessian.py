@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from compress.kernels.measure.hessian import add_cross, add_hessian, fill_lower
+from compress.kernels.measure.hessian import add_cross, add_hessian, fill_lower, shrunk
 
 
 def relative(found, expected):
@@ -50,3 +50,14 @@ def test_cross_statistic_equals_float64(tokens):
     add_cross(total, reference, x)
     expected = (reference.double() - x.double()).T @ x.double() + 1
     assert relative(total, expected) < 1e-5
+
+
+def test_shrinking_keeps_the_diagonal_and_comes_nearer_to_what_more_tokens_say():
+    generator = torch.Generator().manual_seed(0)
+    mixed = torch.eye(64) + 0.05 * torch.randn(64, 64, generator=generator)
+    few, many = (torch.randn(tokens, 64, generator=generator) @ mixed for tokens in (96, 100_000))
+    estimate, truth = few.T @ few / len(few), many.T @ many / len(many)
+    assert torch.equal(shrunk(estimate, 0.0), estimate)
+    assert torch.equal(shrunk(estimate, 1.0), estimate.diagonal().diag())
+    assert torch.equal(shrunk(estimate, 0.3).diagonal(), estimate.diagonal())
+    assert relative(shrunk(estimate, 0.3), truth.double()) < 0.8 * relative(estimate, truth.double())
