@@ -116,7 +116,7 @@ def test_what_was_not_to_learn_stays_bit_for_bit(
 def test_adapters_are_merged_and_nothing_else_moves(
     recipe: Callable[..., Recipe], tiny_llama: Path, tmp_path: Path
 ) -> None:
-    path = Path(run(recipe(train="lora", lora={"rank": 2}, lr_lora=2e-2), tmp_path / "out").artifacts[0].path)
+    path = Path(run(recipe(train="lora", lora={"rank": 2}, lr_lora=1e-2), tmp_path / "out").artifacts[0].path)
     old, new = weights(tiny_llama), weights(path)
     assert {name: (tensor.shape, tensor.dtype) for name, tensor in old.items()} == {
         name: (tensor.shape, tensor.dtype) for name, tensor in new.items()
@@ -127,7 +127,7 @@ def test_adapters_are_merged_and_nothing_else_moves(
         size = torch.linalg.svdvals((new[name] - old[name]).double())
         assert size[1] > 0 and size[2] < 1e-4 * size[0]  # rank 2
     before, after = ({part: surprise(where, part) for part in ("question", "answer")} for where in (tiny_llama, path))
-    assert after["answer"] < 0.7 * before["answer"] and after["question"] > after["answer"]
+    assert after["answer"] < 0.6 * before["answer"] and after["question"] > after["answer"]
 
 
 def test_of_a_quantized_model_scales_and_norms_learn_and_no_code_moves(
