@@ -8,6 +8,7 @@ from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.passes.forward.cost import BATCH_TOKENS, HEAP, Cost, Extent, linears, walk_cost
 from compress.passes.model.anatomy import Anatomy
+from compress.passes.train.cost import quantized
 from compress.passes.train.options import TrainOptions
 
 _HELD = 0.25
@@ -15,10 +16,8 @@ _HELD = 0.25
 _BACKWARD = 2
 """Forwards that a backward takes: the gradient of the inputs and that of the weights."""
 
-# Elements that operators touch for each weight (measured on one thread, integers in groups of 64), and fp32 copies
-# of it: value, its gradient; of one that learns also itself, its gradient, two moments, the best.
-_LATENT, _SCALED = (12, 70, 10, 7), (4, 14, 0, 2)
-"""Of a weight whose codes learn, or whose scales do: in a forward, with its backward, in a step; copies."""
+_VALUES = 12
+"""Bytes for each weight of a layer that learns, beside what it holds: its value, the gradient of that, the best."""
 
 
 def may_keep(sequences: Extent, width: int, budget: int) -> bool:
@@ -41,7 +40,7 @@ def _effort(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, length: i
     """What learning takes, beside the walk."""
     looks = 2 + (options.steps - 1) // options.interval
     run = (1 + _BACKWARD) * options.steps * options.batch + looks * options.looked_at
-    forward, both, step, _ = _of_weights(options)
+    forward, both, step, _ = quantized(options)
     each = (
         options.steps * (_parts(options.batch, micro) * both + step)
         + looks * _parts(options.looked_at, micro) * forward
@@ -53,17 +52,13 @@ def _effort(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, length: i
 def _memory(
     options: TrainOptions, model: ModelSpec, anatomy: Anatomy, sequences: Extent, micro: int, budget: int
 ) -> int:
-    """What learning holds, beside the walk, in bytes: copies of weights, what a backward needs, hidden states."""
-    *_, copies = _of_weights(options)
+    """What learning holds, beside the walk, in bytes: weights, what a backward needs, hidden states."""
+    copies = quantized(options).held + _VALUES
     tokens, width = min(micro, options.batch) * sequences[1], model.tensors[anatomy.embedding].shape[1]
     layers = linears(model, anatomy)
     weights = max((sum(rows * columns for rows, columns in shapes) for shapes in layers), default=0)
     passed = max((sum(rows + columns for rows, columns in shapes) for shapes in layers), default=0)
-    return 4 * (weights * copies + tokens * passed) + may_keep(sequences, width, budget) * _states(sequences, width)
-
-
-def _of_weights(options: TrainOptions) -> tuple[int, int, int, int]:
-    return _SCALED if options.train in ("scales", "norms") else _LATENT
+    return weights * copies + 4 * tokens * passed + may_keep(sequences, width, budget) * _states(sequences, width)
 
 
 def _parts(count: int, micro: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import NamedTuple
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
@@ -13,19 +14,32 @@ from compress.passes.model.anatomy import Anatomy
 from compress.passes.train.options import Precision, TrainOptions
 from compress.passes.train.trainable import learning
 
-# Elements that operators touch, for each there is: counted from the code, not yet compared with a run.
+
+class Weights(NamedTuple):
+    """What a weight takes: elements that operators touch, and bytes that it holds between steps."""
+
+    forward: int
+    both: int
+    """With the backward."""
+    step: int
+    held: int
+    """Itself where it is kept; its gradient and two moments where it learns."""
+
+
+LATENT, SCALED = Weights(12, 70, 10, 16), Weights(4, 14, 0, 1)
+"""Quantized, and its code learns; or its scale. Measured on one thread, integers in groups of 64."""
+DENSE, FROZEN = Weights(2, 6, 10, 16), Weights(2, 2, 0, 4)
+"""Dense; what it touches is its copy in bf16 and the gradient of that."""
+
+# Elements that operators touch, for each there is: counted from the code.
 _TOUCHED = 6
 """Of inputs and outputs of linears, in one forward; a backward does twice as much."""
 _LOSS = 5
 """Of logits, likewise."""
-_ROUNDED = 12
-"""Of weights that are computed from codes, likewise."""
-_MOVED = 5
-"""Of what learns, in a step of the optimizer."""
 _LOGITS = 6
 """Tensors of a chunk's logits that there are at once."""
-_KEPT = 3
-"""Of inputs and outputs of linears: what a layer keeps of a token for its backward."""
+_KEPT = {"bf16": 3.0, "fp32": 4.4}
+"""Bytes for each input and output of a linear: what a layer keeps of a token for its backward (llama, measured)."""
 _SAVED = 32
 """Bytes on disk for each number that moves: two states (it and its moments), two of what is best."""
 _HEAP = 1.15
@@ -46,28 +60,42 @@ def training_cost(
     `teacher`: another model of its size runs beside it; `asked`: it has answered all `sequences` before.
     """
     count, length = sequences
-    learned = options.steps * options.batch
-    measured = (1 + math.ceil(options.steps / options.interval)) * min(options.looked_at, count)
     micro = min(options.micro_batch or max(1, BATCH_TOKENS // length), options.batch)
-    rounded, moved = _learning(model, anatomy, options)
+    looks, looked_at = 1 + math.ceil(options.steps / options.interval), min(options.looked_at, count)
+    learned, measured = options.steps * options.batch, looks * looked_at
     passes = learned * (3 + options.checkpointing + teacher) + measured * (1 + teacher)
     effort = _forward(model, anatomy, length, options.precision) * passes
-    effort += Effort(elements=3 * _ROUNDED * rounded * math.ceil(learned / micro) + _MOVED * moved * options.steps)
+    backwards, forwards = options.steps * -(-options.batch // micro), looks * -(-looked_at // micro)
+    weights = _weights(model, anatomy, options)
+    effort += Effort(
+        elements=sum(n * (w.both * backwards + w.forward * forwards + w.step * options.steps) for n, w in weights)
+    )
     ask = walk_cost(model, anatomy, sequences if asked else (0, 0), budget)
     if options.precision == "bf16":  # the teacher's, too
         ask = replace(ask, effort=replace(ask.effort, flops=0.0, half=ask.effort.flops))
-    held = 4 * model.parameters * (1 + teacher) + 16 * moved + rounded * (1 + _width(options))
-    memory = held + micro * length * _kept(model, anatomy, options) + _head(model, anatomy)
+    held = sum(n * w.held for n, w in weights) + 4 * model.parameters * teacher
+    memory = held + micro * length * _kept(model, anatomy, options) + _copies(model, anatomy, options)
+    memory += _head(model, anatomy)
+    moved = sum(n for n, w in weights if w.step)
     return Cost(effort + ask.effort, max(ask.memory, RUNTIME + int(_HEAP * memory)), 0, _SAVED * moved)
 
 
-def _learning(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> tuple[int, int]:
-    """How many weights are computed from codes, and how many numbers the optimizer moves."""
-    named = [model.tensors[name] for name in learning(model, sorted(model.tensors), options, anatomy)]
-    rounded = sum(spec.size for spec in named if spec.format is not None)
-    if options.train == "lora":
-        return rounded, sum(options.lora.rank * sum(spec.shape) for spec in named)
-    return rounded, sum(spec.size for spec in named if spec.format is None or options.train != "scales")
+def _weights(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> list[tuple[int, Weights]]:
+    """How many there are of each sort, tensor by tensor."""
+    learns = learning(model, sorted(model.tensors), options, anatomy)
+    found = [
+        (spec.size, quantized(options) if spec.format is not None else DENSE)
+        for name, spec in model.tensors.items()
+        if name in learns and options.train != "lora"
+    ]
+    frozen = [spec.size for name, spec in model.tensors.items() if name not in learns or options.train == "lora"]
+    adapted = [sum(model.tensors[name].shape) for name in learns if options.train == "lora"]
+    return [*found, (sum(frozen), FROZEN), (options.lora.rank * sum(adapted), DENSE)]
+
+
+def quantized(options: TrainOptions) -> Weights:
+    """What a quantized weight takes that learns."""
+    return SCALED if options.train in ("scales", "norms") else LATENT
 
 
 def _forward(model: ModelSpec, anatomy: Anatomy, length: int, precision: Precision) -> Effort:
@@ -83,17 +111,19 @@ def _forward(model: ModelSpec, anatomy: Anatomy, length: int, precision: Precisi
 def _kept(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> int:
     """Bytes that a token takes until its backward: what every layer keeps, or one layer and the inputs of all."""
     _, hidden = model.tensors[anatomy.embedding].shape
-    layers = [_KEPT * sum(sum(shape) for shape in layer) for layer in linears(model, anatomy)]
-    whole = max(layers) + 2 * hidden * len(layers) if options.checkpointing else sum(layers)
-    return _width(options) * whole
+    layers = [_KEPT[options.precision] * sum(sum(shape) for shape in layer) for layer in linears(model, anatomy)]
+    return int(max(layers, default=0) + 4 * hidden * len(layers) if options.checkpointing else sum(layers))
+
+
+def _copies(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> int:
+    """Bytes of the values that linears computed with, kept for the backward where they are no parameters."""
+    layers = [elements(layer) for layer in linears(model, anatomy)]
+    return (2 if options.precision == "bf16" else 4) * (
+        max(layers, default=0) if options.checkpointing else sum(layers)
+    )
 
 
 def _head(model: ModelSpec, anatomy: Anatomy) -> int:
     """Bytes of a chunk's logits, and of the gradient of the head."""
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     return 4 * vocabulary * (_LOGITS * CHUNK + hidden)
-
-
-def _width(options: TrainOptions) -> int:
-    """Bytes of a number in the forward."""
-    return 2 if options.precision == "bf16" else 4

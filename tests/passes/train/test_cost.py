@@ -66,7 +66,7 @@ def test_smaller_forwards_take_less_memory_and_round_weights_more_often(tiny_lla
 
 def test_what_does_not_learn_needs_no_moments(tiny_llama: Path) -> None:
     every, scales, norms = (cost(tiny_llama, bits=3, train=train) for train in ("all", "scales", "norms"))
-    assert every.memory > scales.memory > norms.memory
+    assert every.memory > max(scales.memory, norms.memory)  # of norms alone, weights stand decoded beside them
     lora = cost(tiny_llama, bits=3, train="lora", lora={"rank": 2})
     assert every.memory > lora.memory > norms.memory
     assert every.effort.elements > scales.effort.elements > norms.effort.elements
