@@ -65,8 +65,8 @@ class LessonOptions(BaseModel):
 
     @property
     def wants_change(self) -> bool:
-        """A model has nothing to learn from itself."""
-        return self.follows_source
+        """A model has nothing to learn from itself, but by what it learns of the text."""
+        return self.follows_source and (self.alpha == 0 or self.loss == "feature")
 
     @property
     def kept(self) -> Cache | None:

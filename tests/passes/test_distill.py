@@ -235,6 +235,15 @@ def test_killed_anywhere_it_ends_in_the_same_bytes(
     assert one.read_bytes() == other.read_bytes()
 
 
+def test_of_itself_a_model_learns_the_text(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    """α·CE beside the divergence: the model as it comes has that to learn, and keeps to what it was."""
+    report = run_recipe(alone(tiny_llama, corpus, alpha=1, lr=3e-3), tmp_path / "out")
+    (training,) = json.loads((Path(report.artifacts[0].path) / "compress.json").read_text())["training"]
+    assert training["measured"][-1][1] < training["measured"][0][1]
+    with pytest.raises(UsageError, match="no pass before it changes the model"):
+        plan(alone(tiny_llama, corpus, alpha=1, loss="feature"))
+
+
 def alone(source: Path, corpus: Path, **options: Any) -> Any:
     """A recipe that distils a model as it comes."""
     steps = [{"distill": {"data": str(corpus), **FAST, **options}}, {"export": {"dialect": "dense"}}]
