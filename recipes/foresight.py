@@ -77,7 +77,7 @@ def _refuse_change_that_is_wanted(recipe: Recipe) -> None:
             raise UsageError(
                 f"{recipe.origin.line('passes', number)}{step.name}: no pass before it changes the model, "
                 "so there is nothing to learn from the untouched one",
-                "put it behind a pass that quantizes or prunes, name another `teacher: …`, or learn the text: `alpha: 1`",
+                "put it behind a pass that changes it, name another `teacher: …`, or learn the text: `alpha: 1`",
             )
         changed = changed or step.changes
 
