@@ -28,14 +28,14 @@ from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.any_format import FormatOptions
 
 Damp = Annotated[float, Field(gt=0, le=1)]
-Shrink = Annotated[float, Field(ge=0, le=1)]
+Shrinkage = Annotated[float, Field(ge=0, le=1)]
 
 
 class GPTQ(FormatOptions, LinearPass):
     """Choose codes by second-order information of the calibration data. The standard for 4 bits and below."""
 
     damp: PerTensor[Damp] = Field(0.01, description="added to the Hessian's diagonal, as a part of its mean")
-    shrink: PerTensor[Shrink] = Field(
+    shrinkage: PerTensor[Shrinkage] = Field(
         0.0,
         description="by which part the Hessian's entries off its diagonal are made smaller: they are chance in part",
     )
@@ -74,7 +74,7 @@ class GPTQ(FormatOptions, LinearPass):
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
-        hessian = shrunk(stats[Hessian].matrix, plain(self.shrink))
+        hessian = shrunk(stats[Hessian].matrix, plain(self.shrinkage))
         target = self._target(weight, stats)
         params = None if self.search else number_format.fit(target)
         quantized, report = gptq_solve(

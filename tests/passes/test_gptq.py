@@ -94,7 +94,7 @@ def test_of_a_hessian_shrunk_to_its_diagonal_no_error_is_passed_on(
     layer: list[tuple[dict[str, torch.Tensor], LinearStats]],
 ) -> None:
     for weights, stats in layer:
-        alone, fed = (GPTQ(group_size=32, shrink=share).siblings(weights, stats) for share in (1.0, 0.0))
+        alone, fed = (GPTQ(group_size=32, shrinkage=share).siblings(weights, stats) for share in (1.0, 0.0))
         for name, weight in weights.items():
             solved = alone[name].weight
             assert torch.equal(solved.codes, quantize(weight, solved.format, solved.params).codes)
