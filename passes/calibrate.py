@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.sample import completed, sample_cost
 from compress.passes.core.stage import Stage
@@ -32,9 +33,15 @@ class Calibrate(TextOptions, ModelPass):
         return {"tokens": sequences.sha256()}
 
     def cost(
-        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
     ) -> Cost:
-        nothing = super().cost(model, anatomy, sequences, budget, following)
+        nothing = super().cost(model, anatomy, sequences, budget, following, crew)
         return nothing.after(sample_cost(model, anatomy, self.own, self.seq_len))
 
     def model(self, run: Run, stage: Stage) -> Outcome:

@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from compress.formats.base import ModelSpec
 from compress.passes.core.base import LayerPass
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_cost
 from compress.passes.core.stage import Stage
@@ -41,6 +42,8 @@ class Distill(Taught):
         said = [name for name, default in defaults.items() if getattr(self, name) != default]
         if self.scope == "layer" and said:
             raise ValueError(f"scope: layer: an untouched layer's outputs are what is learned: leave out {said[0]}")
+        if self.scope == "layer" and self.shard is True:
+            raise ValueError("scope: layer: one layer at a time is trained, by one process: leave out shard")
         return self
 
     @property
@@ -52,12 +55,18 @@ class Distill(Taught):
         return model
 
     def cost(
-        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
     ) -> Cost:
         if self.scope == "layer":
             cost = layerwise_cost(self, model, anatomy, sequences, budget)
             return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))
-        return super().cost(model, anatomy, sequences, budget, following)
+        return super().cost(model, anatomy, sequences, budget, following, crew)
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         if self.scope == "layer":

@@ -16,6 +16,7 @@ from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.carry import carry
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
@@ -54,7 +55,13 @@ class Evaluate(TextOptions, ModelPass):
         return {"tokens": sequences.sha256(), "kv_cache": self.kv_cache}
 
     def cost(
-        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
     ) -> Cost:
         once = walk_cost(model, anatomy, sequences, budget)
         effort = once.effort * 2 + score_effort(model, anatomy, sequences, 2)

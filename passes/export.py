@@ -18,6 +18,7 @@ from compress.passes.artifact.fingerprint import TOKENS
 from compress.passes.artifact.write import FOLDER, Written, refuse_foreign, write_artifact, written_at
 from compress.passes.core.base import LayerPass, ModelPass, Product
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
@@ -81,7 +82,13 @@ class Export(ModelPass):
             raise RefusedError(str(error), f"{able[0]} holds it exactly{more}; {error.hint}") from error
 
     def cost(
-        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
     ) -> Cost:
         few = walk_cost(model, anatomy, (1, TOKENS), budget)
         answers = few.effort + score_effort(model, anatomy, (1, TOKENS), 1)

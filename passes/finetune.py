@@ -11,6 +11,7 @@ from pydantic import Field
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_cost
 from compress.passes.core.stage import Stage
@@ -41,9 +42,15 @@ class Finetune(TrainText, ModelPass):
         return model
 
     def cost(
-        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
     ) -> Cost:
-        cost = training_cost(model, anatomy, sequences, self, budget, teacher=False, asked=False)
+        cost = training_cost(model, anatomy, sequences, self, budget, teacher=False, asked=False, crew=crew)
         return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))
 
     def model(self, run: Run, stage: Stage) -> Outcome:

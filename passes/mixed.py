@@ -27,6 +27,7 @@ from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
 from compress.passes.core.linear import LinearPass
 from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
@@ -91,7 +92,13 @@ class Mixed(Chooser):
         return [spread(units, [at] * len(units), self.bits) for at in range(len(self.bits))]
 
     def cost(
-        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
     ) -> Cost:
         solver, judged = self._solver(following), (min(self.samples, sequences[0]), sequences[1])
         walk = walk_cost(model, anatomy, sequences, budget, statistics=True)

@@ -12,6 +12,7 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.report import Reporter
 from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.outline import Known
@@ -27,7 +28,8 @@ from compress.recipes.stages import Steps, even, first_numbers, largest, layerwi
 class StagePlan(BaseModel):
     """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes.
 
-    `disk_bytes` lie in the work folder meanwhile, at most, beside what stages leave there.
+    `disk_bytes` lie in the work folder meanwhile, at most, beside what stages leave there. `processes` take
+    `memory_bytes` each of the same memory; `sharded`: they hold the model together.
     """
 
     passes: list[str]
@@ -36,6 +38,8 @@ class StagePlan(BaseModel):
     seconds: float
     memory_bytes: int
     disk_bytes: int
+    processes: int = 1
+    sharded: bool = False
 
 
 class FileSize(BaseModel):
@@ -77,24 +81,30 @@ class Plan(BaseModel):
 
 
 def plan(
-    recipe: Recipe, *, max_ram: int | None = None, reporter: Reporter | None = None, cache: Path | None = None
+    recipe: Recipe,
+    *,
+    max_ram: int | None = None,
+    reporter: Reporter | None = None,
+    cache: Path | None = None,
+    crew: Crew = ALONE,
 ) -> Plan:
     """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files.
 
-    What takes longest, tracing the model and counting its tokens, is found in the folder `cache` from then on.
+    `crew` are the processes that will train, `max_ram` the memory that those of them share which share any. What takes
+    longest, tracing the model and counting its tokens, is found in the folder `cache` from then on.
     """
-    return plan_opened(outline_recipe(recipe, reporter or Reporter(), cache), max_ram or physical_ram())
+    return plan_opened(outline_recipe(recipe, reporter or Reporter(), cache), max_ram or physical_ram(), crew)
 
 
-def plan_opened(opened: Outlined, max_ram: int) -> Plan:
+def plan_opened(opened: Outlined, max_ram: int, crew: Crew = ALONE) -> Plan:
     """`plan` for what is open already."""
     passes, headers, anatomy = opened.recipe.passes, opened.source.spec, opened.model.anatomy
     here = pace()
-    plans = [_plan(opened, steps, max_ram, here) for steps in largest(passes, headers, anatomy)]
+    plans = [_plan(opened, steps, max_ram, here, crew) for steps in largest(passes, headers, anatomy)]
     if not any(isinstance(step, Chooser) for step in passes):
         return plans[0]
     for steps in even(passes, headers, anatomy):
-        _plan(opened, steps, max_ram, here)
+        _plan(opened, steps, max_ram, here, crew)
     return plans[0].model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
 
 
@@ -105,10 +115,10 @@ def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
     return [artifact.model_copy(update={"notes": [*artifact.notes, note]}) for artifact in most]
 
 
-def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace) -> Plan:
+def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace, crew: Crew) -> Plan:
     """The plan of one way that the run may go."""
     recipe, source = opened.recipe, opened.source
-    way = _Way(opened, passes, max_ram, here)
+    way = _Way(opened, passes, max_ram, here, crew)
     grouped = stages(passes)
     for first, steps, after in zip(first_numbers(grouped), grouped, [*grouped[1:], ()]):
         text = opened.texts.get(first)
@@ -116,7 +126,7 @@ def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace) ->
     artifacts = [_artifact(product, model, recipe.targets) for product, model in way.products]
     _refuse_duplicates(artifacts)
     refuse_unloadable(recipe.targets, [verdict for artifact in artifacts for verdict in artifact.targets])
-    memory = max((stage.memory_bytes for stage in way.planned), default=0)
+    memory = max((stage.memory_bytes * stage.processes for stage in way.planned), default=0)
     return Plan(
         model=recipe.model,
         architecture=str(source.spec.config.get("model_type")),
@@ -128,14 +138,14 @@ def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace) ->
         disk_bytes=max((stage.disk_bytes for stage in way.planned), default=0),
         seconds=sum(stage.seconds for stage in way.planned),
         max_ram=max_ram,
-        verdict=_verdict(memory, max_ram),
+        verdict=_verdict(memory, max_ram, way.planned),
     )
 
 
 class _Way:
     """The model's headers on their way through the stages, each with the anatomy that its shapes ask for."""
 
-    def __init__(self, opened: Outlined, passes: Sequence[Pass], budget: int, here: Pace) -> None:
+    def __init__(self, opened: Outlined, passes: Sequence[Pass], budget: int, here: Pace, crew: Crew) -> None:
         self.passes = passes
         self.known: Known = opened.model
         self.origin, self.budget = opened.recipe.origin, budget
@@ -143,7 +153,7 @@ class _Way:
         self.planned: list[StagePlan] = []
         self.products: list[tuple[Product, ModelSpec]] = []
         self.calibration: Extent | None = None
-        self._pace = here
+        self._pace, self._crew = here, crew
 
     def take(self, first: int, steps: Steps, text: Extent | None, after: Steps) -> None:
         """Plan one stage, from the pass of number `first` on; `text` is what it has read, `after` the next stage."""
@@ -167,6 +177,8 @@ class _Way:
                 seconds=self._pace.seconds(cost.effort),
                 memory_bytes=cost.memory,
                 disk_bytes=cost.disk,
+                processes=cost.processes,
+                sharded=cost.sharded,
             )
         )
 
@@ -198,7 +210,7 @@ class _Way:
         anatomy, first = self.known.anatomy, steps[0]
         if isinstance(first, ModelPass):
             extent = self._calibration([first.name]) if first.calibrated else text
-            return first.cost(model, anatomy, extent or (0, 0), self.budget, layerwise(after))
+            return first.cost(model, anatomy, extent or (0, 0), self.budget, layerwise(after), self._crew)
         passes = layerwise(steps)
         needy = [step.name for step in passes if step.needs()]
         return sweep_cost(passes, model, anatomy, self._calibration(needy) if needy else (0, 0), self.budget)
@@ -236,10 +248,13 @@ def _refuse_duplicates(artifacts: Sequence[ArtifactPlan]) -> None:
             raise UsageError(f"two exports write to {path}", "give one of them another `path:`")
 
 
-def _verdict(memory: int, max_ram: int) -> str:
+def _verdict(memory: int, max_ram: int, planned: Sequence[StagePlan]) -> str:
     if memory > max_ram:
+        several = any(stage.processes > 1 and not stage.sharded for stage in planned)
         raise RefusedError(
             f"the run needs about {memory / 2**30:.1f} GiB of memory, and {max_ram / 2**30:.1f} GiB are allowed",
-            "use fewer samples or a shorter seq_len, or raise --max-ram",
+            "start fewer processes, say shard: true, or raise --max-ram"
+            if several
+            else "use fewer samples or a shorter seq_len, or raise --max-ram",
         )
     return "fits"

@@ -64,7 +64,7 @@ def run(
         opened = open_recipe(recipe, place, reporter)
     recipe, source = opened.recipe, opened.source
     reporter.tell("planning")
-    planned = plan_opened(opened.outlined, budget)
+    planned = plan_opened(opened.outlined, budget, processes.crew(place.type))
     files = _hashes(source.path, reporter)
     base = {
         "seed": recipe.seed,

@@ -15,7 +15,7 @@ from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
 from compress.cli.terminal.units import parse_bytes
 from compress.formats.errors import UsageError
-from compress.passes.core.processes import started_together
+from compress.passes.core.processes import Crew, started_together
 
 
 def run(
@@ -128,6 +128,11 @@ def plan(
         ),
     ] = None,
     max_ram: MaxRam = None,
+    max_vram: MaxVram = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, metavar="N", help="How many will train; each on a GPU, with --max-vram."),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -143,12 +148,15 @@ def plan(
             from compress.recipes.plan import plan as plan_recipe
 
             recipe = with_targets(load(source, overrides or ()), target or ())
-            ram = parse_bytes(max_ram) if max_ram else None
-            planned = plan_recipe(recipe, max_ram=ram, reporter=reporter, cache=cache_directory() / "plans")
+            size, crew = max_vram or max_ram, Crew(processes or 1, 1 if max_vram else processes or 1)
+            memory = parse_bytes(size) if size else None
+            cache = cache_directory() / "plans"
+            planned = plan_recipe(recipe, max_ram=memory, reporter=reporter, cache=cache, crew=crew)
         emit(planned.model_dump(mode="json"), json, lambda: show_recipes.plan(planned))
         return
-    if overrides or max_ram or target:
-        raise UsageError("--set, --target and --max-ram belong to a recipe, and this is a model")
+    if overrides or max_ram or max_vram or processes or target:
+        options = "--set, --target, --processes, --max-ram and --max-vram"
+        raise UsageError(f"{options} belong to a recipe, and this is a model")
     from compress.formats import open_checkpoint
     from compress.formats.files.source import resolve
     from compress.recipes.jobs.memory import memory_of

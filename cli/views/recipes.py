@@ -13,7 +13,7 @@ from compress.cli.terminal.units import duration, file_size, memory_size
 
 if TYPE_CHECKING:
     from compress.recipes.jobs.answers import Answers
-    from compress.recipes.plan import Plan
+    from compress.recipes.plan import Plan, StagePlan
     from compress.recipes.report import ArtifactReport, Metrics, RunReport
 
 _WORTH_A_WORD = 0.2
@@ -61,7 +61,7 @@ def plan(planned: Plan) -> list[RenderableType]:
     """Stages, files and the verdict."""
     stages = new_table("stage", "passes", "tensors", "forwards", "memory", "time", right=(2, 3, 4, 5))
     for number, stage in enumerate(planned.stages, start=1):
-        about = (memory_size(stage.memory_bytes), duration(stage.seconds))
+        about = (_memory(stage), duration(stage.seconds))
         stages.add_row(str(number), " + ".join(stage.passes), str(stage.tensors), str(stage.forwards), *about)
     files = new_table("artifact", "file", "bytes", "", "bits per weight", right=(2, 3, 4))
     for artifact in planned.artifacts:
@@ -77,6 +77,12 @@ def plan(planned: Plan) -> list[RenderableType]:
     verdict = f"Verdict: {planned.verdict}; memory {memory}{disk}, time about {duration(planned.seconds)}"
     size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
     return [f"{planned.model}: {planned.architecture}, {size}", stages, files, loads, *notes, verdict]
+
+
+def _memory(stage: StagePlan) -> str:
+    """What a stage takes, of each process that trains where several share a memory."""
+    times = f"{stage.processes} × " if stage.processes > 1 else ""
+    return f"{times}{memory_size(stage.memory_bytes)}{', sharded' if stage.sharded else ''}"
 
 
 def _ends(artifact: ArtifactReport) -> list[str]:

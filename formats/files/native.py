@@ -7,7 +7,7 @@ are in stands in the header's metadata, as JSON: its class and its fields.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,13 @@ from compress.kernels.qtensor import NumberFormat, QTensor
 _KEY = "number_formats"
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor | QTensor]) -> None:
-    """Write durably, whole or not at all. Raises StorageError."""
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor | QTensor], whole: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> None:
+    """Write durably, whole or not at all. Raises StorageError.
+
+    `whole` gives what is to be written of a dense tensor when its turn has come, in the order of names.
+    """
     parts = dict(_parts(tensors))
     formats = {
         name: {"class": type(tensor.format).__name__, "fields": asdict(tensor.format)}  # type: ignore[call-overload]
@@ -34,7 +39,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor | QTensor]) -> None:
         if isinstance(tensor, QTensor)
     }
     specs = {name: _spec(tensor) for name, tensor in parts.items()}
-    write_file(path, specs, {_KEY: json.dumps(formats, sort_keys=True)}, parts.__getitem__)
+    write_file(path, specs, {_KEY: json.dumps(formats, sort_keys=True)}, lambda name: whole(parts[name]))
 
 
 class NativeFile:

@@ -14,6 +14,7 @@ from torch import Tensor
 from compress.formats.base import Checkpoint, Layout, ModelSpec
 from compress.kernels.effort import Effort
 from compress.passes.core.change import Change
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.forward.cost import Cost, Extent, walk_cost
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.model.anatomy import Anatomy
@@ -141,11 +142,17 @@ class ModelPass(Pass):
         """What can fail for want of a place is done here, before any stage computes anything."""
 
     def cost(
-        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
     ) -> Cost:
         """What it takes; `sequences` are those for calibration, or those that it has read. `budget` in bytes.
 
-        `following` are the layer-wise passes of the next stage.
+        `following` are the layer-wise passes of the next stage; `crew` are the processes that train, if it does.
         """
         return walk_cost(model, anatomy, sequences if self.calibrated else (0, 0), budget)
 

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -21,11 +22,24 @@ _TIMEOUT = timedelta(hours=1)
 """So far may processes that train be apart: one of them writes a state meanwhile."""
 
 
+@dataclass(frozen=True)
+class Crew:
+    """How many processes train, and how many of them share the memory that they compute in."""
+
+    count: int = 1
+    sharing: int = 1
+
+
+ALONE = Crew()
+
+
 class Processes:
     """One process that carries out a run alone; `Joined` is one of several. They are numbered from 0."""
 
     index = 0
     count = 1
+    here = 1
+    """How many of them are on this machine."""
 
     @property
     def main(self) -> bool:
@@ -49,6 +63,10 @@ class Processes:
         """The sum of what each process gives."""
         return value
 
+    def crew(self, device: str) -> Crew:
+        """Those that train, on devices of the type `device`: each has a GPU of its own."""
+        return Crew(self.count, self.here if device == "cpu" else 1)
+
     def device(self, name: str) -> str:
         """Where this process computes if the run does on `name`: of several GPUs each process has its own."""
         return name
@@ -59,10 +77,10 @@ class Processes:
 
 
 class Joined(Processes):
-    """One of several processes. They know each other by `store`; `local` is the number among those of a machine."""
+    """One of several processes. They know each other by `store`; it is number `local` of the `here` on a machine."""
 
-    def __init__(self, store: Store, index: int, count: int, local: int) -> None:
-        self.index, self.count = index, count
+    def __init__(self, store: Store, index: int, count: int, local: int, here: int) -> None:
+        self.index, self.count, self.here = index, count, here
         self._store, self._local, self._turns = store, local, 0
 
     @contextmanager
@@ -113,9 +131,11 @@ def joined(gpus: bool) -> Iterator[Processes]:
     from torch.distributed.rendezvous import rendezvous
 
     store, index, count = next(rendezvous("env://", timeout=_TIMEOUT))
-    local = int(os.environ.get("LOCAL_RANK", index))
+    local, here = (
+        int(os.environ.get(name, value)) for name, value in (("LOCAL_RANK", index), ("LOCAL_WORLD_SIZE", count))
+    )
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     group = dist.PrefixStore("group", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=group, rank=index, world_size=count, timeout=_TIMEOUT)
-    yield Joined(store, index, count, local)
+    yield Joined(store, index, count, local, here)
     dist.destroy_process_group()  # not after an error: who failed does not wait for the others

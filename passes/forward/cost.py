@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
@@ -34,21 +34,25 @@ Extent = tuple[int, int]
 class Cost:
     """What is computed, peak memory in bytes, and forwards of the sequences through each layer.
 
-    `disk`: bytes in the work folder at most, beside what stages leave there.
+    `disk`: bytes in the work folder at most, beside what stages leave there. Each of `processes` that share a memory
+    takes so much of it; `sharded`: parameters are shared out among all.
     """
 
     effort: Effort
     memory: int
     forwards: int
     disk: int = 0
+    processes: int = 1
+    sharded: bool = False
 
     def after(self, before: Cost) -> Cost:
-        """This, and what is done before it and is over by then."""
-        return Cost(
-            self.effort + before.effort,
-            max(self.memory, before.memory),
-            self.forwards + before.forwards,
-            max(self.disk, before.disk),
+        """This, and what is done before it, by one process, and is over by then."""
+        return replace(
+            self,
+            effort=self.effort + before.effort,
+            memory=max(self.memory, -(-before.memory // self.processes)),
+            forwards=self.forwards + before.forwards,
+            disk=max(self.disk, before.disk),
         )
 
 

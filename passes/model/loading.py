@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
+from compress.passes.model.anatomy import find_layers
 from compress.passes.model.blank import empty_model
 from compress.passes.model.config import load_config
 from compress.passes.model.names import tensor_names
 from compress.passes.model.skeleton import assign
 from compress.passes.model.weights import dense, round_inputs
+
+Ready = Callable[[str, nn.Module], None]
+"""(the name of a decoder layer, the layer): it is filled."""
 
 
 def load_model(
@@ -20,36 +26,59 @@ def load_model(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     blank: PreTrainedModel | None = None,
+    ready: Ready | None = None,
 ) -> PreTrainedModel:
     """The model with every tensor decoded to `dtype`, ready for inference; its linears round what engines round.
 
-    `blank` is its empty model (`fitted`), if that is there already; it is filled.
+    `blank` is its empty model (`fitted`), if that is there already; it is filled. `ready` is called for each decoder
+    layer before the next one is filled, and may change it: so the model is never whole unless it stays so.
 
     Raises InputError if transformers has no causal language model of that architecture, or if a tensor is
     missing or has another shape than `config.json` asks for.
     """
     model = blank or empty_model(load_config(checkpoint), checkpoint.spec.tensors, dtype)
-    read = dense(checkpoint)
-    stored = tensor_names(model, checkpoint.spec.tensors)
-    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
-        if name in stored:
-            value = read(stored[name]).to(device, dtype)
-            _check_shape(name, parameter, value)
-            assign(model, name, value)
-    model.tie_weights()
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise InputError(f"{checkpoint.path} has no tensor {name}", "is the download complete?")
+    model = model.eval().requires_grad_(False)
+    read, stored = dense(checkpoint), tensor_names(model, checkpoint.spec.tensors)
     linears = {name.removesuffix(".weight"): parameter.removesuffix(".weight") for parameter, name in stored.items()}
-    rounded = {name: model.get_submodule(linears[name]) for name in checkpoint.spec.activations}
-    round_inputs(rounded, read)
-    loaded: PreTrainedModel = model.to(device).eval().requires_grad_(False)
-    return loaded
+    round_inputs({name: model.get_submodule(linears[name]) for name in checkpoint.spec.activations}, read)
+    _move_buffers(model, device)
+    left = [name for name, _ in model.named_parameters(remove_duplicate=False) if name in stored]
+    for prefix, part in [*(_layers(model) if ready else ()), ("", model)]:
+        for name in [name for name in left if name.startswith(prefix)]:
+            assign(model, name, _fitting(name, read(stored[name]), model).to(device, dtype))
+        left = [name for name in left if not name.startswith(prefix)]
+        if ready and prefix:
+            _check_filled(checkpoint, part, prefix)
+            ready(prefix.removesuffix("."), part)
+    model.tie_weights()
+    _check_filled(checkpoint, model)
+    return model
 
 
-def _check_shape(name: str, parameter: Tensor, value: Tensor) -> None:
-    if value.shape != parameter.shape:
+def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The decoder layers, each with what names within it begin with."""
+    path = find_layers(model)
+    return [(f"{path}.{index}.", layer) for index, layer in enumerate(model.get_submodule(path).children())]
+
+
+def _move_buffers(model: nn.Module, device: torch.device) -> None:
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)
+
+
+def _check_filled(checkpoint: Checkpoint, module: nn.Module, prefix: str = "") -> None:
+    for name, parameter in module.named_parameters():
+        if parameter.is_meta:
+            raise InputError(f"{checkpoint.path} has no tensor {prefix}{name}", "is the download complete?")
+
+
+def _fitting(name: str, value: Tensor, model: nn.Module) -> Tensor:
+    """`value`, which has the shape of the parameter `name`."""
+    asked, found = model.get_parameter(name).shape, value.shape
+    if found != asked:
         raise InputError(
-            f"{name} has shape {list(value.shape)}, config.json asks for {list(parameter.shape)}",
+            f"{name} has shape {list(found)}, config.json asks for {list(asked)}",
             "config.json and the weights do not belong together",
         )
+    return value

@@ -26,7 +26,7 @@ Targets = Callable[[slice], Target]
 class Distillation(Objective):
     """Σ over scored tokens of the logit loss + `feature_weight` · the feature loss; either may be absent.
 
-    The teacher was asked before (`Answers`), or is run beside the student: then it is no part of what learns.
+    The teacher was asked before (`Answers`), or is run beside the student, and does not learn.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class Distillation(Objective):
         return chunked_loss(hidden, self._head, lambda logits, part: loss(logits, targets(part), following[part]))
 
 
-class _Live:
+class _Live(nn.Module):
     """A teacher in memory."""
 
     def __init__(self, model: PreTrainedModel, loss: LogitLoss | None) -> None:
+        super().__init__()
         self._model, self._head, self._loss = model, Head(model), loss or LogitLoss()
 
     @torch.no_grad()

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.sample import sample_cost
 from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.anatomy import Anatomy
@@ -32,11 +33,17 @@ class Taught(LessonOptions, TrainText, ModelPass):
         return {**self.learns_by(), **self.teacher_files(), "tokens": sequences.sha256()}
 
     def cost(
-        self, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, following: Sequence[LayerPass] = ()
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
     ) -> Cost:
         beside = self.loss != "ce" and self.kept is None
         asked = self.loss != "ce" and not beside
-        cost = training_cost(model, anatomy, sequences, self, budget, beside, asked)
+        cost = training_cost(model, anatomy, sequences, self, budget, beside, asked, crew)
         if asked:
             cost = replace(cost, disk=cost.disk + self._kept_bytes(model, anatomy, sequences))
         return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))

@@ -21,6 +21,7 @@ from compress.passes.train.examples import Examples
 from compress.passes.train.loop import Group
 from compress.passes.train.options import Precision, TrainOptions
 from compress.passes.train.order import held_out_rows
+from compress.passes.train.shard import sharding
 from compress.passes.train.student import Student
 
 
@@ -36,7 +37,7 @@ def lesson(
     features = None if options.loss == "logit" else _features(run, options, teacher)
     if options.kept is None:
         run.reporter.tell("loading the teacher")
-        teaches = load_model(teacher.checkpoint, run.device)
+        teaches = load_model(teacher.checkpoint, run.device, ready=sharding(student.mesh))
     else:
         kept, asked = options.kept, _asked(training.precision, *examples)
         teaches = run.first(lambda: answers(kept, run, stage, teacher, asked, logit or LogitLoss()))

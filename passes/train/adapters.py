@@ -48,13 +48,23 @@ def targeted(options: LoraOptions, anatomy: Anatomy) -> frozenset[str]:
 
 
 class Adapter(nn.Module):
-    """The parameters `a` [rank, in] and `b` [out, rank] fp32 of a layer of peft's."""
+    """The linears A and B of a layer of peft's."""
 
     def __init__(self, layer: LoraLayer) -> None:
         super().__init__()
-        self.a: nn.Parameter = layer.lora_A[_NAME].weight
-        self.b: nn.Parameter = layer.lora_B[_NAME].weight
+        self.down: nn.Linear = layer.lora_A[_NAME]
+        self.up: nn.Linear = layer.lora_B[_NAME]
         self._scaling: float = layer.scaling[_NAME]
+
+    @property
+    def a(self) -> nn.Parameter:
+        """[rank, in] fp32."""
+        return self.down.get_parameter("weight")
+
+    @property
+    def b(self) -> nn.Parameter:
+        """[out, rank] fp32."""
+        return self.up.get_parameter("weight")
 
     def delta(self) -> Tensor:
         """What is to be added to the weight: (α/r)·B·A [out, in] fp32."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from torch import Tensor
+
 from compress.formats.files.native import save_tensors
 from compress.formats.files.storage import sha256_file
+from compress.kernels.qtensor import QTensor
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
@@ -41,22 +44,29 @@ class Trained(Committed):
 
 
 def commit(run: Run, stage: Stage, student: Student, curve: Curve, tokens: int) -> None:
-    """Write what `student` has learned, unit by unit. A killed run writes what is missing, to the same bytes."""
+    """Write what `student` has learned, unit by unit. A killed run writes what is missing, to the same bytes.
+
+    All processes do this together.
+    """
     commit_units(run, stage, student)
-    conclude(run, stage, curve, tokens)
+    run.processes.on_main(lambda: conclude(run, stage, curve, tokens))
 
 
 def commit_units(run: Run, stage: Stage, student: Student) -> None:
     """The first half of `commit`: what was learned."""
     there = {record.unit for record in run.journal.of(Learned, stage.key)}
     for unit, names in student.units(run).items():
-        if unit in there:
-            continue
-        path = stage.file(f"unit-{len(there):04d}.safetensors")
-        save_tensors(path, student.tensors(names))
-        digest = sha256_file(path)
-        run.journal.append(Learned(stage=stage.key, unit=unit, file=path.name, sha256=digest, tensors=tuple(names)))
-        there.add(unit)
+        with student.gathered(unit):  # by all processes, whatever the main one finds there
+            if run.processes.main and unit not in there:
+                _commit_unit(run, stage, unit, len(there), student.tensors(names))
+                there.add(unit)
+
+
+def _commit_unit(run: Run, stage: Stage, unit: str, number: int, tensors: Mapping[str, Tensor | QTensor]) -> None:
+    path = stage.file(f"unit-{number:04d}.safetensors")
+    save_tensors(path, tensors)
+    digest = sha256_file(path)
+    run.journal.append(Learned(stage=stage.key, unit=unit, file=path.name, sha256=digest, tensors=tuple(tensors)))
 
 
 def conclude(run: Run, stage: Stage, curve: Curve, tokens: int, unit: str = "") -> None:

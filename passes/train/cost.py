@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
+from compress.passes.core.processes import ALONE, Crew
 from compress.passes.forward.cost import BATCH_TOKENS, RUNTIME, Cost, Extent, elements, linears, walk_cost
 from compress.passes.loss.chunked import CHUNK
 from compress.passes.model.anatomy import Anatomy
@@ -42,6 +43,8 @@ _KEPT = {"bf16": 3.0, "fp32": 4.4}
 """Bytes for each input and output of a linear: what a layer keeps of a token for its backward (llama, measured)."""
 _SAVED = 32
 """Bytes on disk for each number that moves: two states (it and its moments), two of what is best."""
+_GATHERED = 4
+"""Of what is whole for a while where parameters are sharded: gathered, copied, its gradient, that copied."""
 _HEAP = 1.15
 """What the heap occupies for a byte that is in use."""
 
@@ -54,13 +57,14 @@ def training_cost(
     budget: int,
     teacher: bool,
     asked: bool,
+    crew: Crew = ALONE,
 ) -> Cost:
-    """A training of the whole model on `sequences`, some of them held out.
+    """A training of the whole model on `sequences`, some of them held out, by `crew`.
 
     `teacher`: another model of its size runs beside it; `asked`: it has answered all `sequences` before.
     """
     count, length = sequences
-    micro = min(options.micro_batch or max(1, BATCH_TOKENS // length), options.batch)
+    micro = _at_once(options, length)
     looks, looked_at = 1 + math.ceil(options.steps / options.interval), min(options.looked_at, count)
     learned, measured = options.steps * options.batch, looks * looked_at
     passes = learned * (3 + options.checkpointing + teacher) + measured * (1 + teacher)
@@ -73,11 +77,30 @@ def training_cost(
     ask = walk_cost(model, anatomy, sequences if asked else (0, 0), budget)
     if options.precision == "bf16":  # the teacher's, too
         ask = replace(ask, effort=replace(ask.effort, flops=0.0, half=ask.effort.flops))
-    held = sum(n * w.held for n, w in weights) + 4 * model.parameters * teacher
-    memory = held + micro * length * _kept(model, anatomy, options) + _copies(model, anatomy, options)
-    memory += _head(model, anatomy)
+    memory, sharded = _memory(model, anatomy, options, length, budget, teacher, crew)
     moved = sum(n for n, w in weights if w.step)
-    return Cost(effort + ask.effort, max(ask.memory, RUNTIME + int(_HEAP * memory)), 0, _SAVED * moved)
+    cost = Cost(effort, memory, 0, _SAVED * moved, crew.sharing, sharded)
+    return cost.after(replace(ask, forwards=0, disk=0))
+
+
+def _memory(
+    model: ModelSpec, anatomy: Anatomy, options: TrainOptions, length: int, budget: int, teacher: bool, crew: Crew
+) -> tuple[int, bool]:
+    """Bytes that each process takes, and whether these are so many because parameters are sharded."""
+    weights = _weights(model, anatomy, options)
+    codes = sum(n * w.held for n, w in weights if w == SCALED)
+    parameters = sum(n * w.held for n, w in weights if w != SCALED) + 4 * model.parameters * teacher
+    tokens = min(_at_once(options, length), math.ceil(options.batch / crew.count)) * length
+    working = tokens * _kept(model, anatomy, options) + _copies(model, anatomy, options) + _head(model, anatomy)
+    part = parameters // crew.count + 4 * _GATHERED * _largest(model, anatomy)
+    whole, shared = (RUNTIME + int(_HEAP * (codes + held + working)) for held in (parameters, part))
+    wanted = whole * crew.sharing > budget if options.shard == "auto" else options.shard
+    return (shared, True) if wanted and crew.count > 1 else (whole, False)
+
+
+def _at_once(options: TrainOptions, length: int) -> int:
+    """Sequences in one forward."""
+    return min(options.micro_batch or max(1, BATCH_TOKENS // length), options.batch)
 
 
 def _weights(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> list[tuple[int, Weights]]:
@@ -127,3 +150,10 @@ def _head(model: ModelSpec, anatomy: Anatomy) -> int:
     """Bytes of a chunk's logits, and of the gradient of the head."""
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     return 4 * vocabulary * (_LOGITS * CHUNK + hidden)
+
+
+def _largest(model: ModelSpec, anatomy: Anatomy) -> int:
+    """Elements of the largest part of the model that is whole at once: its ends, and a layer beside them."""
+    vocabulary, hidden = model.tensors[anatomy.embedding].shape
+    ends = vocabulary * hidden * (1 if anatomy.tied else 2)
+    return ends + max((elements(layer) for layer in linears(model, anatomy)), default=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from compress.passes.core.base import ModelPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import completed
@@ -12,6 +13,7 @@ from compress.passes.train.commit import Trained, commit, take_over
 from compress.passes.train.examples import Examples, Marked
 from compress.passes.train.loop import Group, Objective, Training
 from compress.passes.train.options import TrainOptions
+from compress.passes.train.shard import mesh_of
 from compress.passes.train.student import Started, Student
 
 Make = Callable[[Student, Examples, Examples], tuple[Objective, Sequence[Group]]]
@@ -26,12 +28,13 @@ def train(run: Run, stage: Stage, options: TrainOptions, make: Make, start: Star
     if not run.journal.of(Trained, stage.key):
         learned, held_out = texts_of(run, stage, options)
         run.reporter.tell("loading the model that learns")
-        student = Student(run, options, start())
+        mesh = mesh_of(run.device, run.processes.count) if _sharded(run, stage) else None
+        student = Student(run, options, start(), mesh=mesh)
         objective, more = make(student, learned, held_out)
-        training = Training(run, stage, options, objective, [*student.groups(options), *more], learned, held_out)
-        curve = training.execute()
-        tokens = options.steps * options.batch * learned.sequences.length
-        run.processes.on_main(lambda: commit(run, stage, student, curve, tokens))
+        student.root = objective
+        groups = [*student.groups(options), *more]
+        curve = (training := Training(run, stage, options, objective, groups, learned, held_out, mesh=mesh)).execute()
+        commit(run, stage, student, curve, options.steps * options.batch * learned.sequences.length)
         run.processes.on_main(training.states.drop)
     return run.first(lambda: take_over(run, stage, options))
 
@@ -43,3 +46,13 @@ def texts_of(run: Run, stage: Stage, options: TrainOptions) -> tuple[Examples, E
     examples = Examples.of(read)
     apart = isinstance(read, Marked) and read.apart
     return examples.parted(apart) if apart else examples.split(options.looked_at, run.seed)
+
+
+def _sharded(run: Run, stage: Stage) -> bool:
+    """Whether what learns is sharded: what the plan says, and the same in all processes."""
+    (step,) = stage.passes
+    if run.processes.count == 1 or stage.sequences is None or not isinstance(step, ModelPass):
+        return False
+    extent, crew = (stage.sequences.count, stage.sequences.length), run.processes.crew(run.device.type)
+    cost = step.cost(run.model.spec, run.skeleton.anatomy, extent, run.max_ram, crew=crew)
+    return run.processes.sum(cost.sharded) > 0  # one machine may have less memory than another

@@ -1,8 +1,9 @@
 """The training loop: steps of AdamW on whatever loss a pass gives, the best held-out step kept, resumable anywhere.
 
 It stands on accelerate, which makes one loop of one process and of many: each takes its share of a step's sequences,
-and their gradients are summed. Nothing but the step decides which sequences come and how fast the model learns, so a
-run that was killed goes on with the same curve.
+and their gradients are summed. Where no device holds the model, all of them hold it together (`shard.py`). Nothing but
+the step decides which sequences come and how fast the model learns, so a run that was killed goes on with the same
+curve.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,11 @@ from compress.passes.forward.cost import BATCH_TOKENS
 from compress.passes.train.examples import Examples
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.order import held_out_rows, rows_of
+from compress.passes.train.shard import shard_root, whole
 from compress.passes.train.state import States
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 _COMMIT_SECONDS = 60.0
 """About what a kill costs."""
@@ -80,10 +85,15 @@ class Training:
         learned: Examples,
         held_out: Examples,
         states: type[States] = States,
+        mesh: DeviceMesh | None = None,
     ) -> None:
+        """`mesh`: the processes that parameters are sharded over; None: each of them has all."""
         self.run, self.stage, self.options = run, stage, options
         self.learned, self.held_out = learned, held_out
         self.accelerator = _accelerator(run.device)
+        if mesh is not None:
+            sharded = shard_root(objective, mesh, [group.parameters for group in groups])
+            groups = [replace(group, parameters=parameters) for group, parameters in zip(groups, sharded)]
         self.rates = [group.rate for group in groups]
         parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
         optimizer = torch.optim.AdamW(
@@ -92,15 +102,15 @@ class Training:
             eps=_EPSILON,
             fused=True,  # one pass over memory in place of ten
         )
-        # Prepared for evaluation it is not wrapped: a process that trains alone waits for no other.
-        alone = run.processes.count == 1
-        self.objective: nn.Module = self.accelerator.prepare_model(objective, False, evaluation_mode=alone)
+        # Prepared for evaluation it is not wrapped: to have one's gradients summed is for many with a model each.
+        self._wrapped = run.processes.count > 1 and mesh is None
+        self.objective: nn.Module = self.accelerator.prepare_model(objective, False, evaluation_mode=not self._wrapped)
         self.optimizer, self.parameters = optimizer, parameters
-        self.states = states(run.journal, stage, parameters)
+        self.states = states(run.journal, stage, parameters, run.processes)
         self.curve, self._best = Curve(), ""
 
     def execute(self) -> Curve:
-        """Train to the end and leave the main process's parameters as they were at their best.
+        """Train to the end and leave the parameters as they were at their best.
 
         Raises CompressError if the loss is no number any more, or has run away; what is committed stays.
         """
@@ -114,12 +124,12 @@ class Training:
             self._learn(step)
             self._after(step + 1)
         self.run.reporter.finish()
-        self.run.processes.on_main(lambda: self.states.take_best(self._best))
+        self.states.take_best(self._best)
         return self.curve
 
     def _take_up(self) -> int | None:
         """What is committed becomes the state; returns the steps done, None if nothing is."""
-        done = self.states.resume(self.optimizer, self.run.processes.count)
+        done = self.states.resume(self.optimizer)
         for record in self.states.records():
             self.curve.losses += record.losses
             self.curve.measured += record.measured
@@ -135,7 +145,7 @@ class Training:
         loss = self._gradients(rows)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * self.options.rate(step)
-        norm = float(self.accelerator.clip_grad_norm_(self.parameters.values(), self.options.clip))
+        norm = float(whole(self.accelerator.clip_grad_norm_(self.parameters.values(), self.options.clip)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._give_up(f"the loss of step {step + 1} is {loss:g}, its gradient {norm:g}")
         self.optimizer.step()
@@ -146,10 +156,11 @@ class Training:
     def _gradients(self, rows: Tensor) -> float:
         """Those of the loss per token of `rows`, over all processes; returns that loss."""
         total = int(self.learned.pick(rows).scored().sum())
-        parts, loss = list(self._micro_batches(rows)), 0.0
+        parts, loss = self._micro_batches(rows), 0.0
         for number, part in enumerate(parts, start=1):
-            with nullcontext() if number == len(parts) else self.accelerator.no_sync(self.objective):
-                summed = self.objective(self.learned.pick(part), part) / max(1, total)
+            waits = self._wrapped and number < len(parts)
+            with self.accelerator.no_sync(self.objective) if waits else nullcontext():
+                summed = self._loss(self.learned, part) / max(1, total)
                 # Times their number: what the processes find is averaged.
                 self.accelerator.backward(summed * self.run.processes.count)
             loss += float(summed.detach())
@@ -164,7 +175,11 @@ class Training:
             self._commit(done)
 
     def _due(self, measured: bool) -> bool:
-        """Whether the time is right for a commit: what was `measured` is kept at once where that costs little."""
+        """Whether the time is right for a commit, which all take part in: the main process says so for all."""
+        return self.run.processes.sum(self.run.processes.main and self._is_time(measured)) > 0
+
+    def _is_time(self, measured: bool) -> bool:
+        """By this process's clock: what was `measured` is kept at once where that costs little."""
         since = time.monotonic() - self._committed_at
         if self._commit_took < _CHEAP_SECONDS:
             return measured or since > _COMMIT_SECONDS
@@ -176,9 +191,7 @@ class Training:
         rows = torch.arange(self.held_out.count)
         total = int(self.held_out.scored().sum())
         with torch.no_grad():
-            parts = [
-                self.objective(self.held_out.pick(part), held_out_rows(part)) for part in self._micro_batches(rows)
-            ]
+            parts = [self._loss(self.held_out, part, held_out_rows) for part in self._micro_batches(rows)]
         loss = self.run.processes.sum(sum(float(part) for part in parts)) / max(1, total)
         first = self.curve.measured[0][1] if self.curve.measured else loss
         if not math.isfinite(loss) or loss > _BEYOND * first + 1:
@@ -186,25 +199,31 @@ class Training:
         self.curve.measured.append((done, loss))
         if self.curve.best[0] == done:
             self._best = self.states.best_name(done)
-            self.run.processes.on_main(lambda: self.states.save_best(self._best))
+            self.states.save_best(self._best)
 
     def _commit(self, done: int) -> None:
         begun = time.monotonic()
         losses, measured = self.curve.losses[self._told[0] :], self.curve.measured[self._told[1] :]
-        processes = self.run.processes
-        processes.on_main(
-            lambda: self.states.commit(done, self.optimizer, losses, measured, self._best, processes.count)
-        )
+        self.states.commit(done, self.optimizer, losses, measured, self._best)
         self._told = len(self.curve.losses), len(self.curve.measured)
         self._committed_at = time.monotonic()
         self._commit_took = self._committed_at - begun
 
-    def _micro_batches(self, rows: Tensor) -> Iterator[Tensor]:
-        """This process's share of `rows`, as many at a time as one forward takes."""
-        share = rows[self.run.processes.index :: self.run.processes.count]
-        length = self.learned.sequences.length
-        size = self.options.micro_batch or max(1, BATCH_TOKENS // length)
-        return iter(share.split(size))
+    def _loss(self, examples: Examples, part: Tensor, numbered: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The losses of `part` of the examples, summed; of none, 0 in place of the first one's."""
+        some = part if len(part) else torch.zeros(1, dtype=torch.int64)
+        loss: Tensor = self.objective(examples.pick(some), numbered(some) if numbered else some)
+        return loss if len(part) else loss * 0
+
+    def _micro_batches(self, rows: Tensor) -> list[Tensor]:
+        """This process's share of `rows`, as many at a time as one forward takes.
+
+        All processes get as many parts, some of them empty: in each forward they meet.
+        """
+        index, count = self.run.processes.index, self.run.processes.count
+        size = self.options.micro_batch or max(1, BATCH_TOKENS // self.learned.sequences.length)
+        largest, share = math.ceil(len(rows) / count), rows[index::count]
+        return [share[start : start + size] for start in range(0, largest, size)]
 
     def _give_up(self, reason: str) -> None:
         raise CompressError(

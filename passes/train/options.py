@@ -64,6 +64,11 @@ class TrainOptions(BaseModel):
     precision: Precision = Field("bf16", description="of the forward; masters and the optimizer are fp32")
     checkpointing: bool = Field(False, description="compute activations twice rather than keep them: less memory")
     micro_batch: int | None = Field(None, ge=1, description="sequences per forward; by default some 4,096 tokens")
+    shard: bool | Literal["auto"] = Field(
+        "auto",
+        description="of several processes each keeps a part of the parameters, gradients and moments (FSDP2): less "
+        "memory; auto: if they would not fit else",
+    )
     held_out: Annotated[int, Field(ge=1, le=1 << 16)] | HeldOut = Field(
         16,
         description="sequences that are kept out, to find the best step by; or those of another text: "

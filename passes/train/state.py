@@ -2,11 +2,13 @@
 
 A state is one safetensors file: what learns, the optimizer's moments, the random state. The data's position and
 the rate follow from the step. It is written and named, then its record is appended, then the one before is dropped.
+Tensors are whole in it, also where they are sharded over processes while they learn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,9 @@ from compress.formats.errors import RefusedError
 from compress.formats.files.native import NativeFile, save_tensors
 from compress.formats.files.storage import sha256_file
 from compress.passes.core.journal import Committed, Journal
+from compress.passes.core.processes import Processes
 from compress.passes.core.stage import Stage
+from compress.passes.train.shard import sharded_as, whole
 
 
 class Checkpointed(Committed):
@@ -35,16 +39,22 @@ class Checkpointed(Committed):
 
 
 class States:
-    """The states of one stage's training, on disk and in its journal."""
+    """The states of one stage's training, on disk and in its journal.
 
-    def __init__(self, journal: Journal, stage: Stage, parameters: Mapping[str, nn.Parameter]) -> None:
+    All `processes` that train save and take up together; the main one of them writes.
+    """
+
+    def __init__(
+        self, journal: Journal, stage: Stage, parameters: Mapping[str, nn.Parameter], processes: Processes
+    ) -> None:
         self._journal, self._stage, self._parameters = journal, stage, parameters
+        self._processes = processes
 
     def records(self) -> list[Checkpointed]:
         """What is committed, in order."""
         return self._journal.of(Checkpointed, self._stage.key)
 
-    def resume(self, optimizer: torch.optim.Optimizer, world: int) -> int | None:
+    def resume(self, optimizer: torch.optim.Optimizer) -> int | None:
         """Take up the last committed state; returns the steps that are done, None if nothing is committed.
 
         Raises RefusedError if another number of processes began it: their sums are rounded in another order.
@@ -52,7 +62,7 @@ class States:
         committed = self.records()
         if not committed:
             return None
-        last = committed[-1]
+        last, world = committed[-1], self._processes.count
         if last.world != world:
             raise RefusedError(
                 f"{self._stage.title} was begun by {last.world} processes, and now there are {world}",
@@ -66,8 +76,9 @@ class States:
             if kind == "optimizer":
                 key, _, parameter_name = rest.partition(".")
                 parameter, value = self._parameters[parameter_name], _read(held, name)
-                # Where a fused optimizer makes them, its count of steps too: beside the parameter.
-                optimizer.state[parameter][key] = value.to(parameter.device)
+                # As a fused optimizer makes them: the count of steps beside the parameter, too, and never sharded.
+                held_as = value.to(parameter.device) if key == "step" else sharded_as(value, parameter)
+                optimizer.state[parameter][key] = held_as
         torch.set_rng_state(_read(held, "random"))
         return last.step
 
@@ -78,11 +89,15 @@ class States:
         losses: Sequence[float],
         measured: Sequence[tuple[int, float]],
         best: str,
-        world: int,
     ) -> None:
         """On return the state after `step` steps is on disk, and those before it are gone."""
-        path = self._stage.file(f"state-{step:08d}.safetensors")
-        save_tensors(path, self._tensors(optimizer))
+        name = f"state-{step:08d}.safetensors"
+        self._save(name, self._tensors(optimizer))
+        self._processes.on_main(lambda: self._record(step, self._stage.file(name), losses, measured, best))
+
+    def _record(
+        self, step: int, path: Path, losses: Sequence[float], measured: Sequence[tuple[int, float]], best: str
+    ) -> None:
         self._journal.append(
             Checkpointed(
                 stage=self._stage.key,
@@ -92,7 +107,7 @@ class States:
                 losses=tuple(losses),
                 measured=tuple(measured),
                 best=best,
-                world=world,
+                world=self._processes.count,
             )
         )
         self._drop_all_but(path.name, best)
@@ -104,18 +119,27 @@ class States:
 
     def save_best(self, name: str) -> None:
         """Write what has learned so far to the file `name`."""
-        held = {parameter_name: parameter.detach() for parameter_name, parameter in self._parameters.items()}
-        save_tensors(self._stage.file(name), held)
+        self._save(name, {parameter_name: parameter.detach() for parameter_name, parameter in self._parameters.items()})
 
     def take_best(self, name: str) -> None:
         """Set what learns to what `save_best` wrote to the file `name`."""
+        self._processes.wait()  # it may be on its way
         held = NativeFile(self._stage.file(name))
         for parameter_name, parameter in self._parameters.items():
             _copy(held, parameter_name, parameter)
+        self._processes.wait()  # nobody drops it before
 
     def drop(self) -> None:
         """Training is over, and what it left is committed."""
         self._drop_all_but()
+
+    def _save(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """The main process writes, one tensor at a time; the others give it their parts of each."""
+        if self._processes.main:
+            save_tensors(self._stage.file(name), tensors, whole)
+            return
+        for _, tensor in sorted(tensors.items()):
+            whole(tensor)
 
     def _tensors(self, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
         tensors = {"random": torch.get_rng_state()}
@@ -161,4 +185,4 @@ def _read(held: NativeFile, name: str) -> Tensor:
 
 @torch.no_grad()
 def _copy(held: NativeFile, name: str, parameter: nn.Parameter) -> None:
-    parameter.copy_(_read(held, name))
+    parameter.copy_(sharded_as(_read(held, name), parameter))

@@ -16,8 +16,8 @@ from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.train.examples import Marked
 from compress.passes.train.options import HeldOut, TrainOptions
 
-_HOW = {"micro_batch", "checkpointing"}
-"""Options of how it is computed, which change nothing of what comes out."""
+_HOW = {"micro_batch", "checkpointing", "shard"}
+"""Options of how it is computed, which change nothing of what comes out but how sums are rounded."""
 
 
 class TrainText(TrainOptions, TextOptions):

@@ -155,6 +155,8 @@ def test_layer_by_layer_only_outputs_are_learned(tiny_llama: Path, corpus: Path,
         plan(recipe(tiny_llama, corpus, scope="layer", tau=2.0))
     with pytest.raises(UsageError, match="leave out teacher"):
         plan(recipe(tiny_llama, corpus, scope="layer", teacher=str(tiny_llama)))
+    with pytest.raises(UsageError, match="by one process: leave out shard"):
+        plan(recipe(tiny_llama, corpus, scope="layer", shard=True))
 
 
 def recipe(source: Path, corpus: Path, **options: Any) -> Any:

@@ -54,7 +54,7 @@ def test_nobody_else_may_work_there_meanwhile(tmp_path: Path) -> None:
 
 def test_who_joins_the_main_process_reads_along_and_locks_nothing(tmp_path: Path) -> None:
     store = HashStore()
-    main, other = (Joined(store, index, 2, local=index) for index in range(2))
+    main, other = (Joined(store, index, 2, local=index, here=2) for index in range(2))
     with shared_workshop(tmp_path, True, main) as written, shared_workshop(tmp_path, True, other) as followed:
         written.append(record())
         assert followed.records == []

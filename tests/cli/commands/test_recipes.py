@@ -72,7 +72,27 @@ def test_a_plan_that_does_not_fit_exits_3(recipe: Path, failure: Failure) -> Non
     assert failure()["exit_code"] == 3
 
 
-@pytest.mark.parametrize("options", [{"overrides": ["seed=1"]}, {"max_ram": "1GiB"}, {"target": ["vllm"]}])
+def test_a_plan_of_several_processes_says_what_each_of_them_takes(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    training = "finetune: {data: builtin, samples: 20, seq_len: 32, shard: true}"
+    path.write_text(f"model: {tiny_llama}\npasses:\n  - {training}\n  - export: {{dialect: dense}}\n")
+    assert main(["plan", str(path), "--processes", "2", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    stage = planned["stages"][0]
+    assert stage["sharded"] and stage["processes"] == 2
+    assert planned["memory_bytes"] == 2 * stage["memory_bytes"]
+    assert main(["plan", str(path), "--processes", "2"]) == 0
+    assert "2 × " in (shown := capsys.readouterr().out) and "sharded" in shown
+    assert main(["plan", str(path), "--processes", "2", "--max-vram", "8GiB", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"][0]["processes"] == 1  # that share a memory
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"overrides": ["seed=1"]}, {"max_ram": "1GiB"}, {"max_vram": "1GiB"}, {"processes": 2}, {"target": ["vllm"]}],
+)
 def test_what_belongs_to_a_recipe_is_refused_for_a_model(options: dict[str, Any], tiny_llama: Path) -> None:
     with pytest.raises(UsageError, match="belong to a recipe, and this is a model"):
         recipes.plan(str(tiny_llama), **options)

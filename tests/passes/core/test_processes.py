@@ -32,7 +32,7 @@ def test_no_launcher_no_company(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_main_process_is_through_before_another_begins_its_turn() -> None:
     store, seen = HashStore(), list[str]()
-    main, other = (Joined(store, index, 2, local=index) for index in range(2))
+    main, other = (Joined(store, index, 2, local=index, here=2) for index in range(2))
 
     def follow() -> None:
         for number in range(3):
@@ -52,14 +52,14 @@ def test_the_main_process_is_through_before_another_begins_its_turn() -> None:
 
 def test_a_turn_that_fails_lets_nobody_go_on() -> None:
     store = HashStore()
-    with pytest.raises(ValueError, match="broken"), Joined(store, 0, 2, 0).turn():
+    with pytest.raises(ValueError, match="broken"), Joined(store, 0, 2, 0, 2).turn():
         raise ValueError("broken")
     assert not store.check(["turn 0"])
 
 
 def test_one_of_them_writes_and_one_of_them_speaks() -> None:
     store, done = HashStore(), list[int]()
-    several = [Joined(store, index, 3, local=index) for index in range(3)]
+    several = [Joined(store, index, 3, local=index, here=3) for index in range(3)]
     for each in several:
         each.on_main(lambda each=each: done.append(each.index))
     assert done == [0]
@@ -67,5 +67,5 @@ def test_one_of_them_writes_and_one_of_them_speaks() -> None:
 
 
 def test_of_several_gpus_each_has_its_own() -> None:
-    assert Joined(HashStore(), 5, 8, local=1).device("cuda") == "cuda:1"
-    assert Joined(HashStore(), 5, 8, local=1).device("cpu") == "cpu"
+    assert Joined(HashStore(), 5, 8, local=1, here=4).device("cuda") == "cuda:1"
+    assert Joined(HashStore(), 5, 8, local=1, here=4).device("cpu") == "cpu"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 from compress.formats import open_checkpoint
 from compress.formats.base import ModelSpec
 from compress.kernels.numbers.int import IntFormat
-from compress.passes.forward.cost import Cost
+from compress.passes.core.processes import ALONE, Crew
+from compress.passes.forward.cost import RUNTIME, Cost
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.train.cost import training_cost
 from compress.passes.train.options import TrainOptions
@@ -20,11 +22,20 @@ from compress.passes.train.options import TrainOptions
 BUDGET = 1 << 34
 
 
-def cost(path: Path, *, bits: int | None = None, teacher: bool = False, asked: bool = False, **options: Any) -> Cost:
+def cost(
+    path: Path,
+    *,
+    bits: int | None = None,
+    teacher: bool = False,
+    asked: bool = False,
+    crew: Crew = ALONE,
+    budget: int = BUDGET,
+    **options: Any,
+) -> Cost:
     checkpoint, skeleton = Skeleton.open(open_checkpoint(path), torch.device("cpu"))
     spec = checkpoint.spec if bits is None else quantized(checkpoint.spec, bits)
     settings = TrainOptions.model_validate({"steps": 40, "batch": 4, "held_out": 8, **options})
-    return training_cost(spec, skeleton.anatomy, (64, 128), settings, BUDGET, teacher, asked)
+    return training_cost(spec, skeleton.anatomy, (64, 128), settings, budget, teacher, asked, crew)
 
 
 def quantized(spec: ModelSpec, bits: int) -> ModelSpec:
@@ -70,3 +81,23 @@ def test_what_does_not_learn_needs_no_moments(tiny_llama: Path) -> None:
     lora = cost(tiny_llama, bits=3, train="lora", lora={"rank": 2})
     assert every.memory > lora.memory > norms.memory
     assert every.effort.elements > scales.effort.elements > norms.effort.elements
+
+
+def test_parameters_are_sharded_where_all_processes_together_would_not_fit(tiny_llama: Path) -> None:
+    whole = cost(tiny_llama, crew=Crew(2, 2))
+    assert not whole.sharded and whole.processes == 2
+    assert cost(tiny_llama, crew=Crew(2, 2), budget=2 * whole.memory - 1).sharded
+    assert not cost(tiny_llama, crew=Crew(2, 1), budget=2 * whole.memory - 1).sharded  # each has so much of its own
+    assert not cost(tiny_llama, budget=1).sharded  # nobody is there to share with
+    assert not cost(tiny_llama, crew=Crew(2, 2), budget=1, shard=False).sharded
+
+
+def test_each_process_holds_its_part_of_a_sharded_model(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Of four numbers in fp32 for each parameter. What is whole for a while is small beside a model of many layers."""
+    deep = make_model(tmp_path / "deep", "llama", layers=24)
+    alone, two, four, crowd = (
+        cost(deep, crew=Crew(count, count), shard=True, micro_batch=1).memory - RUNTIME for count in (1, 2, 4, 1 << 40)
+    )
+    held = 1.15 * 16 * open_checkpoint(deep).spec.parameters
+    assert (two - crowd, four - crowd) == pytest.approx((held / 2, held / 4), rel=1e-4)
+    assert four < two < alone

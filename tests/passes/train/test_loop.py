@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.formats.errors import CompressError
+from compress.passes.core.processes import Processes
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.model.sequences import Sequences
@@ -112,6 +113,26 @@ def test_interrupted_anywhere_it_ends_in_the_same_bytes(training: Make, calls: i
     assert torch.equal(resumed.table, whole.table)
     assert (curve.losses, curve.measured) == (expected.losses, expected.measured)
     assert resumed.calls < whole.calls or calls == 1
+
+
+class Second(Processes):
+    """The second of two, the first of which gives `given` to each sum."""
+
+    index = 1
+
+    def __init__(self, given: float) -> None:
+        self.given = given
+
+    def sum(self, value: float) -> float:
+        return self.given + value
+
+
+@pytest.mark.parametrize("given", [0, 1])
+def test_the_clock_of_the_main_process_says_when_all_commit(training: Make, given: int) -> None:
+    run = training("run", Bigrams())
+    run.execute()
+    run.run.processes = Second(given)
+    assert run._due(measured=True) == run._due(measured=False) == bool(given)
 
 
 @pytest.mark.parametrize("spoil", [math.nan, math.inf])
