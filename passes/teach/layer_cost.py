@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
-from compress.passes.forward.cost import BATCH_TOKENS, HEAP, Cost, Extent, linears, walk_cost
+from compress.passes.forward.cost import HEAP, Cost, Extent, linears, walk_cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.train.cost import quantized
 from compress.passes.train.options import TrainOptions
@@ -30,7 +30,7 @@ def layerwise_cost(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, se
     walk = walk_cost(model, anatomy, sequences, budget, streams=2)
     if not sequences[0]:
         return walk
-    micro = options.micro_batch or max(1, BATCH_TOKENS // sequences[1])
+    micro = options.at_once(sequences[1])
     effort = _effort(options, model, anatomy, sequences[1], micro, budget)
     more = _memory(options, model, anatomy, sequences, micro, budget)
     return replace(walk, effort=walk.effort + effort, memory=walk.memory + int(HEAP * more))

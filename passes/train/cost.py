@@ -9,7 +9,7 @@ from typing import NamedTuple
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.passes.core.processes import ALONE, Crew
-from compress.passes.forward.cost import BATCH_TOKENS, RUNTIME, Cost, Extent, elements, linears, walk_cost
+from compress.passes.forward.cost import RUNTIME, Cost, Extent, elements, linears, walk_cost
 from compress.passes.loss.chunked import CHUNK
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.train.options import Precision, TrainOptions
@@ -64,7 +64,7 @@ def training_cost(
     `teacher`: another model of its size runs beside it; `asked`: it has answered all `sequences` before.
     """
     count, length = sequences
-    micro = _at_once(options, length)
+    micro = min(options.at_once(length), options.batch)
     looks, looked_at = 1 + math.ceil(options.steps / options.interval), min(options.looked_at, count)
     learned, measured = options.steps * options.batch, looks * looked_at
     passes = learned * (3 + options.checkpointing + teacher) + measured * (1 + teacher)
@@ -90,17 +90,12 @@ def _memory(
     weights = _weights(model, anatomy, options)
     codes = sum(n * w.held for n, w in weights if w == SCALED)
     parameters = sum(n * w.held for n, w in weights if w != SCALED) + 4 * model.parameters * teacher
-    tokens = min(_at_once(options, length), math.ceil(options.batch / crew.count)) * length
+    tokens = min(options.at_once(length), math.ceil(options.batch / crew.count)) * length
     working = tokens * _kept(model, anatomy, options) + _copies(model, anatomy, options) + _head(model, anatomy)
     part = parameters // crew.count + 4 * _GATHERED * _largest(model, anatomy)
     whole, shared = (RUNTIME + int(_HEAP * (codes + held + working)) for held in (parameters, part))
     wanted = whole * crew.sharing > budget if options.shard == "auto" else options.shard
     return (shared, True) if wanted and crew.count > 1 else (whole, False)
-
-
-def _at_once(options: TrainOptions, length: int) -> int:
-    """Sequences in one forward."""
-    return min(options.micro_batch or max(1, BATCH_TOKENS // length), options.batch)
 
 
 def _weights(model: ModelSpec, anatomy: Anatomy, options: TrainOptions) -> list[tuple[int, Weights]]:

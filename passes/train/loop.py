@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from compress.formats.errors import CompressError
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import BATCH_TOKENS
 from compress.passes.train.examples import Examples
 from compress.passes.train.options import TrainOptions
-from compress.passes.train.order import held_out_rows, rows_of
+from compress.passes.train.order import MicroBatches, held_out_rows, rows_of
 from compress.passes.train.shard import shard_root, whole
 from compress.passes.train.state import States
 
@@ -108,6 +107,8 @@ class Training:
         self.optimizer, self.parameters = optimizer, parameters
         self.states = states(run.journal, stage, parameters, run.processes)
         self.curve, self._best = Curve(), ""
+        at_once = options.at_once(learned.sequences.length)
+        self._micro_batches = MicroBatches(run, stage.title, at_once, optimizer.zero_grad)
 
     def execute(self) -> Curve:
         """Train to the end and leave the parameters as they were at their best.
@@ -142,7 +143,7 @@ class Training:
     def _learn(self, step: int) -> None:
         """One step of the optimizer."""
         rows = rows_of(step, seed=self.run.seed, count=self.learned.count, batch=self.options.batch)
-        loss = self._gradients(rows)
+        loss = self._micro_batches.fitting(self._gradients, rows)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * self.options.rate(step)
         norm = float(whole(self.accelerator.clip_grad_norm_(self.parameters.values(), self.options.clip)))
@@ -156,7 +157,7 @@ class Training:
     def _gradients(self, rows: Tensor) -> float:
         """Those of the loss per token of `rows`, over all processes; returns that loss."""
         total = int(self.learned.pick(rows).scored().sum())
-        parts, loss = self._micro_batches(rows), 0.0
+        parts, loss = self._micro_batches.of(rows), 0.0
         for number, part in enumerate(parts, start=1):
             waits = self._wrapped and number < len(parts)
             with self.accelerator.no_sync(self.objective) if waits else nullcontext():
@@ -188,11 +189,7 @@ class Training:
     def _measure(self, done: int) -> None:
         """The loss per token of the held-out sequences; where it is the least so far, what has learned is kept."""
         self.run.reporter.tell("measuring on what is held out")
-        rows = torch.arange(self.held_out.count)
-        total = int(self.held_out.scored().sum())
-        with torch.no_grad():
-            parts = [self._loss(self.held_out, part, held_out_rows) for part in self._micro_batches(rows)]
-        loss = self.run.processes.sum(sum(float(part) for part in parts)) / max(1, total)
+        loss = self._micro_batches.fitting(self._held_out_loss, torch.arange(self.held_out.count))
         first = self.curve.measured[0][1] if self.curve.measured else loss
         if not math.isfinite(loss) or loss > _BEYOND * first + 1:
             self._give_up(f"after {done} steps the loss on held-out sequences is {loss:g}, and it was {first:g}")
@@ -200,6 +197,13 @@ class Training:
         if self.curve.best[0] == done:
             self._best = self.states.best_name(done)
             self.states.save_best(self._best)
+
+    @torch.no_grad()
+    def _held_out_loss(self, rows: Tensor) -> float:
+        """The loss per token of the held-out `rows`, over all processes."""
+        parts = [self._loss(self.held_out, part, held_out_rows) for part in self._micro_batches.of(rows)]
+        total = int(self.held_out.pick(rows).scored().sum())
+        return self.run.processes.sum(sum(float(part) for part in parts)) / max(1, total)
 
     def _commit(self, done: int) -> None:
         begun = time.monotonic()
@@ -214,16 +218,6 @@ class Training:
         some = part if len(part) else torch.zeros(1, dtype=torch.int64)
         loss: Tensor = self.objective(examples.pick(some), numbered(some) if numbered else some)
         return loss if len(part) else loss * 0
-
-    def _micro_batches(self, rows: Tensor) -> list[Tensor]:
-        """This process's share of `rows`, as many at a time as one forward takes.
-
-        All processes get as many parts, some of them empty: in each forward they meet.
-        """
-        index, count = self.run.processes.index, self.run.processes.count
-        size = self.options.micro_batch or max(1, BATCH_TOKENS // self.learned.sequences.length)
-        largest, share = math.ceil(len(rows) / count), rows[index::count]
-        return [share[start : start + size] for start in range(0, largest, size)]
 
     def _give_up(self, reason: str) -> None:
         raise CompressError(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compress.formats.errors import UsageError
+from compress.passes.forward.cost import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from compress.passes.core.run import Run
@@ -63,7 +64,9 @@ class TrainOptions(BaseModel):
     clip: float = Field(1.0, gt=0, description="the largest norm of all gradients together")
     precision: Precision = Field("bf16", description="of the forward; masters and the optimizer are fp32")
     checkpointing: bool = Field(False, description="compute activations twice rather than keep them: less memory")
-    micro_batch: int | None = Field(None, ge=1, description="sequences per forward; by default some 4,096 tokens")
+    micro_batch: int | None = Field(
+        None, ge=1, description="sequences per forward; by default some 4,096 tokens, and fewer where memory runs out"
+    )
     shard: bool | Literal["auto"] = Field(
         "auto",
         description="of several processes each keeps a part of the parameters, gradients and moments (FSDP2): less "
@@ -106,6 +109,10 @@ class TrainOptions(BaseModel):
     def held_out_name(self) -> str | None:
         """The text that they are of, where it is another."""
         return self.held_out.data if isinstance(self.held_out, HeldOut) else None
+
+    def at_once(self, length: int) -> int:
+        """Sequences of `length` tokens in one forward."""
+        return self.micro_batch or max(1, BATCH_TOKENS // length)
 
     @property
     def interval(self) -> int:

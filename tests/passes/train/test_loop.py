@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from told import Notes
 from torch import Tensor, nn
 
 from compress.formats.errors import CompressError
@@ -161,6 +162,62 @@ def test_a_step_takes_as_many_forwards_as_micro_batches(training: Make, size: in
     objective = Bigrams()
     training("run", objective, micro_batch=size).execute()
     assert objective.calls == calls
+
+
+class Tight(Bigrams):
+    """Has memory for so many sequences in a forward; how many there were where it had."""
+
+    def __init__(self, room: int, from_call: int = 0) -> None:
+        super().__init__()
+        self.room, self.from_call, self.sizes = room, from_call, list[int]()
+
+    def forward(self, examples: Examples, rows: Tensor) -> Tensor:
+        loss = super().forward(examples, rows)
+        if len(rows) > self.room and self.calls > self.from_call:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.sizes.append(len(rows))
+        return loss
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_where_memory_runs_out_fewer_sequences_go_at_once(training: Make, room: int) -> None:
+    """Of 4 a step, of 3 that are held out: as if that had been asked for."""
+    tight, asked = Tight(room), Bigrams()
+    curve, expected = training("run", tight).execute(), training("asked", asked, micro_batch=room).execute()
+    assert (curve.losses, curve.measured) == (expected.losses, expected.measured)
+    assert torch.equal(tight.table, asked.table)
+
+
+def test_gradients_of_a_step_that_ran_out_of_memory_count_once(training: Make) -> None:
+    """It does so in the second half of the first step: two forwards for what is held out, one that went well."""
+    tight, asked = Tight(1, from_call=3), Bigrams()
+    run = training("run", tight, micro_batch=2)
+    run.run.reporter = notes = Notes()
+    run.execute()
+    training("asked", asked, micro_batch=1).execute()
+    assert tight.sizes[:4] == [2, 1, 2, 1] and max(tight.sizes[3:]) == 1
+    assert torch.equal(tight.table, asked.table)
+    assert notes.said == [
+        "rtn: memory does not suffice for 2 sequences in a forward: 1 from now on (micro_batch: 1 begins so)"
+    ]
+
+
+def test_memory_that_does_not_suffice_for_one_sequence_ends_it(training: Make) -> None:
+    run = training("run", Tight(0), micro_batch=1)
+    with pytest.raises(CompressError, match="does not suffice for 1 of its sequences") as caught:
+        run.execute()
+    assert caught.value.exit_code == 1 and isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert all(word in caught.value.hint for word in ("checkpointing: true", "seq_len", "shard: true"))
+
+
+def test_of_several_processes_one_alone_does_not_halve(training: Make) -> None:
+    """Others would wait for it for ever."""
+    run = training("run", Tight(1), micro_batch=2)
+    run.run.processes = Second(0)
+    run.run.processes.count = 2
+    with pytest.raises(CompressError, match="rtn: memory does not suffice for 2") as caught:
+        run._micro_batches.fitting(run._gradients, torch.arange(4))
+    assert "micro_batch: 1, " in caught.value.hint
 
 
 APART = """
