@@ -85,8 +85,8 @@ def _files(recipe: Recipe, progress: Callable[[str], None]) -> Checkpoint:
 
 
 def _working(recipe: Recipe, source: Checkpoint) -> Checkpoint:
-    """The model as passes see it. One that comes quantized keeps its codes only if no pass quantizes anything anew."""
-    anew = any(isinstance(step, LayerPass) for step in recipe.passes)
+    """The model as passes see it. One that comes quantized keeps its codes only if no pass makes weights anew."""
+    anew = any(isinstance(step, LayerPass) or (isinstance(step, ModelPass) and step.decodes) for step in recipe.passes)
     return Decoded(source, decoded_spec(source.spec)) if anew else source
 
 

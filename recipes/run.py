@@ -153,7 +153,9 @@ def _timed(stages: Sequence[Stage], number: int, state: Run) -> PassReport:
 
 def _take(stage: Stage, state: Run) -> None:
     """What the stage makes of the model, and leaves for those after it, becomes that of the run."""
-    state.skeleton = state.skeleton.of(state.model)
+    skeleton = state.skeleton.of(state.model)
+    if skeleton is not state.skeleton:
+        state.skeleton, state.untouched = skeleton, state.model.frozen()
     left = _do(stage, state)
     before = replace(state.left, scores=None) if any(step.changes for step in stage.passes) else state.left
     state.left = before.then(left)

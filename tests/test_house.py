@@ -16,7 +16,20 @@ FILES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]
 SUBROOMS = {
     "kernels": ("gpu", "", "search", "numbers", "measure", "solve"),
     "formats": ("", "files", "views", "directory", "a container"),
-    "passes": ("model", "forward", "core", "options", "sweep", "choice", "loss", "train", "teach", "artifact", ""),
+    "passes": (
+        "model",
+        "forward",
+        "core",
+        "options",
+        "sweep",
+        "narrow",
+        "choice",
+        "loss",
+        "train",
+        "teach",
+        "artifact",
+        "",
+    ),
     "recipes": ("engines", "", "jobs"),
     "cli": ("terminal", "views", "commands", ""),
 }

@@ -104,6 +104,8 @@ class ModelPass(Pass):
     """The figures (fields of `Scores`) that it measures of the model as it stands."""
     writes: ClassVar[bool] = False
     """Whether it writes an artifact."""
+    decodes: ClassVar[bool] = False
+    """Whether it makes dense weights anew: a model that comes quantized is then decoded, as for a `LayerPass`."""
     reshapes: ClassVar[bool] = True
     """Whether `plan` may change a shape or the configuration: passes after it are then settled for another model."""
 

@@ -29,7 +29,8 @@ class Run:
     `machine` is what computes now (device, threads, memory cap), recorded beside each unit of work. `manifest`
     is what every artifact says of the run; `source_digest` names the source by its bytes; `loads` gives the line
     that loads an artifact, by engine. `processes` are those that carry it out. `skeleton` and `model` are those of the
-    stage at hand, `left` is what stages before it left.
+    stage at hand, `left` is what stages before it left. `untouched` is what that model is held against where both walk
+    side by side: the source, or what a stage that changed shapes made of it.
     """
 
     source: Checkpoint
@@ -47,10 +48,12 @@ class Run:
     processes: Processes = field(default_factory=Processes)
 
     model: WorkingModel = field(init=False)
+    untouched: Checkpoint = field(init=False)
     left: Outcome = field(default_factory=Outcome)
 
     def __post_init__(self) -> None:
         self.model = WorkingModel(self.source)
+        self.untouched = self.source
 
     @property
     def device(self) -> torch.device:

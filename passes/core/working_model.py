@@ -24,6 +24,12 @@ class WorkingModel(View):
         self.dialect = "work"
         self._rewritten: dict[str, NativeFile] = {}
 
+    def frozen(self) -> WorkingModel:
+        """The model as it is now, whatever becomes of this one."""
+        copy = WorkingModel(self.inner)
+        copy.spec, copy._rewritten = self.spec, dict(self._rewritten)
+        return copy
+
     def overlay(self, path: Path) -> None:
         """Take the tensors of a committed file in the source's stead."""
         file = NativeFile(path)

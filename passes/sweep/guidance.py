@@ -52,7 +52,7 @@ class Guidance:
         sequences = run.left.calibration
         assert sequences is not None  # the sweep refuses a run without
         # A grid for inputs has no gradient: what a source rounds there counts as if it were not rounded.
-        weights = replace(dense(run.source), activations={}, kv_cache=None)
+        weights = replace(dense(run.untouched), activations={}, kv_cache=None)
         walk = carry(run, stage, _WALK, "run to the end loss", sequences, run.skeleton, weights, keep=True)
         gradients = stage.hidden_states(_BACK, sequences, run.skeleton.width)
         back = WayBack(walk, gradients, run.seed)

@@ -238,7 +238,7 @@ def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -
     sequences = run.left.calibration
     assert sequences is not None  # the plan refuses a run without
     teacher = any(kind.teacher for kind in kinds)
-    models: list[Checkpoint] = [run.model, run.source] if teacher else [run.model]
+    models: list[Checkpoint] = [run.model, run.untouched] if teacher else [run.model]
     streams = [
         Stream(dense(model), stage.hidden_states(str(number), sequences, run.skeleton.width))
         for number, model in enumerate(models)

@@ -35,6 +35,11 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "nf4 double": [{"nf4": {"double_quant": True, "search": "inputs"}}],
     "mxfp4": [{"mxfp4": {"search": "inputs"}}],
     "nvfp4": [{"nvfp4": {"search": "inputs"}}],
+    "shrink": [{"shrink": {"ffn": 96, "multiple": 32}}],
+    "shrink, corrected, then gptq": [
+        {"shrink": {"to": 0.8, "multiple": 32, "score": "activation", "correct": True}},
+        {"gptq": GROUPS},
+    ],
     "kv_cache": [{"rtn": GROUPS}, {"kv_cache": {"per": "head"}}],
     "mixed": [{"mixed": {"bits": [3, 8], "average_bits": 6}}, {"gptq": GROUPS}],
 }

@@ -1,0 +1,1 @@
+"""Which channels go, and what is cut with them?"""

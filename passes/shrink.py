@@ -1,0 +1,226 @@
+"""A narrower model: whole channels of the feed-forward layers go, and what reads them makes up for it.
+
+Layer by layer, on what the layers before it give by then. The tensors come out smaller and `config.json` says so:
+whatever loads the model loads the smaller one. Every layer keeps as many channels, for engines know one width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from compress.formats.base import ModelSpec
+from compress.formats.errors import RefusedError
+from compress.formats.files.native import save_tensors
+from compress.formats.files.storage import sha256_file
+from compress.kernels.effort import Effort
+from compress.kernels.measure.channels import cheapest, cheapest_effort, energies, magnitudes
+from compress.kernels.measure.error import relative_error
+from compress.kernels.solve.correct import correct_effort, corrected_target
+from compress.kernels.solve.repair import repair, repair_effort
+from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.journal import Committed
+from compress.passes.core.outcome import Outcome
+from compress.passes.core.processes import ALONE, Crew
+from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
+from compress.passes.forward.cost import HEAP, Cost, Extent, walk_cost
+from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
+from compress.passes.forward.walk import Pause
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.model.sequences import Sequences
+from compress.passes.narrow.ffn import FFN, ascending, cut, find_ffns, narrowed, width_for, width_of
+from compress.passes.sweep.sweep import calibration_walk, holds
+
+
+class Narrowed(Committed):
+    """A layer is narrower: its tensors lie in `file`, its outputs have an error of that part of their energy."""
+
+    boundary: int
+    file: str
+    sha256: str
+    module: str
+    relative_error: float
+
+
+class Shrink(ModelPass):
+    """Make the model smaller for every engine: drop whole channels of its feed-forward layers, repair what is left."""
+
+    calibrated: ClassVar[bool] = True
+    decodes: ClassVar[bool] = True
+
+    to: float | None = Field(None, gt=0, lt=1, description="which part of the decoder layers' parameters to keep")
+    ffn: int | None = Field(None, ge=1, description="how many channels feed-forward layers are to have")
+    multiple: int = Field(
+        64, ge=1, description="`ffn` is a multiple of it: 64 is what kernels like, 256 what K-quants of GGUF need"
+    )
+    score: Literal["l1", "activation", "hessian"] = Field(
+        "hessian",
+        description="which channels go: those of the least weights; of the least outputs; or, one after the other, "
+        "those that the others make up for best",
+    )
+    repair: bool = Field(True, description="fit what reads the channels to those kept, by least squares of its outputs")
+    correct: bool = Field(False, description="repair aims at the untouched model's outputs; runs it beside")
+
+    @model_validator(mode="after")
+    def _has_an_aim(self) -> Self:
+        if (self.to is None) == (self.ffn is None):
+            raise ValueError("say `to` (as 0.8) or `ffn` (as 1280), one of the two")
+        if self.correct and not self.repair:
+            raise ValueError("correct is of the repair: say repair: true")
+        return self
+
+    def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
+        return self.model_dump(mode="json")
+
+    def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
+        ffns = find_ffns(model, anatomy)
+        for name in sorted(name for ffn in ffns for name in ffn.axes(model)):
+            if model.tensors[name].format is not None:
+                raise RefusedError(
+                    f"shrink: {name} is quantized", "put shrink before what quantizes, and begin from a dense model"
+                )
+        return narrowed(model, ffns, self._width(model, anatomy, ffns))
+
+    def _width(self, model: ModelSpec, anatomy: Anatomy, ffns: Sequence[FFN]) -> int:
+        """How many channels every feed-forward layer is to have. Raises RefusedError for what cannot be."""
+        there = width_of(model, ffns[0])
+        width = self.ffn or width_for(model, anatomy, ffns, self.to or 1.0, self.multiple)
+        if width % self.multiple:
+            nearest = max(1, round(width / self.multiple)) * self.multiple
+            raise RefusedError(
+                f"shrink: ffn: {width} is no multiple of {self.multiple}", f"say ffn: {nearest}, or another `multiple`"
+            )
+        if width <= 0:
+            raise RefusedError(
+                f"shrink: to: {self.to} leaves feed-forward layers no {self.multiple} channels",
+                "they alone are narrowed: say a larger part, or a smaller `multiple`",
+            )
+        if width >= there:
+            raise RefusedError(
+                f"shrink: feed-forward layers have {there} channels, and are to have {width}", "say a smaller number"
+            )
+        return width
+
+    def _kinds(self) -> frozenset[type[Statistic]]:
+        return frozenset({Hessian, Drift}) if self.correct else frozenset({Hessian})
+
+    def cost(
+        self,
+        model: ModelSpec,
+        anatomy: Anatomy,
+        sequences: Extent,
+        budget: int,
+        following: Sequence[LayerPass] = (),
+        crew: Crew = ALONE,
+    ) -> Cost:
+        ffns = find_ffns(model, anatomy)
+        walk = walk_cost(model, anatomy, sequences, budget, streams=2 if self.correct else 1, statistics=True)
+        width, effort = self._width(model, anatomy, ffns), walk.effort
+        shape = model.tensors[f"{ffns[0].down}.weight"].shape
+        for kind in self._kinds():
+            effort += kind.effort(sequences[0] * sequences[1], shape[1], shape[0]) * len(ffns)
+        effort += self._effort(shape, width) * len(ffns)
+        solving = 4 * shape[1] ** 2 + 8 * (2 * sum(shape) + shape[1]) * (shape[1] - width) + 8 * shape[0] * shape[1]
+        return replace(walk, effort=effort, memory=walk.memory + int(HEAP * solving))
+
+    def _effort(self, shape: tuple[int, ...], width: int) -> Effort:
+        effort = cheapest_effort(shape, shape[1] - width) if self.score == "hessian" else Effort()
+        effort += repair_effort(shape, width) if self.repair else Effort()
+        return effort + (correct_effort(shape) if self.correct else Effort())
+
+    def model(self, run: Run, stage: Stage) -> Outcome:
+        planned = self.plan(run.model.spec, run.skeleton.anatomy)
+        ffns = find_ffns(run.model.spec, run.skeleton.anatomy)
+        width = width_of(planned, ffns[0])
+        layers, done = run.skeleton.anatomy.layers, run.journal.of(Narrowed, stage.key)
+        run.reporter.start(self.name, len(layers), "layer", done=len(done))
+        with torch.no_grad():
+            _Narrowing(self, run, stage, ffns, width).execute(len(done))
+        run.reporter.finish()
+        records = run.journal.of(Narrowed, stage.key)
+        for record in records:
+            run.model.overlay(stage.file(record.file))
+        axes = [name for ffn in ffns for name in ffn.axes(planned)]
+        was = width_of(run.source.spec, ffns[0])
+        run.model.become(planned)
+        return Outcome(
+            authors={name: " + ".join(filter(None, (run.left.authors.get(name), self.name))) for name in axes},
+            reports={record.module: {"relative_error": record.relative_error, "channels": width} for record in records},
+            manifest={"shrink": {"ffn": width, "ffn_before": was}},
+        )
+
+    def kept(self, weights: Mapping[str, Tensor], ffn: FFN, hessian: Tensor, width: int) -> Tensor:
+        """The indices [width] int64, ascending, of the channels that stay; `weights` are those of `ffn`, by tensor."""
+        down = weights[f"{ffn.down}.weight"]
+        count = down.shape[1] - width
+        if self.score == "hessian":
+            return ascending(cheapest(down, hessian, count)[0], down.shape[1])
+        ups = [weights[f"{up}.weight"] for up in ffn.ups]
+        scores = magnitudes(down, *ups) if self.score == "l1" else energies(down, hessian)
+        return ascending(scores.sort(stable=True).indices[:count], down.shape[1])
+
+    def rewrite(self, down: Tensor, stats: LinearStats, kept: Tensor) -> Tensor:
+        """`down` [rows, width] fp32 as it reads the channels `kept` alone."""
+        if not self.repair:
+            return down[:, kept]
+        hessian = stats[Hessian].matrix
+        drift = stats[Drift] if self.correct else None
+        target = corrected_target(down, drift.matrix, hessian, drift.gap) if drift else down
+        return repair(target, hessian, kept)
+
+
+class _Narrowing:
+    """The walk that narrows one layer after the other. A kill costs the layer at hand."""
+
+    def __init__(self, step: Shrink, run: Run, stage: Stage, ffns: Sequence[FFN], width: int) -> None:
+        self.step, self.run, self.stage, self.ffns, self.width = step, run, stage, ffns, width
+        self.left: dict[str, Tensor] = {}
+        self.error = 0.0
+
+    def execute(self, done: int) -> None:
+        walk = calibration_walk(self.run, self.stage, self.step._kinds())
+        walk.carry(done, self._commit, lambda *at: list(self._pauses(*at)), hold=holds(self.run, walk))
+
+    def _pauses(self, index: int, module: nn.Module) -> Iterator[Pause]:
+        ffn, layer = self.ffns[index], self.run.skeleton.anatomy.layers[index]
+        local = layer.modules[ffn.down]
+        residual = self.run.skeleton.residuals(layer).get(local) if self.step.correct else None
+        rewrite = partial(self._narrow, ffn, module.get_submodule(local).get_parameter("weight"))
+        yield Pause(local, width_of(self.run.model.spec, ffn), self.step._kinds(), rewrite, residual)
+
+    def _narrow(self, ffn: FFN, place: Tensor, stats: LinearStats) -> None:
+        """Choose channels, cut all that belongs to them, and go on as if the others had never been."""
+        model, device = self.run.model, self.run.device
+        axes, down = ffn.axes(model.spec), f"{ffn.down}.weight"
+        stored = {name: model.read(name) for name in axes}
+        weights = {name: value.to(device, torch.float32) for name, value in stored.items() if isinstance(value, Tensor)}
+        original, hessian = weights[down], stats[Hessian].matrix
+        kept = self.step.kept(weights, ffn, hessian, self.width)
+        weights[down] = torch.zeros_like(original).index_copy(1, kept, self.step.rewrite(original, stats, kept))
+        dtypes = {name: getattr(torch, model.spec.tensors[name].dtype) for name in axes}
+        self.left = {name: tensor.to("cpu", dtypes[name]) for name, tensor in cut(weights, axes, kept).items()}
+        place.zero_().index_copy_(1, kept, self.left[down].to(place))
+        self.error = relative_error(original, place, hessian)
+
+    def _commit(self, boundary: int) -> None:
+        path = self.stage.file(f"unit-{boundary - 1:04d}.safetensors")
+        save_tensors(path, self.left)
+        layer, ffn = self.run.skeleton.anatomy.layers[boundary - 1], self.ffns[boundary - 1]
+        self.run.journal.append(
+            Narrowed(
+                stage=self.stage.key,
+                boundary=boundary,
+                file=path.name,
+                sha256=sha256_file(path),
+                module=ffn.down,
+                relative_error=self.error,
+            )
+        )
+        self.run.reporter.advance(layer.name, error=self.error)
