@@ -34,6 +34,7 @@ SUBROOMS = {
     "cli": ("terminal", "views", "commands", ""),
 }
 LARGEST_FOLDER = 16
+MOST_METHODS = 24  # the files of passes/, each a method that a recipe names: nobody reads them one after the other
 LONGEST_FILE = 350
 
 
@@ -88,9 +89,13 @@ def test_every_folder_is_packaged() -> None:
     assert found == {".".join(path.parent.relative_to(ROOT).parts) for path in FILES}
 
 
+def limit(folder: Path) -> int:
+    return MOST_METHODS if folder == ROOT / "passes" else LARGEST_FOLDER
+
+
 def test_folders_stay_small() -> None:
     sizes = Counter(path.parent for path in FILES if path.name != "__init__.py")
-    assert {str(folder): size for folder, size in sizes.items() if size > LARGEST_FOLDER} == {}
+    assert {str(folder): size for folder, size in sizes.items() if size > limit(folder)} == {}
 
 
 def test_no_file_repeats_the_name_of_its_folder() -> None:

@@ -210,6 +210,13 @@ def test_what_is_quantized_is_not_cut(recipe: Callable[..., Recipe], tiny_llama:
         plan(made.model_copy(update={"passes": (calibrate, rounded, shrink, export)}))
 
 
+def test_a_model_that_comes_quantized_is_decoded_first(
+    written_as_gptq: Path, steps: Callable[..., list[dict[str, Any]]]
+) -> None:
+    planned = plan(from_data({"model": str(written_as_gptq), "passes": steps(NARROW, DENSE32)}))
+    assert planned.stages[1].tensors == 6
+
+
 @pytest.mark.parametrize("options", [{}, {"ffn": 64, "to": 0.8}, {"ffn": 64, "correct": True, "repair": False}])
 def test_options_that_say_nothing_or_too_much(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=r"say"):
