@@ -16,6 +16,7 @@ G64: Mapping[str, Any] = {"bits": 4, "group_size": 64}
 MIXED: Mapping[str, Any] = {"average_bits": 4.25, "bits": (3, 4, 8)}
 TUNED: Mapping[str, Any] = {"correct": True, "tune": True}
 ASYMMETRIC: Mapping[str, Any] = {**G64, "symmetric": False}
+BEST: Mapping[str, Any] = {**ASYMMETRIC, **TUNED, "shrinkage": 0.3}
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,11 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     # Block floats, weights only
     ours("mxfp4", CT, {"mxfp4": {}}, peer="llm-compressor MXFP4"),
     ours("mxfp4 inputs", CT, {"mxfp4": {"search": "inputs"}}, peer="llm-compressor MXFP4"),
+    ours("gptq correct tune onto mxfp4", CT, {"gptq": {"format": "mxfp4", **TUNED}}, peer="llm-compressor MXFP4"),
     Peer("llm-compressor MXFP4", LLMC, {"method": "rtn", "scheme": "mxfp4"}),
     ours("nvfp4", CT, {"nvfp4": {}}, peer="llm-compressor NVFP4"),
     ours("nvfp4 inputs", CT, {"nvfp4": {"search": "inputs"}}, peer="llm-compressor NVFP4"),
+    ours("gptq correct tune onto nvfp4", CT, {"gptq": {"format": "nvfp4", **TUNED}}, peer="llm-compressor NVFP4"),
     Peer("llm-compressor NVFP4", LLMC, {"method": "rtn", "scheme": "nvfp4"}),
     # The cache alone, the weights untouched
     ours("kv_cache fp8", CT, {"kv_cache": {}}, peer="llm-compressor FP8 cache"),
@@ -195,10 +198,11 @@ CONTESTANTS: tuple[Ours | Peer, ...] = (
     ours("gptq correct", "gptq", {"gptq": {**G64, "correct": True}}, peer="llm-compressor GPTQ"),
     ours("gptq correct tune", "gptq", {"gptq": {**G64, **TUNED}}, peer="AutoRound light"),
     ours("gptq asymmetric correct tune", "gptq", {"gptq": {**ASYMMETRIC, **TUNED}}, peer="AutoRound"),
+    ours("gptq asymmetric correct tune shrinkage", "gptq", {"gptq": BEST}, peer="AutoRound"),
     ours(
-        "gptq asymmetric correct tune, 256 sequences",
+        "gptq asymmetric correct tune shrinkage, 256 sequences",
         "gptq",
-        {"gptq": {**ASYMMETRIC, **TUNED}},
+        {"gptq": BEST},
         peer="AutoRound",
         samples=256,
     ),
