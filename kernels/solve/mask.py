@@ -1,0 +1,47 @@
+"""Which weights stay: how much a weight matters, and masks that keep those that matter most.
+
+With H = Σ xᵀx over the inputs of a layer a weight's score is
+
+    magnitude   |w_ij|
+    wanda       |w_ij|·‖x_j‖, with ‖x_j‖² = H_jj                    arXiv 2306.11695, equation 1
+    obd         w_ij²·H_jj / 2, what the output loses without it    LeCun et al. 1989, equation 7
+
+A mask is bool [rows, columns], True where a weight stays. Of equal scores the weight further left stays.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Score = Literal["magnitude", "wanda", "obd"]
+
+
+def scores(weight: Tensor, energy: Tensor, kind: Score) -> Tensor:
+    """How much each weight of `weight` [rows, columns] fp32 matters; `energy` is diag(H) [columns] fp32."""
+    if kind == "magnitude":
+        return weight.abs()
+    return weight.abs() * energy.sqrt() if kind == "wanda" else weight.square() * energy / 2
+
+
+def keep_share(score: Tensor, sparsity: float) -> Tensor:
+    """The mask [rows, columns] that keeps, of each row of `score`, all but the part `sparsity`, rounded to a count."""
+    return keep_most(score, kept_of(score.shape[1], sparsity))
+
+
+def kept_of(count: int, sparsity: float) -> int:
+    """How many of `count` weights stay: all but the part `sparsity`, rounded."""
+    return count - round(count * sparsity)
+
+
+def keep_groups(score: Tensor, kept: int, group: int) -> Tensor:
+    """The mask [rows, columns] that keeps `kept` of every `group` neighbouring columns (n:m), which divide them."""
+    return keep_most(score.unflatten(1, (-1, group)), kept).flatten(1)
+
+
+def keep_most(score: Tensor, kept: int) -> Tensor:
+    """The mask that keeps the `kept` largest along the last dimension of `score`."""
+    order = torch.argsort(score, dim=-1, descending=True, stable=True)
+    return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, order[..., :kept], True)
