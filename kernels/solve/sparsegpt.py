@@ -74,6 +74,7 @@ def _inverse_root(hessian: Tensor, damp: float) -> Tensor | None:
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not int(failed):
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not int(failed) and bool(upper.isfinite().all()):
-                return upper
+            root: Tensor = upper
+            if not int(failed) and bool(root.isfinite().all()):
+                return root
     return None
