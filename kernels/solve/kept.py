@@ -26,10 +26,9 @@ def solve_kept(weight: Tensor, hessian: Tensor, kept: Tensor, *, damp: float) ->
     damped = hessian.clone()
     damped.diagonal().add_(damp * float(hessian.diagonal().mean()))
     sides = weight @ damped
-    most = int(kept.sum(1).max())
-    step = max(1, _CHUNK // max(1, most * most))
+    step = max(1, _CHUNK // max(1, int(kept.sum(1).max()) ** 2))
     parts = zip(weight.split(step), sides.split(step), kept.split(step))
-    return torch.cat([_solve_rows(*part, damped, most) for part in parts])
+    return torch.cat([_solve_rows(*part, damped) for part in parts])
 
 
 def solve_kept_effort(shape: tuple[int, ...], share: float) -> Effort:
@@ -39,8 +38,9 @@ def solve_kept_effort(shape: tuple[int, ...], share: float) -> Effort:
     return Effort(flops=2 * rows * columns**2 + rows * most**3 / 3, elements=4 * rows * most**2)
 
 
-def _solve_rows(weight: Tensor, sides: Tensor, kept: Tensor, hessian: Tensor, most: int) -> Tensor:
-    """Systems of `most` unknowns each: a row that keeps fewer has some that are 0 by themselves."""
+def _solve_rows(weight: Tensor, sides: Tensor, kept: Tensor, hessian: Tensor) -> Tensor:
+    """Systems of as many unknowns as one of the rows keeps: others have some that are 0 by themselves."""
+    most = int(kept.sum(1).max())
     columns = torch.argsort(kept.byte(), dim=1, descending=True, stable=True)[:, :most]
     there = kept.gather(1, columns)
     systems = hessian[columns.unsqueeze(2), columns.unsqueeze(1)]

@@ -6,7 +6,7 @@ With H = Σ xᵀx over the inputs of a layer a weight's score is
     wanda       |w_ij|·‖x_j‖, with ‖x_j‖² = H_jj                    arXiv 2306.11695, equation 1
     obd         w_ij²·H_jj / 2, what the output loses without it    LeCun et al. 1989, equation 7
 
-A mask is bool [rows, columns], True where a weight stays. Of equal scores the weight further left stays.
+Within a row the last two are of one order; `obd` is meant to compare weights of different rows, too. A mask is bool [rows, columns], True where a weight stays. Of equal scores the weight further left stays.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ def scores(weight: Tensor, energy: Tensor, kind: Score) -> Tensor:
 def keep_share(score: Tensor, sparsity: float) -> Tensor:
     """The mask [rows, columns] that keeps, of each row of `score`, all but the part `sparsity`, rounded to a count."""
     return keep_most(score, kept_of(score.shape[1], sparsity))
+
+
+def keep_share_of_all(score: Tensor, sparsity: float) -> Tensor:
+    """As `keep_share`, but of all rows together: rows keep more where scores are higher."""
+    return keep_most(score.flatten(), kept_of(score.numel(), sparsity)).view_as(score)
 
 
 def kept_of(count: int, sparsity: float) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from compress.kernels.effort import Effort
-from compress.kernels.solve.mask import keep_groups, keep_most, kept_of
+from compress.kernels.solve.mask import keep_groups, keep_share_of_all
 
 _BLOCK = 128
 _RUNGS = 5
@@ -52,8 +52,7 @@ def _prune_block(
     diagonal = root.diagonal()
     errors = torch.zeros_like(weight)
     if pattern is None:
-        cost = (weight / diagonal).square().flatten()
-        kept.copy_(keep_most(cost, kept_of(len(cost), sparsity)).view_as(weight))
+        kept.copy_(keep_share_of_all((weight / diagonal).square(), sparsity))
     for at in range(weight.shape[1]):
         if pattern is not None and at % pattern[1] == 0:
             group = slice(at, at + pattern[1])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from compress.kernels.solve.mask import keep_groups, keep_share, scores
+from compress.kernels.solve.mask import keep_groups, keep_share, keep_share_of_all, scores
 
 
 def problem(rows=6, columns=24, seed=0):
@@ -40,6 +40,13 @@ def test_of_each_group_as_many_stay(kept, group):
     assert (mask.unflatten(1, (-1, group)).sum(2) == kept).all()
     for scored, keep in zip(score.view(-1, group), mask.view(-1, group)):
         assert scored[keep].min() >= scored[~keep].max()
+
+
+def test_of_all_rows_together_the_largest_scores_stay():
+    score = problem()[0].abs()
+    mask = keep_share_of_all(score, 0.7)
+    assert int(mask.sum()) == score.numel() - round(0.7 * score.numel())
+    assert score[mask].min() >= score[~mask].max()
 
 
 def test_equal_scores_leave_exact_counts():
