@@ -60,13 +60,25 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Zeros:
+    """How a weight was pruned: `pattern` is a share of each weight, as `50 %`, or n:m along the input, as `2:4`.
+
+    `corrected`: what stayed was solved for the untouched model's outputs, and should not be once more.
+    """
+
+    pattern: str
+    corrected: bool = False
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model's headers: its `config.json` and the specs of its tensors, by Hugging Face name.
 
     `files` are the checkpoint's non-weight files: the size of a container that holds a tokenizer needs them.
     `name` is what files of weights are named after: what its publisher calls the model, or "".
     `activations` are the linear modules (names without `.weight`) whose inputs are rounded at run time, and
-    `kv_cache` says how the cache is; static scales are tensors like any other.
+    `kv_cache` says how the cache is; static scales are tensors like any other. `pruned` are the linear modules whose
+    zeros stay zeros, whatever changes them next.
     """
 
     config: Mapping[str, Any]
@@ -75,6 +87,7 @@ class ModelSpec:
     activations: Mapping[str, ActivationFormat] = field(default_factory=dict)
     kv_cache: CacheFormat | None = None
     name: str = ""
+    pruned: Mapping[str, Zeros] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:

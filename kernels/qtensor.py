@@ -25,6 +25,7 @@ from compress.kernels.effort import Effort
 Params = Mapping[str, Tensor]
 
 _FAR = 1e9
+_ODD = {"scale": torch.tensor([0.7]), "minimum": torch.tensor([-0.3]), "zero": torch.tensor([1.0])}
 _UNIT = {"scale": torch.ones(2), "minimum": torch.zeros(2), "zero": torch.zeros(2)}
 
 
@@ -155,6 +156,14 @@ class NumberFormat(ABC):
             return 1.0
         lowest, highest = self.value(torch.tensor(self.ends, dtype=torch.float32), _UNIT)
         return float(highest - lowest) / (self.levels - 1)
+
+    @cached_property
+    def holds_zero(self) -> bool:
+        """Whether 0 rounds to exactly 0, whatever the parameters: what was pruned stays so. No, if codes span columns.
+
+        A grid that begins at a real minimum has its values where that puts them.
+        """
+        return self.span == 1 and float(self.value(self.round(torch.zeros(1), _ODD), _ODD)) == 0
 
     @abstractmethod
     def round(self, weight: Tensor, expanded: Params) -> Tensor:

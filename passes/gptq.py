@@ -14,12 +14,13 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
-from compress.formats.options import PerTensor, plain
+from compress.formats.options import PerTensor, plain, resolve
 from compress.kernels.effort import Effort
 from compress.kernels.measure.hessian import shrunk
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.solve.correct import correct_effort, corrected_target
 from compress.kernels.solve.gptq import gptq_solve, solve_effort
+from compress.kernels.solve.kept import solve_kept
 from compress.kernels.solve.tune import tune, tune_effort
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
@@ -62,7 +63,18 @@ class GPTQ(FormatOptions, LinearPass):
                     f"solved in {self.end_loss_parts} parts",
                     "say end_loss_parts: 1, or choose another number format",
                 )
+        self._refuse_correcting_twice(model, anatomy)
         return super().plan(model, anatomy)
+
+    def _refuse_correcting_twice(self, model: ModelSpec, anatomy: Anatomy) -> None:
+        done = (name for name in sorted(self.targets(anatomy)) if name in model.pruned and model.pruned[name].corrected)
+        twice = next((name for name in done if resolve(self.correct, name)), None)
+        if twice:
+            raise RefusedError(
+                f"gptq: {twice} was corrected to the untouched model's outputs when it was pruned; "
+                "a second time would count what earlier layers lost twice",
+                "say correct: false here, or in prune",
+            )
 
     def row_parts(self) -> int:
         return self.end_loss_parts if self.end_loss else 0
@@ -74,15 +86,29 @@ class GPTQ(FormatOptions, LinearPass):
         return frozenset({Hessian}) if self.correct is False else frozenset({Hessian, Drift})
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
+        return self._solved(weight, stats, number_format, None)
+
+    def masked(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat, kept: Tensor) -> Change:
+        return self._solved(weight, stats, number_format, kept)
+
+    def _solved(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat, kept: Tensor | None) -> Change:
         hessian = shrunk(stats[Hessian].matrix, plain(self.shrinkage))
         target = self._target(weight, stats)
+        if kept is not None and self.correct:
+            target = solve_kept(target, hessian, kept, damp=plain(self.damp))
         params = None if self.search else number_format.fit(target)
         quantized, report = gptq_solve(
-            target, hessian, number_format, damp=plain(self.damp), act_order=plain(self.act_order), params=params
+            target,
+            hessian,
+            number_format,
+            damp=plain(self.damp),
+            act_order=plain(self.act_order),
+            params=params,
+            kept=kept,
         )
         if self.tune and not report.fallback:
             live = hessian.diagonal() > 0
-            quantized = tune(target.where(live, 0.0), hessian, quantized, damp=report.damp)
+            quantized = tune(target.where(live, 0.0), hessian, quantized, damp=report.damp, kept=kept)
         return Change(quantized, notes={"damp": report.damp, "fallback": "rtn" if report.fallback else ""})
 
     def linear_effort(self, shape: tuple[int, ...], number_format: NumberFormat) -> Effort:

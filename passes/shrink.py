@@ -86,6 +86,11 @@ class Shrink(ModelPass):
                 raise RefusedError(
                     f"shrink: {name} is quantized", "put shrink before what quantizes, and begin from a dense model"
                 )
+        if model.pruned:
+            raise RefusedError(
+                f"shrink: {min(model.pruned)} was pruned, and what shrink repairs has no zeros",
+                "put shrink before prune",
+            )
         return narrowed(model, ffns, self._width(model, anatomy, ffns))
 
     def _width(self, model: ModelSpec, anatomy: Anatomy, ffns: Sequence[FFN]) -> int:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
+from compress.passes.artifact.zeros import zeros_told
 from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
 from compress.passes.core.processes import ALONE, Crew
@@ -18,7 +19,7 @@ from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.outline import Known
 from compress.passes.sweep.cost import sweep_cost
 from compress.recipes.engines.subject import Subject
-from compress.recipes.engines.verdicts import Verdict, refuse_unloadable, verdicts
+from compress.recipes.engines.verdicts import Verdict, refuse_idle_patterns, refuse_unloadable, verdicts
 from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.pace import Pace, pace
 from compress.recipes.recipe import Recipe
@@ -50,7 +51,7 @@ class FileSize(BaseModel):
 
 
 class ArtifactPlan(BaseModel):
-    """An artifact that will be written: exact to the byte."""
+    """An artifact that will be written: exact to the byte. `zeros` says what those of a pruned model save."""
 
     dialect: str
     path: str
@@ -59,6 +60,7 @@ class ArtifactPlan(BaseModel):
     bits_per_weight: float
     notes: list[str]
     targets: list[Verdict]
+    zeros: str = ""
 
 
 class Plan(BaseModel):
@@ -125,6 +127,7 @@ def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace, cr
         way.take(first, steps, (text.count, text.length) if text else None, after)
     artifacts = [_artifact(product, model, recipe.targets) for product, model in way.products]
     _refuse_duplicates(artifacts)
+    refuse_idle_patterns(recipe.targets, [product.model for product, _ in way.products])
     refuse_unloadable(recipe.targets, [verdict for artifact in artifacts for verdict in artifact.targets])
     memory = max((stage.memory_bytes * stage.processes for stage in way.planned), default=0)
     return Plan(
@@ -230,13 +233,15 @@ def physical_ram() -> int:
 
 def _artifact(product: Product, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
     subject, layout = Subject(product.dialect, product.model, product.options), product.layout
+    zeros = zeros_told(product.model)
     return ArtifactPlan(
         dialect=product.dialect,
         path=product.folder,
         files=[FileSize(name=file.name, bytes=file.nbytes) for file in layout.files],
         bytes=layout.nbytes,
         bits_per_weight=layout.nbytes * 8 / model.parameters,
-        notes=list(layout.notes),
+        notes=[*layout.notes, *([zeros] if zeros else [])],
+        zeros=zeros,
         targets=verdicts(product.folder, subject, targets),
     )
 

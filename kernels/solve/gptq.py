@@ -57,12 +57,14 @@ def gptq_solve(
     damp: float = 0.01,
     act_order: bool = True,
     params: Params | None = None,
+    kept: Tensor | None = None,
 ) -> tuple[QTensor, SolveReport]:
     """Codes for `weight` [rows, columns] fp32 with a small tr(E·H·Eᵀ), H = `hessian` [columns, columns] fp32.
 
     Groups are static: `params` (fitted here by default) belong to the original columns and do not change;
     with `act_order` columns are visited in the order of falling H_jj. Rows are solved independently: weights
-    that share H may be stacked. Columns with H_jj = 0, dead inputs, get the weight 0.
+    that share H may be stacked. Outside of `kept` [rows, columns] bool codes stand for 0, and kept columns make up for
+    what `weight` has there; the format holds 0 exactly. Columns with H_jj = 0, dead inputs, get the weight 0.
     Raises ValueError for NaN or Inf in either matrix, and for a format whose codes span several columns.
     """
     if number_format.span > 1:
@@ -75,10 +77,10 @@ def gptq_solve(
     if params is None:
         params = number_format.fit(weight, hessian.diagonal())
     if factor is None:
-        quantized = quantize(weight, number_format, params)
+        quantized = quantize(weight if kept is None else weight.where(kept, 0.0), number_format, params)
         error = output_energy(weight - quantized.dequantize(), hessian)
         return quantized, SolveReport(_ladder(damp)[-1], True, error)
-    quantized, error = _visit(weight, factor, number_format, params)
+    quantized, error = _visit(weight, factor, number_format, params, kept)
     damping = factor.damp * _mean(hessian) * float((weight - quantized.dequantize()).square().sum())
     return quantized, SolveReport(factor.damp, False, max(error - damping, 0.0))
 
@@ -95,13 +97,16 @@ def solve_effort(shape: tuple[int, ...]) -> Effort:
     return factor + feedback + Effort(calls=columns * (32 + rows / 56))
 
 
-def _visit(weight: Tensor, factor: _Factor, number_format: NumberFormat, params: Params) -> tuple[QTensor, float]:
+def _visit(
+    weight: Tensor, factor: _Factor, number_format: NumberFormat, params: Params, kept: Tensor | None
+) -> tuple[QTensor, float]:
     """The codes, and tr(E·H·Eᵀ) with the damped H.
 
     Matrices are transposed here, [columns, rows] in visiting order, so that a column lies in one piece.
     """
     order, feed = factor.order, factor.feed
     original = as_rows(weight, order)
+    stays = None if kept is None else as_rows(kept, order)
     spread = number_format.expand(params, tuple(weight.shape))
     spread = {name: as_rows(value, order) for name, value in spread.items()}
     errors = torch.empty_like(original)
@@ -113,7 +118,8 @@ def _visit(weight: Tensor, factor: _Factor, number_format: NumberFormat, params:
         target = torch.addmm(source, feed[here, :start], errors[:start])
         columns = {name: value[here] for name, value in spread.items()}
         with single_thread():
-            _visit_block(source, target, block, codes[here], feed[here, here], number_format, columns)
+            mask = None if stays is None else stays[here]
+            _visit_block(source, target, block, codes[here], feed[here, here], number_format, columns, mask)
             left = target.sub_(source).add_(block).mul_(factor.root[here].unsqueeze(1))
             total += left.square_().sum(dtype=torch.float64)
     codes = torch.empty_like(codes).index_copy_(0, order, codes)
@@ -134,14 +140,15 @@ def _visit_block(
     feed: Tensor,
     number_format: NumberFormat,
     spread: Params,
+    kept: Tensor | None,
 ) -> None:
-    """Round the columns of one block; `target` comes with the feedback of all blocks before."""
+    """Round the columns of one block, what is not `kept` to 0; `target` comes with the feedback of blocks before."""
     for at in range(len(source)):
         visited = target[at]
         if at:
             visited.addmv_(errors[:at].T, feed[at, :at])
         column = {name: value[at] for name, value in spread.items()}
-        chosen = number_format.round(visited, column)
+        chosen = number_format.round(visited if kept is None else visited.where(kept[at], 0.0), column)
         codes[at] = chosen
         torch.sub(source[at], number_format.value(chosen, column), out=errors[at])
 

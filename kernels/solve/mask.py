@@ -6,7 +6,8 @@ With H = Σ xᵀx over the inputs of a layer a weight's score is
     wanda       |w_ij|·‖x_j‖, with ‖x_j‖² = H_jj                    arXiv 2306.11695, equation 1
     obd         w_ij²·H_jj / 2, what the output loses without it    LeCun et al. 1989, equation 7
 
-Within a row the last two are of one order; `obd` is meant to compare weights of different rows, too. A mask is bool [rows, columns], True where a weight stays. Of equal scores the weight further left stays.
+Within a row the last two are of one order; `obd` is meant to compare weights of different rows, too. A mask is bool
+[rows, columns], True where a weight stays. Of equal scores the weight further left stays.
 """
 
 from __future__ import annotations

@@ -22,11 +22,20 @@ _CHUNK = 1 << 24
 _RIDGE = 1e-4
 
 
-def tune(weight: Tensor, hessian: Tensor, quantized: QTensor, *, damp: float = 0.01, rounds: int = 2) -> QTensor:
+def tune(
+    weight: Tensor,
+    hessian: Tensor,
+    quantized: QTensor,
+    *,
+    damp: float = 0.01,
+    rounds: int = 2,
+    kept: Tensor | None = None,
+) -> QTensor:
     """`quantized` with a smaller tr(E·H·Eᵀ), E = `weight` − its values, [rows, columns] fp32.
 
     H is `hessian` [columns, columns] fp32 with `damp` times its mean added to the diagonal. Each round fits the
-    scales to the codes, where the number format has any, and then revisits every code.
+    scales to the codes, where the number format has any, and then revisits every code; with `kept` [rows, columns]
+    bool only the codes there, and all others stand for 0 as they did.
     """
     damped = hessian.clone()
     damped.diagonal().add_(damp * float(hessian.diagonal().mean()))
@@ -34,7 +43,7 @@ def tune(weight: Tensor, hessian: Tensor, quantized: QTensor, *, damp: float = 0
         return quantized
     for _ in range(rounds):
         quantized = fit_scales(weight, damped, quantized)
-        quantized = revisit_codes(weight, damped, quantized)
+        quantized = revisit_codes(weight, damped, quantized, kept)
     return quantized
 
 
@@ -94,8 +103,8 @@ def _column_groups(matrix: Tensor, groups: int) -> list[tuple[int, Tensor]]:
     return [(start, matrix[:, start : start + size]) for start in range(0, matrix.shape[1], size)]
 
 
-def revisit_codes(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTensor:
-    """Each code once more, in the order of falling H_jj: the nearest to w_j + Σ_{k≠j} (w_k − ŵ_k)·H_kj / H_jj.
+def revisit_codes(weight: Tensor, hessian: Tensor, quantized: QTensor, kept: Tensor | None = None) -> QTensor:
+    """Each `kept` code once more, in the order of falling H_jj: the nearest to w_j + Σ_{k≠j} (w_k − ŵ_k)·H_kj / H_jj.
 
     That is the exact minimum over one column with all others as they are. Matrices are transposed here, so
     that a column lies in one piece.
@@ -107,6 +116,7 @@ def revisit_codes(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTenso
     spread = number_format.expand(quantized.params, quantized.shape)
     ordered = {name: as_rows(value, order) for name, value in spread.items()}
     codes = as_rows(quantized.codes, order)
+    stays = None if kept is None else as_rows(kept, order)
     source = as_rows(weight, order)
     errors = source - number_format.value(codes.float(), ordered)
     for start in range(0, len(source), _BLOCK):
@@ -115,13 +125,21 @@ def revisit_codes(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTenso
         # What column j should make up for: Σ_k e_k·H_kj/H_jj, less its own e_j.
         owed = torch.mm(feed[here], errors).sub_(errors[here])
         with single_thread():
-            _revisit_block(source[here], owed, errors[here], codes[here], feed[here, here], quantized, columns)
+            mask = None if stays is None else stays[here]
+            _revisit_block(source[here], owed, errors[here], codes[here], feed[here, here], quantized, columns, mask)
     codes = torch.empty_like(codes).index_copy_(0, order, codes)
     return replace(quantized, codes=codes.T.contiguous())
 
 
 def _revisit_block(
-    source: Tensor, owed: Tensor, errors: Tensor, codes: Tensor, feed: Tensor, quantized: QTensor, spread: Params
+    source: Tensor,
+    owed: Tensor,
+    errors: Tensor,
+    codes: Tensor,
+    feed: Tensor,
+    quantized: QTensor,
+    spread: Params,
+    kept: Tensor | None,
 ) -> None:
     """Round the columns of one block again; `owed` [block, rows] knows the errors as they were before it."""
     changes = torch.zeros_like(errors)
@@ -130,7 +148,7 @@ def _revisit_block(
         if at:
             target.addmv_(changes[:at].T, feed[at, :at])
         column = {name: value[at] for name, value in spread.items()}
-        chosen = quantized.format.round(target, column)
+        chosen = quantized.format.round(target if kept is None else target.where(kept[at], 0.0), column)
         codes[at] = chosen
         error = source[at] - quantized.format.value(chosen, column)
         torch.sub(error, errors[at], out=changes[at])

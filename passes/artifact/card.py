@@ -18,6 +18,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
         *_front_matter(manifest["source"]),
         f"# {name_of(model)}, {artifact['bits_per_weight']:.2f} bits per weight ({artifact['dialect']})",
         *_missed(manifest.get("missed_gates", ())),
+        *_zeros(artifact.get("zeros", "")),
         *_loads(manifest.get("loads", {})),
         *_scores(manifest["scores"]),
         *_trainings(manifest.get("training", ())),
@@ -37,6 +38,11 @@ def _front_matter(source: Mapping[str, Any]) -> Iterator[str]:
 def _missed(gates: list[str]) -> Iterator[str]:
     if gates:
         yield from ("", f"**It misses what it was to reach:** {'; '.join(gates)}.")
+
+
+def _zeros(said: str) -> Iterator[str]:
+    if said:
+        yield from ("", f"{said}.")
 
 
 def _loads(lines: Mapping[str, str]) -> Iterator[str]:

@@ -26,6 +26,7 @@ from compress.passes.artifact.curves import curve_name, draw
 from compress.passes.artifact.fingerprint import Fingerprint
 from compress.passes.artifact.inventory import Entry, take_inventory
 from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
+from compress.passes.artifact.zeros import zeros_told
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
@@ -39,6 +40,7 @@ class Artifact(BaseModel):
     """An artifact as reports and its own manifest speak of it. `path` is its folder's name.
 
     `quantized_share` is the part of all weights that is quantized, 0 … 1; `verification` what comparing gave.
+    `zeros` says what those of a pruned model save; empty for others.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,6 +50,7 @@ class Artifact(BaseModel):
     bits_per_weight: float
     quantized_share: float
     verification: Mapping[str, float]
+    zeros: str = ""
 
 
 class Written(Committed):
@@ -91,6 +94,7 @@ def write_artifact(model: Checkpoint, dialect: Dialect, target: Path, run: Run) 
             bits_per_weight=written * 8 / model.spec.parameters,
             quantized_share=_quantized_share(model.spec),
             verification=verified.figures,
+            zeros=zeros_told(model.spec),
         )
         inventory = take_inventory(
             artifact.spec,

@@ -19,6 +19,7 @@ class Change:
     `tensors` go beside it into the checkpoint, named within the module: `input_scale`. `unreached`: no calibration
     token came to its inputs, so it was done without data; `unmeasured` are then those `tensors` that are yet to
     come, from linears of the same sort that tokens came to. `notes` are for the report.
+    `mask` [out, in] bool, of a pass that prunes: True where the weight stays; all else is 0 here and stays 0.
     """
 
     weight: Tensor | QTensor
@@ -27,6 +28,7 @@ class Change:
     unreached: bool = False
     unmeasured: tuple[str, ...] = ()
     notes: Mapping[str, float | str] = field(default_factory=dict)
+    mask: Tensor | None = None
 
     @property
     def values(self) -> Tensor:
@@ -38,7 +40,7 @@ class Change:
         weight = self.weight
         cut = weight.rows(part) if isinstance(weight, QTensor) else weight[part]
         target = None if self.target is None else self.target[part]
-        return replace(self, weight=cut, target=target)
+        return replace(self, weight=cut, target=target, mask=None if self.mask is None else self.mask[part])
 
 
 def stacked(parts: Sequence[Change]) -> Change:
@@ -50,9 +52,11 @@ def stacked(parts: Sequence[Change]) -> Change:
     if len(parts) == 1:
         return parts[0]
     targets = [part.target for part in parts if part.target is not None]
+    masks = [part.mask for part in parts if part.mask is not None]
     notes = {name: max(part.notes[name] for part in parts) for name in parts[0].notes}
     weight = _joined([part.weight for part in parts])
-    return replace(parts[0], weight=weight, target=torch.cat(targets) if targets else None, notes=notes)
+    target, mask = (torch.cat(found) if found else None for found in (targets, masks))
+    return replace(parts[0], weight=weight, target=target, mask=mask, notes=notes)
 
 
 def _joined(weights: Sequence[Tensor | QTensor]) -> Tensor | QTensor:

@@ -30,12 +30,25 @@ class LinearPass(Targets, LayerPass):
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
         """Quantize weight [out, in] fp32."""
 
-    def rewrite(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
-        """`linear`, or round to nearest where statistics are needed and there are none.
+    def masked(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat, kept: Tensor) -> Change:
+        """`linear` of a weight that was pruned: only where `kept` [out, in] bool may the result be other than 0.
+
+        What rounds 0 to 0 does that by itself; a solver that moves weights says how.
+        """
+        return self.linear(weight, stats, number_format)
+
+    def rewrite(
+        self, weight: Tensor, stats: LinearStats, number_format: NumberFormat, kept: Tensor | None = None
+    ) -> Change:
+        """`linear`, or `masked` if some weights were pruned and others `kept`.
+
+        Where statistics are needed and there are none, it rounds to nearest.
 
         So it is with embeddings, whose inputs are one-hot, and with experts that no calibration token reached.
         """
         if not self.needs() or stats.tokens:
+            if kept is not None:
+                return self.masked(weight, stats, number_format, kept)
             return self.linear(weight, stats, number_format)
         rounded = quantize(weight, number_format, number_format.fit(weight))
         return Change(rounded, unreached=stats.gathered, notes={"fallback": "rtn"})
@@ -46,10 +59,14 @@ class LinearPass(Targets, LayerPass):
 
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
         if self.row_parts() and stats.parts:
-            return {name: self._in_parts(name, weight, stats.parts[name]) for name, weight in weights.items()}
+            return {
+                name: self._in_parts(name, weight, stats.parts[name], stats.kept.get(name))
+                for name, weight in weights.items()
+            }
         done: dict[str, Change] = {}
         for step, number_format, stack in self._stacks(weights):
-            whole = step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format)
+            kept = _kept([weights[name] for name in stack], [stats.kept.get(name) for name in stack])
+            whole = step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format, kept)
             done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
         return done
 
@@ -82,12 +99,22 @@ class LinearPass(Targets, LayerPass):
         assert number_format is not None
         return step, number_format
 
-    def _in_parts(self, name: str, weight: Tensor, parts: Sequence[LinearStats]) -> Change:
+    def _in_parts(self, name: str, weight: Tensor, parts: Sequence[LinearStats], kept: Tensor | None) -> Change:
         """One weight, each part of its rows with statistics of its own."""
         step, number_format = self._alone(name)
+        masks = [None] * len(parts) if kept is None else kept.tensor_split(len(parts))
         return stacked([
-            step.rewrite(rows, stats, number_format) for rows, stats in zip(weight.tensor_split(len(parts)), parts)
+            step.rewrite(rows, stats, number_format, mask)
+            for rows, stats, mask in zip(weight.tensor_split(len(parts)), parts, masks)
         ])  # fmt: skip
+
+
+def _kept(weights: Sequence[Tensor], masks: Sequence[Tensor | None]) -> Tensor | None:
+    """The masks of stacked weights as one; all stays of those that have none. None if none has one."""
+    if all(mask is None for mask in masks):
+        return None
+    whole = [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
+    return torch.cat([every if mask is None else mask for every, mask in zip(whole, masks)])
 
 
 def _split(whole: Change, rows: Mapping[str, int]) -> dict[str, Change]:

@@ -1,4 +1,4 @@
-"""Passes that give weights a number format: which modules, which format, be it layer by layer or all at once."""
+"""Passes that are for some linears: which ones, and which number format, be it layer by layer or all at once."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from compress.passes.core.rules import refuse_idle_rules, ruled
 from compress.passes.model.anatomy import Anatomy
 
 
-class Targets(Pass):
-    """Linear layers, by default all of the decoder layers, each with a number format. Authors write `number_format`."""
+class Selection(Pass):
+    """Linear layers, by default all of the decoder layers."""
 
     include: tuple[str, ...] | None = Field(
         None,
@@ -30,6 +30,34 @@ class Targets(Pass):
         validation_alias=AliasChoices("skip", "ignore"),  # llm-compressor's word for it
         description="patterns of module names to leave as they are: `lm_head`, `down_proj`, `model.layers.0.*`",
     )
+
+    def chosen(self, anatomy: Anatomy) -> frozenset[str]:
+        """The modules that `include` and `skip` leave. Raises UsageError for a pattern that no module matches."""
+        known = {name: (name,) for name in (*anatomy.linears, *anatomy.routers)} | anatomy.ends
+        for pattern in (*(self.include or ()), *self.skip):
+            if not any(_matches(names, (pattern,)) for names in known.values()):
+                near = suggest(pattern, {name.rpartition(".")[2] for names in known.values() for name in names})
+                raise UsageError(f"no linear layer is named {pattern!r}{near}", f"names look like {anatomy.linears[0]}")
+        chosen = anatomy.linears if self.include is None else tuple(known)
+        return frozenset(name for name in chosen if self._covers(known[name]))
+
+    def _covers(self, names: tuple[str, ...]) -> bool:
+        included = self.include is None or _matches(names, self.include)
+        return included and not _matches(names, self.skip)
+
+    def refuse_unknown_stacks(self, anatomy: Anatomy) -> None:
+        """What is to be changed by default is changed, or the user knows: nothing is skipped in silence."""
+        stacks = [name for layer in anatomy.layers for name in layer.stacks]
+        if stacks and self.include is None:
+            raise RefusedError(
+                f"{self.name}: {stacks[0]} holds several matrices in a form not known here ({len(stacks)} such)",
+                "to change the linear layers alone, name them: include: [...]",
+            )
+
+
+class Targets(Selection):
+    """Linear layers, by default all of the decoder layers, each with a number format. Authors write `number_format`."""
+
     spans: ClassVar[bool] = False
     """Whether it can choose codes that stand for several neighbouring columns each (`NumberFormat.span`)."""
 
@@ -45,16 +73,6 @@ class Targets(Pass):
         """Those of the targets in `model` that get their number format from this step: all of them."""
         return self.targets(anatomy)
 
-    def chosen(self, anatomy: Anatomy) -> frozenset[str]:
-        """The modules that `include` and `skip` leave. Raises UsageError for a pattern that no module matches."""
-        known = {name: (name,) for name in (*anatomy.linears, *anatomy.routers)} | anatomy.ends
-        for pattern in (*(self.include or ()), *self.skip):
-            if not any(_matches(names, (pattern,)) for names in known.values()):
-                near = suggest(pattern, {name.rpartition(".")[2] for names in known.values() for name in names})
-                raise UsageError(f"no linear layer is named {pattern!r}{near}", f"names look like {anatomy.linears[0]}")
-        chosen = anatomy.linears if self.include is None else tuple(known)
-        return frozenset(name for name in chosen if self._covers(known[name]))
-
     def resolved(self, name: str) -> Self:
         """This pass with every per-tensor option as it is for the module `name`; defaults where no rule speaks."""
         options = {}
@@ -63,12 +81,8 @@ class Targets(Pass):
             options[option] = info.default if value is None else value
         return self.model_copy(update=options)
 
-    def _covers(self, names: tuple[str, ...]) -> bool:
-        included = self.include is None or _matches(names, self.include)
-        return included and not _matches(names, self.skip)
-
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
-        self._refuse_unknown_stacks(anatomy)
+        self.refuse_unknown_stacks(anatomy)
         self._refuse_wrong_rules(anatomy)
         tensors = dict(model.tensors)
         for module in sorted(self.formatted(model, anatomy)):
@@ -82,17 +96,13 @@ class Targets(Pass):
                     f"{number_format.span} columns",
                     "round to nearest, or choose another number format",
                 )
+            if module in model.pruned and not number_format.holds_zero:
+                raise RefusedError(
+                    f"{self.name}: {module} was pruned, and {number_format.name} has no value that is exactly 0",
+                    "choose a number format that has: integers with symmetric: true or zero: integer, nf4, fp8",
+                )
             tensors[name] = replace(tensors[name], format=number_format)
         return replace(model, tensors=tensors)
-
-    def _refuse_unknown_stacks(self, anatomy: Anatomy) -> None:
-        """What is to be quantized by default is quantized, or the user knows: nothing is skipped in silence."""
-        stacks = [name for layer in anatomy.layers for name in layer.stacks]
-        if stacks and self.include is None:
-            raise RefusedError(
-                f"{self.name}: {stacks[0]} holds several matrices in a form not known here ({len(stacks)} such)",
-                "to quantize the linear layers alone, name them: include: [...]",
-            )
 
     def _refuse_wrong_rules(self, anatomy: Anatomy) -> None:
         """No rule decides for nothing, and no module stays as it is because no rule speaks of it."""

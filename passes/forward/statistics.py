@@ -141,7 +141,9 @@ class Guide:
 class LinearStats:
     """The statistics of siblings, by their class.
 
-    With a `guide` there are `parts` as well: by module, for each part of its rows the statistics of weighted tokens.
+    `kept` are masks [out, in] bool of siblings that were pruned, by module: only where True may a weight be other
+    than 0. With a `guide` there are `parts` as well: by module, for each part of its rows the statistics of weighted
+    tokens.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class LinearStats:
         guide: Guide | None = None,
     ) -> None:
         self._statistics = {kind: kind(in_features, device) for kind in kinds}
+        self.kept: Mapping[str, Tensor] = {}
         self.parts: dict[str, tuple[LinearStats, ...]] = {}
         if guide:
             for name, weights in guide.weights.items():

@@ -37,7 +37,9 @@ class RoundingOptions(LinearPass):
     def linear_effort(self, shape: tuple[int, ...], number_format: NumberFormat) -> Effort:
         return number_format.effort(shape, searched=plain(self.search) != "off")
 
-    def rewrite(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
+    def rewrite(
+        self, weight: Tensor, stats: LinearStats, number_format: NumberFormat, kept: Tensor | None = None
+    ) -> Change:
         """`linear`, be there statistics or not: where no token came, scales are searched as if inputs were alike."""
         unreached = bool(self.needs()) and stats.gathered and not stats.tokens
         return replace(self.linear(weight, stats, number_format), unreached=unreached)

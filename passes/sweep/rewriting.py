@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from compress.formats.errors import CompressError
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.base import LayerPass
 from compress.passes.forward.statistics import LinearStats
@@ -46,17 +47,24 @@ class Leavings:
 class Rewriting:
     """Linears that share an input, on their way through the passes: each goes on from what the one before left.
 
-    `weights` [out, in] fp32, by module name, are not changed. Once a pass has scaled the inputs, weights and
+    `weights` [out, in] fp32, by module name, are not changed. `kept` are the masks of those that were pruned before:
+    their zeros stay zeros. Once a pass has scaled the inputs, weights and
     statistics are those of the scaled inputs. Results go to `left`.
     """
 
     def __init__(
-        self, weights: Mapping[str, Tensor], stats: LinearStats, left: Leavings, fold: Fold | None = None
+        self,
+        weights: Mapping[str, Tensor],
+        stats: LinearStats,
+        left: Leavings,
+        fold: Fold | None = None,
+        kept: Mapping[str, Tensor] | None = None,
     ) -> None:
         self._current = {name: weight.detach() for name, weight in weights.items()}
         self._original = dict(self._current)
         self._values: dict[str, Tensor] = {}
         self._stats, self._left, self._fold = stats, left, fold
+        self._kept = dict(kept or {})
         self._scale: Tensor | None = None
         self._scaled_by: list[str] = []
 
@@ -67,8 +75,12 @@ class Rewriting:
             return
         said = self._rescale(step, mine) if step.scales() else {}
         weights = {name: weight for name, weight in self._current.items() if name in mine}
+        self._stats.kept = {name: mask for name, mask in self._kept.items() if name in mine}
         for name, change in step.siblings(weights, self._stats).items():
             values = self._values[name] = change.values
+            if change.mask is not None:
+                self._kept[name] = change.mask
+            self._refuse_filled(step, name, values)
             before = self._left.reports.get(name)
             notes = {**(before.notes if before else {}), **said}
             self._left.reports[name] = tensor_report(self._original[name], values, change, self._stats, notes)
@@ -78,7 +90,8 @@ class Rewriting:
                 self._left.tensors[f"{name}.{leaf}"] = tensor
                 self._left.credit(f"{name}.{leaf}", step.name)
             self._left.unmeasured.update({(name, leaf): step.name for leaf in change.unmeasured})
-            self._current[name] = values if change.target is None else change.target
+            target = values if change.target is None else change.target
+            self._current[name] = target.where(self._kept[name], 0.0) if name in self._kept else target
 
     def finish(self, place: Mapping[str, Tensor] | None) -> None:
         """Put into `place` what the forward goes on with, and leave the op that took the scale, if any."""
@@ -90,6 +103,13 @@ class Rewriting:
         for name, weight in place.items() if place else ():
             values = self._values[name]
             weight.copy_(values if self._scale is None else values / self._scale)
+
+    def _refuse_filled(self, step: LayerPass, name: str, values: Tensor) -> None:
+        if name in self._kept and bool(values.masked_fill(self._kept[name], 0.0).any()):
+            raise CompressError(
+                f"{step.name} gave pruned weights of {name} other values than 0",
+                f"skip the layer in {step.name}, or put another pass in its place",
+            )
 
     def _rescale(self, step: LayerPass, mine: set[str]) -> dict[str, float | str]:
         """Ask `step` for a scale and go on with W·diag(s) and x/s. Returns what the report says of it."""

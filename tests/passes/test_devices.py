@@ -40,6 +40,8 @@ METHODS: dict[str, list[dict[str, Any]]] = {
         {"shrink": {"to": 0.8, "multiple": 32, "score": "activation", "correct": True}},
         {"gptq": GROUPS},
     ],
+    "prune": [{"prune": {}}],
+    "prune, then gptq": [{"prune": {"method": "wanda", "pattern": "2:4", "correct": True}}, {"gptq": GROUPS}],
     "kv_cache": [{"rtn": GROUPS}, {"kv_cache": {"per": "head"}}],
     "mixed": [{"mixed": {"bits": [3, 8], "average_bits": 6}}, {"gptq": GROUPS}],
 }

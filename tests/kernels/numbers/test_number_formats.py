@@ -240,3 +240,12 @@ def test_a_bit_is_worth_six_decibels():
     for bits, found in list(zip(range(3, 9), noise))[2:]:  # it holds for fine steps
         assert found == pytest.approx(6.02 * bits + 1.76 + 20 * math.log10(1 - 2.0**-bits), abs=0.35)
     assert (noise[-1] - noise[2]) / 3 == pytest.approx(6.02, abs=0.15)
+
+
+@by_name
+def test_a_format_that_says_so_holds_zero_exactly(number_format):
+    """Whatever the parameters; and one that does not say so misses it with some."""
+    weight = weights() + 0.05
+    weight[:, ::3] = 0
+    values = quantize(weight, number_format, number_format.fit(weight)).dequantize()
+    assert bool((values[:, ::3] == 0).all()) == number_format.holds_zero

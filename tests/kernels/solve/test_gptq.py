@@ -19,7 +19,7 @@ def problem(rows, columns, tokens=600, seed=0):
     return torch.randn(rows, columns, generator=generator) * 0.05, x.T @ x
 
 
-def reference(weight, hessian, damp, act_order, nearest):
+def reference(weight, hessian, damp, act_order, nearest, kept=None):
     """OBQ's update (arXiv 2210.17323, eq. 2) in GPTQ's order: an explicit inverse for every column left.
 
     `nearest(column, values [rows])` gives the rounded values of a column.
@@ -33,7 +33,8 @@ def reference(weight, hessian, damp, act_order, nearest):
     while left:
         column = left[0]
         inverse = torch.linalg.inv(damped[left][:, left])
-        values[:, column] = nearest(column, weight[:, column])
+        visited = weight[:, column] if kept is None else weight[:, column].where(kept[:, column], 0.0)
+        values[:, column] = nearest(column, visited)
         error = (weight[:, column] - values[:, column]) / inverse[0, 0]
         weight[:, left] -= error[:, None] * inverse[0]
         left.pop(0)
@@ -197,3 +198,17 @@ def test_not_a_number_is_refused(value):
     hessian[1, 2] = value
     with pytest.raises(ValueError, match="NaN or Inf"):
         gptq_solve(weight, hessian, IntFormat(4, 16))
+
+
+@pytest.mark.parametrize("number_format", [IntFormat(4, 16), IntFormat(4, 16, "integer")], ids=lambda f: f.name)
+@pytest.mark.parametrize("act_order", [True, False])
+def test_what_is_not_kept_is_zero_and_the_rest_makes_up_for_it(number_format, act_order):
+    weight, hessian = problem(23, 96)
+    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    quantized, report = gptq_solve(weight, hessian, number_format, act_order=act_order, kept=kept)
+    nearest = nearest_in(number_format, quantized.params, weight.shape)
+    expected = reference(weight, hessian, 0.01, act_order, nearest, kept)
+    assert torch.equal(quantized.dequantize().double(), expected)
+    assert bool((expected[~kept] == 0).all())
+    error = (weight.double() - expected).mul((weight.double() - expected) @ hessian.double()).sum()
+    assert report.error == pytest.approx(float(error), rel=1e-3)

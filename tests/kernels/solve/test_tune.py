@@ -88,3 +88,12 @@ def test_dead_inputs_change_nothing() -> None:
     weight, _ = problem()
     quantized, _ = gptq_solve(weight, torch.zeros(64, 64), IntFormat(4, 16))
     assert tune(weight, torch.zeros(64, 64), quantized) is quantized
+
+
+def test_what_is_not_kept_stays_zero_and_the_rest_gets_better() -> None:
+    weight, hessian = problem()
+    kept = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    start, _ = gptq_solve(weight, hessian, IntFormat(4, 16), kept=kept)
+    tuned = tune(weight, hessian, start, kept=kept)
+    assert bool((tuned.dequantize()[~kept] == 0).all())
+    assert error(weight, hessian, tuned) < error(weight, hessian, start)

@@ -50,3 +50,12 @@ def test_stacked_is_what_rows_cut() -> None:
 def test_stacked_says_the_worst_that_its_parts_say() -> None:
     notes = [{"damp": 0.1, "fallback": ""}, {"damp": 0.01, "fallback": "rtn"}]
     assert stacked([Change(WEIGHT, notes=each) for each in notes]).notes == {"damp": 0.1, "fallback": "rtn"}
+
+
+def test_masks_are_cut_and_joined_with_their_rows() -> None:
+    mask = WEIGHT > 0
+    whole = Change(WEIGHT * mask, mask=mask)
+    parts = [whole.rows(slice(0, 2)), whole.rows(slice(2, len(WEIGHT)))]
+    assert parts[0].mask is not None and torch.equal(parts[0].mask, mask[:2])
+    joined = stacked(parts)
+    assert joined.mask is not None and torch.equal(joined.mask, mask) and torch.equal(joined.values, whole.values)

@@ -15,7 +15,7 @@ from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.core.targets import Targets
+from compress.passes.core.targets import Selection, Targets
 from compress.passes.gptq import GPTQ
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
 from compress.passes.options.any_format import FormatOptions
@@ -72,3 +72,28 @@ def test_it_refuses_as_passes_of_layers_do(spec: ModelSpec) -> None:
         Whole.model_validate({"bits": {"a.one": 4}}).plan(spec, ANATOMY)
     with pytest.raises(UsageError, match="no linear layer is named 'three'"):
         Whole(skip=("three",)).plan(spec, ANATOMY)
+
+
+LINEARS = ("a.one", "a.two", "b.one")
+
+
+def anatomy_with(*stacks: str) -> Anatomy:
+    layer = LayerAnatomy("a", (LINEARS,), {name: name for name in LINEARS}, stacks=stacks)
+    return Anatomy((layer,), "embedding.weight", "head.weight", False, lambda: (None,))
+
+
+def test_linears_by_default_and_others_by_name() -> None:
+    assert Selection().chosen(anatomy_with()) == set(LINEARS)
+    assert Selection(skip=("one",)).chosen(anatomy_with()) == {"a.two"}
+    assert Selection(include=("a.*", "head"), skip=("two",)).chosen(anatomy_with()) == {"a.one", "head"}
+
+
+def test_a_pattern_that_matches_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="no linear layer is named 'three'"):
+        Selection(skip=("three",)).chosen(anatomy_with())
+
+
+def test_stacks_of_matrices_are_not_skipped_in_silence() -> None:
+    with pytest.raises(RefusedError, match="holds several matrices in a form not known here"):
+        Selection().refuse_unknown_stacks(anatomy_with("a.experts"))
+    Selection(include=("a.one",)).refuse_unknown_stacks(anatomy_with("a.experts"))

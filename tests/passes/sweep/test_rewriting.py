@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from compress.formats.errors import CompressError
 from compress.passes.core.base import LayerPass
 from compress.passes.core.change import Change
 from compress.passes.forward.statistics import LinearStats
@@ -44,6 +45,13 @@ class Measuring(Halving):
             else Change(weight, unreached=True, unmeasured=("input_scale",))
             for name, weight in weights.items()
         }
+
+
+class Filling(Halving):
+    """Adds 1 to every weight."""
+
+    def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
+        return {name: Change(weight + 1) for name, weight in weights.items()}
 
 
 def taken(left: Leavings, names: list[str], *steps: tuple[LayerPass, set[str]]) -> dict[str, Tensor]:
@@ -90,3 +98,12 @@ def test_what_was_not_measured_is_the_largest_of_its_sort() -> None:
     assert left.reports["experts.2.up"].flat() | {"reason": UNREACHED} == left.reports["experts.2.up"].flat()
     assert left.reports["experts.2.up"].notes["input_scale"] == "largest of its sort"
     assert left.authors["experts.2.up.input_scale"] == Measuring().name
+
+
+def test_zeros_that_were_pruned_stay_zeros_whoever_comes_next() -> None:
+    kept = {"a": WEIGHT > 0}
+    weights = {"a": WEIGHT.where(kept["a"], 0.0)}
+    rewriting = Rewriting(weights, NO_STATS, Leavings(), kept=kept)
+    rewriting.take(RTN(group_size=32), frozenset({"a"}))
+    with pytest.raises(CompressError, match="gave pruned weights of a other values than 0"):
+        rewriting.take(Filling(), frozenset({"a"}))

@@ -1,0 +1,267 @@
+"""Pruning as a pass: what becomes zero, how well what stays makes up for it, and that zeros stay zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hessians import problem
+from told import Notes
+from torch import Tensor
+
+from compress.formats import open_checkpoint
+from compress.formats.errors import RefusedError, UsageError
+from compress.kernels.measure.error import output_energy
+from compress.kernels.qtensor import QTensor
+from compress.passes.core.journal import Journal
+from compress.passes.forward.input_ranges import Moments
+from compress.passes.forward.statistics import Hessian, LinearStats, Statistic
+from compress.passes.gptq import GPTQ
+from compress.passes.prune import Prune
+from compress.recipes.jobs.export import export
+from compress.recipes.plan import plan
+from compress.recipes.recipe import from_data
+from compress.recipes.run import run
+
+ALONE = {"swap": False, "solve": False}
+METHODS = ["magnitude", "wanda", "sparsegpt", "obd"]
+Build = Callable[..., Any]
+
+
+def stats_of(hessian: Tensor, *kinds: type[Statistic]) -> LinearStats:
+    """Statistics as if inputs with this Hessian had been gathered."""
+    stats = LinearStats(frozenset(kinds), len(hessian), torch.device("cpu"))
+    for kind in kinds:
+        stats[kind].tokens = 600
+    if Hessian in stats:
+        stats[Hessian].matrix.copy_(hessian)
+    if Moments in stats:
+        stats[Moments].energy.copy_(hessian.diagonal())
+    return stats
+
+
+def pruned(weight: Tensor, hessian: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    step = Prune(**options)
+    change = step.siblings({"x": weight}, stats_of(hessian, *step.needs()))["x"]
+    assert change.mask is not None
+    return change.values, change.mask
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("options", [{"sparsity": 0.7}, {"pattern": "2:4"}, {"pattern": "4:8"}])
+@pytest.mark.parametrize("more", [ALONE, {}, {"solve": False}, {"swap": False}])
+def test_as_many_weights_stay_as_are_asked_for(method: str, options: dict[str, Any], more: dict[str, Any]) -> None:
+    weight, hessian = problem(10, 64)
+    values, mask = pruned(weight, hessian, method=method, **options, **more)
+    assert bool((values[~mask] == 0).all())
+    if pattern := options.get("pattern"):
+        kept, group = map(int, pattern.split(":"))
+        assert bool((mask.view(10, -1, group).sum(2) == kept).all())
+    else:
+        assert int(mask.sum()) == 640 - round(640 * 0.7) or method == "wanda"
+        assert method != "wanda" or bool((mask.sum(1) == 64 - round(64 * 0.7)).all())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("pattern", [None, "2:4"])
+def test_swaps_and_least_squares_each_lower_the_error(method: str, pattern: str | None) -> None:
+    weight, hessian = problem(24, 96)
+    errors = []
+    for more in (ALONE, {"solve": False}, {}):
+        values, _ = pruned(weight, hessian, method=method, pattern=pattern, **more)
+        errors.append(output_energy(weight - values, hessian))
+    assert errors[2] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "obd"])
+def test_what_stays_has_the_highest_scores_and_its_old_value(method: str) -> None:
+    weight, hessian = problem(10, 64)
+    values, mask = pruned(weight, hessian, method=method, **ALONE)
+    assert torch.equal(values, weight * mask)
+    energy = hessian.diagonal().double()
+    score = {
+        "magnitude": weight.double().abs(),
+        "wanda": weight.double().abs() * energy.sqrt(),
+        "obd": weight.double() ** 2 * energy / 2,
+    }[method]
+    parts = zip(score, mask) if method == "wanda" else [(score, mask)]
+    assert all(part[keep].min() >= part[~keep].max() for part, keep in parts)
+
+
+def test_without_inputs_it_goes_by_magnitude_and_says_so() -> None:
+    weight, _ = problem(10, 64)
+    for stats, unreached in ((LinearStats(frozenset({Hessian}), 64, torch.device("cpu")), True),
+                             (LinearStats(frozenset(), 64, torch.device("cpu")), False)):  # fmt: skip
+        change = Prune().siblings({"x": weight}, stats)["x"]
+        assert (change.notes["fallback"], change.unreached) == ("magnitude", unreached)
+        assert torch.equal(change.values, pruned(weight, torch.eye(64), method="magnitude", **ALONE)[0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"symmetric": False}, {"format": "nf4"}, {"format": "nf4", "double_quant": True}, {"format": "fp8"},
+     {"format": "mxfp4"}, {"format": "nvfp4"}, {"tune": True}],
+    ids=str,
+)  # fmt: skip
+def test_gptq_keeps_zeros_and_feeds_errors_into_what_stays(options: dict[str, Any]) -> None:
+    weight, hessian = problem(24, 128)
+    values, mask = pruned(weight, hessian)
+    step = GPTQ.model_validate({"group_size": 32, "bits": 3, **options})
+    stats = stats_of(hessian, Hessian)
+    filled = step.siblings({"x": values}, stats)["x"].values
+    stats.kept = {"x": mask}
+    found = step.siblings({"x": values}, stats)["x"].values
+    assert bool((found[~mask] == 0).all()) and bool((filled[~mask] != 0).any())
+    rounded = step.siblings({"x": values}, stats_of(torch.diag(hessian.diagonal()), Hessian))["x"].values
+    assert output_energy(values - found, hessian) < output_energy(values - rounded * mask, hessian)
+
+
+@pytest.fixture
+def recipe(tiny_llama: Path, corpus: Path) -> Build:
+    """recipe(steps, exports) → a recipe on the tiny Llama."""
+
+    def build(*steps: dict[str, Any], exports: Sequence[dict[str, Any]] = ({"dialect": "dense"},), **head: Any) -> Any:
+        text = {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}}
+        passes = [text, *steps, *({"export": options} for options in exports)]
+        return from_data({"model": str(tiny_llama), "passes": passes, **head})
+
+    return build
+
+
+GRID = {"group_size": 32}
+FUSED: dict[str, tuple[dict[str, Any], ...]] = {
+    "dense": ({"dialect": "dense"}, {"dialect": "gguf"}),
+    "rtn": ({"dialect": "gptq"}, {"dialect": "compressed-tensors"}),
+    "gptq": ({"dialect": "gptq"}, {"dialect": "gguf"}, {"dialect": "awq"}, {"dialect": "compressed-tensors"}),
+    "gptq asym": ({"dialect": "gptq"}, {"dialect": "awq"}),
+    "gptq correct": ({"dialect": "gptq"},),
+    "awq": ({"dialect": "awq"},),
+    "awq gptq": ({"dialect": "gptq"},),
+    "nf4": ({"dialect": "bitsandbytes"},),
+    "int8": ({"dialect": "compressed-tensors"},),
+    "fp8": ({"dialect": "compressed-tensors"},),
+    "nvfp4": ({"dialect": "modelopt"},),
+}
+QUANTIZERS: dict[str, list[dict[str, Any]]] = {
+    "dense": [],
+    "rtn": [{"rtn": GRID}],
+    "gptq": [{"gptq": GRID}],
+    "gptq asym": [{"gptq": {**GRID, "symmetric": False}}],
+    "gptq correct": [{"gptq": {**GRID, "correct": True, "tune": True}}],
+    "awq": [{"awq": GRID}],
+    "awq gptq": [{"awq": GRID}, {"gptq": GRID}],
+    "nf4": [{"nf4": {"search": "inputs"}}],
+    "int8": [{"int8": {"smooth": 0.5}}],
+    "fp8": [{"fp8": {}}],
+    "nvfp4": [{"nvfp4": {}}],
+}
+
+
+def zeros_are_where_they_should(path: Path, pattern: str = "2:4") -> None:
+    kept, group = map(int, pattern.split(":"))
+    checkpoint, seen = open_checkpoint(path), 0
+    for name in checkpoint.spec.tensors:
+        if name.endswith("_proj.weight"):
+            tensor = checkpoint.read(name)
+            values = tensor.dequantize() if isinstance(tensor, QTensor) else tensor.float()
+            counts = (values != 0).view(len(values), -1, group).sum(2)
+            assert int(counts.max()) <= kept, name
+            assert float(counts.float().mean()) > 0.6 * kept, name  # it has not lost all
+            seen += 1
+    assert seen == 14
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+def test_zeros_are_there_in_every_container_that_is_read_again(recipe: Build, tmp_path: Path, quantizer: str) -> None:
+    exports = FUSED[quantizer]
+    report = run(recipe({"prune": {"pattern": "2:4"}}, *QUANTIZERS[quantizer], exports=exports), tmp_path / "out")
+    assert len(report.artifacts) == len(exports)
+    for artifact in report.artifacts:
+        path = Path(artifact.path)
+        zeros_are_where_they_should(next(path.glob("*.gguf")) if artifact.dialect == "gguf" else path)
+
+
+def test_a_later_sweep_keeps_zeros_and_an_export_of_an_artifact_does(recipe: Build, tmp_path: Path) -> None:
+    look = {"evaluate": {"data": "builtin", "samples": 2, "seq_len": 32}}
+    steps = [{"prune": {"pattern": "2:4"}}, look, {"gptq": GRID}]
+    report = run(recipe(*steps, exports=({"dialect": "gptq"},)), tmp_path / "out")
+    zeros_are_where_they_should(Path(report.artifacts[0].path))
+    export(report.artifacts[0].path, "dense", {}, tmp_path / "again")
+    zeros_are_where_they_should(tmp_path / "again" / "dense")
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([{"prune": {}}, {"rtn": {**GRID, "symmetric": False, "zero": "real"}}], r"int4 g32 min has no value .* 0"),
+        ([{"rtn": GRID}, {"prune": {}}], "quantized by an earlier pass"),
+        ([{"awq": GRID}, {"prune": {}}], "quantized by an earlier pass"),
+        ([{"prune": {}}, {"finetune": {"data": "builtin", "steps": 2}}], "training would give zeros other values"),
+        ([{"prune": {}}, {"shrink": {"ffn": 96, "multiple": 32}}], "what shrink repairs has no zeros"),
+        ([{"prune": {}}, {"prune": {}}], "pruned by an earlier pass"),
+        ([{"prune": {"correct": True}}, {"gptq": {**GRID, "correct": True}}], "twice"),
+    ],
+)
+def test_what_would_fill_zeros_or_come_too_late_is_refused(
+    recipe: Build, steps: list[dict[str, Any]], said: str
+) -> None:
+    with pytest.raises(RefusedError, match=said):
+        plan(recipe(*steps))
+
+
+@pytest.mark.parametrize("steps", [[], [{"gptq": GRID}]])
+def test_a_pattern_is_refused_where_the_engine_gains_nothing_from_it(
+    recipe: Build, steps: list[dict[str, Any]]
+) -> None:
+    exports = ({"dialect": "gptq" if steps else "dense"},)
+    with pytest.raises(RefusedError, match="vllm gains nothing from 2:4"):
+        plan(recipe({"prune": {"pattern": "2:4"}}, *steps, exports=exports, targets=["vllm"]))
+    plan(recipe({"prune": {}}, *steps, exports=exports, targets=["vllm"]))
+
+
+def test_what_zeros_save_is_said_in_plan_report_and_card(recipe: Build, tmp_path: Path) -> None:
+    asked = recipe({"prune": {"method": "magnitude", "swap": False, "solve": False}})
+    said = "14 linear layers are pruned (50 %): zeros take as many bytes here as other values"
+    assert any(note.startswith(said) for note in plan(asked).artifacts[0].notes)
+    report = run(asked, tmp_path / "out")
+    assert any(said in note for note in report.notes)
+    assert said in (Path(report.artifacts[0].path) / "README.md").read_text()
+
+
+def test_a_pattern_and_a_share_are_too_much(recipe: Build) -> None:
+    with pytest.raises(UsageError, match="leave one of them out"):
+        recipe({"prune": {"pattern": "2:4", "sparsity": 0.7}})
+
+
+def test_correction_helps_the_model(recipe: Build, tmp_path: Path, corpus: Path) -> None:
+    found = []
+    for correct in (False, True):
+        steps = [{"prune": {"sparsity": 0.6, "correct": correct}}]
+        steps.append({"evaluate": {"data": "builtin", "samples": 8, "seq_len": 32}})
+        found.append(run(recipe(*steps), tmp_path / str(correct)).metrics.kl_divergence)
+    assert found[1] < found[0]
+
+
+def test_a_killed_run_goes_on_to_the_same_bytes(recipe: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [{"prune": {"method": "wanda"}}, {"gptq": GRID}]
+    run(recipe(*steps, exports=({"dialect": "gptq"},)), tmp_path / "whole")
+    append, lines = Journal.append, 0
+
+    def counted(self: Journal, record: Any) -> None:
+        nonlocal lines
+        lines += 1
+        if lines == 5:  # calibrate: 2, the stage: begun and one of two layers
+            raise KeyboardInterrupt
+        append(self, record)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Journal, "append", counted)
+        run(recipe(*steps, exports=({"dialect": "gptq"},)), tmp_path / "killed")
+    notes = Notes()
+    run(recipe(*steps, exports=({"dialect": "gptq"},)), tmp_path / "killed", reporter=notes)
+    assert "goes on, 1 layer" in notes
+    whole, killed = ((tmp_path / name / "gptq" / "model.safetensors").read_bytes() for name in ("whole", "killed"))
+    assert whole == killed
