@@ -18,6 +18,7 @@ from compress import passes
 from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError
 from compress.kernels.qtensor import QTensor
+from compress.passes.forward.statistics import LinearStats
 from compress.recipes.jobs.export import export
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run
@@ -58,8 +59,9 @@ def test_the_pass_is_found_and_rounds_to_the_weight_on_average(
     report = run(from_data({"model": str(tiny_llama), "passes": steps}), tmp_path / "out")
     assert report.artifacts[0].quantized_share > 0.5
     weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(1))
+    nothing = LinearStats(frozenset(), 0, torch.device("cpu"))
     made = [
-        passes.get("stochastic").model_validate({"group_size": 32, "seed": seed}).siblings({"x": weight}, None)["x"]  # type: ignore[attr-defined]
+        passes.get("stochastic").model_validate({"group_size": 32, "seed": seed}).siblings({"x": weight}, nothing)["x"]  # type: ignore[attr-defined]
         for seed in range(400)
     ]
     assert all(isinstance(change.weight, QTensor) for change in made)

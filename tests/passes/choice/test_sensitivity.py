@@ -12,8 +12,10 @@ from compress.passes.choice.bit_budget import Unit
 from compress.passes.choice.sensitivity import Checked, Trials
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.forward.statistics import LinearStats
 from compress.passes.rtn import RTN
 
+NO_STATS = LinearStats(frozenset(), 0, torch.device("cpu"))
 STEP = RTN(group_size=32)
 BITS = (2, 4, 8)
 
@@ -50,7 +52,7 @@ def test_an_error_is_that_of_the_output_over_its_energy(trials: Trials) -> None:
     x = hidden * (hidden.square().mean(-1, keepdim=True) + run.source.spec.config["rms_norm_eps"]).rsqrt() * norm
     number_format = STEP.with_bits({name: 4}).number_format(name)
     assert number_format is not None
-    codes = STEP.with_bits({name: 4}).siblings({name: weight}, None)[name].values  # type: ignore[arg-type]
+    codes = STEP.with_bits({name: 4}).siblings({name: weight}, NO_STATS)[name].values
     expected = ((weight - codes) @ x.T).square().sum() / (weight @ x.T).square().sum()
     found = trials.errors([Unit((name,), 1, BITS)])[0, 1]
     assert float(found) == pytest.approx(float(expected), rel=1e-3)
