@@ -65,7 +65,11 @@ class Shrink(ModelPass):
         description="which channels go: those of the least weights; of the least outputs; or, one after the other, "
         "those that the others make up for best",
     )
-    repair: bool = Field(True, description="fit what reads the channels to those kept, by least squares of its outputs")
+    repair: bool = Field(
+        True,
+        description="fit what reads the channels to those kept, by least squares of its outputs: calibrate on many "
+        "tokens, five for each channel or more; on fewer, of another text than the model is for, it does harm",
+    )
     correct: bool = Field(False, description="repair aims at the untouched model's outputs; runs it beside")
 
     @model_validator(mode="after")
