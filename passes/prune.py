@@ -47,7 +47,10 @@ class Prune(Selection, LayerPass):
     pattern: Literal["2:4", "4:8"] | None = Field(
         None, description="or so many of every 4 or 8 neighbouring inputs stay, which costs quality"
     )
-    swap: bool = Field(True, description="then exchange what stays for what does not, while the outputs err less")
+    swap: bool = Field(
+        True,
+        description="then exchange what stays for what does not, while the outputs err less; most of the time goes here",
+    )
     solve: bool = Field(True, description="then solve for the values of what stays, by least squares on the inputs")
     correct: bool = Field(False, description="aim at the untouched model's outputs; runs it beside")
     damp: float = Field(0.01, gt=0, le=1, description="added to the Hessian's diagonal, as a part of its mean")
