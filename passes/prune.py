@@ -49,7 +49,7 @@ class Prune(Selection, LayerPass):
     )
     swap: bool = Field(
         True,
-        description="then exchange what stays for what does not, while the outputs err less: most of the time",
+        description="then exchange what stays for what does not, while the outputs err less (slow)",
     )
     solve: bool = Field(True, description="then solve for the values of what stays, by least squares on the inputs")
     correct: bool = Field(False, description="aim at the untouched model's outputs; runs it beside")
