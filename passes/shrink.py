@@ -6,47 +6,32 @@ whatever loads the model loads the smaller one. Every layer keeps as many channe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
-from compress.formats.files.native import save_tensors
-from compress.formats.files.storage import sha256_file
 from compress.kernels.effort import Effort
 from compress.kernels.measure.channels import cheapest, cheapest_effort, energies, magnitudes
-from compress.kernels.measure.error import relative_error
 from compress.kernels.solve.correct import correct_effort, corrected_target
 from compress.kernels.solve.repair import repair, repair_effort
 from compress.passes.core.base import LayerPass, ModelPass
-from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import HEAP, Cost, Extent, walk_cost
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
-from compress.passes.forward.walk import Pause
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.narrow.ffn import FFN, ascending, cut, find_ffns, narrowed, width_for, width_of
-from compress.passes.sweep.sweep import calibration_walk, holds
-
-
-class Narrowed(Committed):
-    """A layer is narrower: its tensors lie in `file`, its outputs have an error of that part of their energy."""
-
-    boundary: int
-    file: str
-    sha256: str
-    module: str
-    relative_error: float
+from compress.passes.narrow.walk import Narrower, Part, narrow
 
 
 class Shrink(ModelPass):
@@ -147,22 +132,33 @@ class Shrink(ModelPass):
     def model(self, run: Run, stage: Stage) -> Outcome:
         planned = self.plan(run.model.spec, run.skeleton.anatomy)
         ffns = find_ffns(run.model.spec, run.skeleton.anatomy)
-        width = width_of(planned, ffns[0])
-        layers, done = run.skeleton.anatomy.layers, run.journal.of(Narrowed, stage.key)
-        run.reporter.start(self.name, len(layers), "layer", done=len(done))
-        with torch.no_grad():
-            _Narrowing(self, run, stage, ffns, width).execute(len(done))
-        run.reporter.finish()
-        records = run.journal.of(Narrowed, stage.key)
-        for record in records:
-            run.model.overlay(stage.file(record.file))
-        axes = [name for ffn in ffns for name in ffn.axes(planned)]
-        was = width_of(run.source.spec, ffns[0])
+        was, width = (width_of(spec, ffns[0]) for spec in (run.source.spec, planned))
+        records = narrow(run, stage, [[self._part(run.model.spec, ffn, width)] for ffn in ffns])
         run.model.become(planned)
+        axes = [name for ffn in ffns for name in ffn.axes(planned)]
+        errors = {module: error for record in records for module, error in record.errors.items()}
         return Outcome(
             authors={name: " + ".join(filter(None, (run.left.authors.get(name), self.name))) for name in axes},
-            reports={record.module: {"relative_error": record.relative_error, "channels": width} for record in records},
+            reports={module: {"relative_error": error, "channels": width} for module, error in errors.items()},
             manifest={"shrink": {"ffn": width, "ffn_before": was}},
+        )
+
+    def _part(self, model: ModelSpec, ffn: FFN, width: int) -> Part:
+        axes = ffn.axes(model)
+        rewrite = partial(self._narrower, ffn, axes, width)
+        return Part(ffn.down, tuple(axes), rewrite, self._kinds(), residual=self.correct)
+
+    def _narrower(
+        self, ffn: FFN, axes: Mapping[str, int], width: int, weights: Mapping[str, Tensor], stats: LinearStats
+    ) -> Narrower:
+        """Choose channels, cut all that belongs to them, and go on as if the others had never been."""
+        down = f"{ffn.down}.weight"
+        original = weights[down]
+        kept = self.kept(weights, ffn, stats[Hessian].matrix, width)
+        tensors = {**cut(weights, axes, kept), down: self.rewrite(original, stats, kept)}
+        return Narrower(
+            tensors,
+            lambda stored: {down: torch.zeros_like(original).index_copy(1, kept, stored[down].to(original))},
         )
 
     def kept(self, weights: Mapping[str, Tensor], ffn: FFN, hessian: Tensor, width: int) -> Tensor:
@@ -183,53 +179,3 @@ class Shrink(ModelPass):
         drift = stats[Drift] if self.correct else None
         target = corrected_target(down, drift.matrix, hessian, drift.gap) if drift else down
         return repair(target, hessian, kept)
-
-
-class _Narrowing:
-    """The walk that narrows one layer after the other. A kill costs the layer at hand."""
-
-    def __init__(self, step: Shrink, run: Run, stage: Stage, ffns: Sequence[FFN], width: int) -> None:
-        self.step, self.run, self.stage, self.ffns, self.width = step, run, stage, ffns, width
-        self.left: dict[str, Tensor] = {}
-        self.error = 0.0
-
-    def execute(self, done: int) -> None:
-        walk = calibration_walk(self.run, self.stage, self.step._kinds())
-        walk.carry(done, self._commit, lambda *at: list(self._pauses(*at)), hold=holds(self.run, walk))
-
-    def _pauses(self, index: int, module: nn.Module) -> Iterator[Pause]:
-        ffn, layer = self.ffns[index], self.run.skeleton.anatomy.layers[index]
-        local = layer.modules[ffn.down]
-        residual = self.run.skeleton.residuals(layer).get(local) if self.step.correct else None
-        rewrite = partial(self._narrow, ffn, module.get_submodule(local).get_parameter("weight"))
-        yield Pause(local, width_of(self.run.model.spec, ffn), self.step._kinds(), rewrite, residual)
-
-    def _narrow(self, ffn: FFN, place: Tensor, stats: LinearStats) -> None:
-        """Choose channels, cut all that belongs to them, and go on as if the others had never been."""
-        model, device = self.run.model, self.run.device
-        axes, down = ffn.axes(model.spec), f"{ffn.down}.weight"
-        stored = {name: model.read(name) for name in axes}
-        weights = {name: value.to(device, torch.float32) for name, value in stored.items() if isinstance(value, Tensor)}
-        original, hessian = weights[down], stats[Hessian].matrix
-        kept = self.step.kept(weights, ffn, hessian, self.width)
-        weights[down] = torch.zeros_like(original).index_copy(1, kept, self.step.rewrite(original, stats, kept))
-        dtypes = {name: getattr(torch, model.spec.tensors[name].dtype) for name in axes}
-        self.left = {name: tensor.to("cpu", dtypes[name]) for name, tensor in cut(weights, axes, kept).items()}
-        place.zero_().index_copy_(1, kept, self.left[down].to(place))
-        self.error = relative_error(original, place, hessian)
-
-    def _commit(self, boundary: int) -> None:
-        path = self.stage.file(f"unit-{boundary - 1:04d}.safetensors")
-        save_tensors(path, self.left)
-        layer, ffn = self.run.skeleton.anatomy.layers[boundary - 1], self.ffns[boundary - 1]
-        self.run.journal.append(
-            Narrowed(
-                stage=self.stage.key,
-                boundary=boundary,
-                file=path.name,
-                sha256=sha256_file(path),
-                module=ffn.down,
-                relative_error=self.error,
-            )
-        )
-        self.run.reporter.advance(layer.name, error=self.error)

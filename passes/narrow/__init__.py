@@ -1,1 +1,1 @@
-"""Which channels go, and what is cut with them?"""
+"""What of a layer goes, and what is cut with it?"""
