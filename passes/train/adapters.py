@@ -2,12 +2,12 @@
 
 A dense weight's adapter works on its inputs beside it, as peft has it, and is added to the weight in the end. That of
 a quantized weight is added before the rounding at every step (arXiv 2406.06385), onto the grid with its scales as they
-are stored: so the model that learns is the one that is written.
+are stored, and that of a pruned one to what was kept: so the model that learns is the one that is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,11 @@ class Adapter(nn.Module):
         """[out, rank] fp32."""
         return self.up.get_parameter("weight")
 
+    def onto(self, weight: Tensor, pruned: bool) -> Tensor:
+        """`weight` [out, in] fp32 and what is to be added to it; of a `pruned` one zeros stay zeros."""
+        added = weight + self.delta()
+        return added.where(weight != 0, 0.0) if pruned else added
+
     def delta(self) -> Tensor:
         """What is to be added to the weight: (α/r)·B·A [out, in] fp32."""
         with torch.autocast(self.a.device.type, enabled=False):  # codes are those that will be written
@@ -73,17 +78,25 @@ class Adapter(nn.Module):
 
 
 def adapt(
-    model: nn.Module, modules: Mapping[str, str], weights: Mapping[str, TrainedWeight], options: LoraOptions, seed: int
+    model: nn.Module,
+    modules: Mapping[str, str],
+    weights: Mapping[str, TrainedWeight],
+    pruned: Collection[str],
+    options: LoraOptions,
+    seed: int,
 ) -> dict[str, Adapter]:
     """Let adapters learn beside the linears `modules` (tensor: path in `model`) and nothing else of these.
 
-    `weights` are the latent ones among them, by tensor. A begins random by `seed`, B as 0: the model as it was.
+    `weights` are the latent ones among them, by tensor; `pruned` tensors keep their zeros at every step. A begins
+    random by `seed`, B as 0: the model as it was.
     """
     layers = dict(zip(modules, _by_peft([model.get_submodule(path) for path in modules.values()], options, seed)))
     adapters = {name: Adapter(layer) for name, layer in layers.items()}
     for name, path in modules.items():
         if name in weights:
-            _add(adapters[name], weights[name])
+            _add(adapters[name], weights[name], name in pruned)
+        elif name in pruned:
+            register_parametrization(model.get_submodule(path), "weight", _AddedToKept(adapters[name]))
         else:
             model.set_submodule(path, layers[name])
     return adapters
@@ -102,15 +115,27 @@ def _by_peft(linears: Sequence[nn.Module], options: LoraOptions, seed: int) -> l
     return list(apart.values())
 
 
-def _add(adapter: Adapter, weight: TrainedWeight) -> None:
+def _add(adapter: Adapter, weight: TrainedWeight, pruned: bool) -> None:
     """Let `weight` be that of latent + adapter, of which only the adapter learns."""
     assert isinstance(weight, LatentWeight)
     weight.requires_grad_(False)
-    register_parametrization(weight, "latent", _Added(adapter, weight.units()))
+    units = weight.units().where(weight.latent != 0, 0.0) if pruned else weight.units()
+    register_parametrization(weight, "latent", _Added(adapter, units))
+
+
+class _AddedToKept(nn.Module):
+    """A dense weight that was pruned, and an adapter of what was kept of it."""
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.adapter = adapter
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.adapter.onto(weight, pruned=True)
 
 
 class _Added(nn.Module):
-    """A latent weight, which counts in `units` [out, in], and an adapter, which does not."""
+    """A latent weight, which counts in `units` [out, in], and an adapter, which does not; none where they are 0."""
 
     per_unit: Tensor
 

@@ -25,7 +25,7 @@ from compress.passes.core.stage import Stage
 from compress.passes.train.examples import Examples
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.order import MicroBatches, held_out_rows, rows_of
-from compress.passes.train.shard import shard_root, whole
+from compress.passes.train.shard import own_part, shard_root, whole
 from compress.passes.train.state import States
 
 if TYPE_CHECKING:
@@ -43,11 +43,12 @@ _BEYOND = 3.0
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters by name that learn at one largest rate."""
+    """Parameters by name that learn at one largest rate. Of those in `pruned` zeros stay zeros."""
 
     parameters: Mapping[str, nn.Parameter]
     rate: float
     decay: float = 0.0
+    pruned: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -94,6 +95,7 @@ class Training:
             sharded = shard_root(objective, mesh, [group.parameters for group in groups])
             groups = [replace(group, parameters=parameters) for group, parameters in zip(groups, sharded)]
         self.rates = [group.rate for group in groups]
+        self._pruned = [group.parameters[name] for group in groups for name in sorted(group.pruned)]
         parameters = {name: parameter for group in groups for name, parameter in group.parameters.items()}
         optimizer = torch.optim.AdamW(
             [{"params": list(group.parameters.values()), "weight_decay": group.decay} for group in groups],
@@ -144,6 +146,8 @@ class Training:
         """One step of the optimizer."""
         rows = rows_of(step, seed=self.run.seed, count=self.learned.count, batch=self.options.batch)
         loss = self._micro_batches.fitting(self._gradients, rows)
+        for parameter in self._pruned:
+            keep_zeros(parameter)
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = rate * self.options.rate(step)
         norm = float(whole(self.accelerator.clip_grad_norm_(self.parameters.values(), self.options.clip)))
@@ -224,6 +228,16 @@ class Training:
             f"{self.stage.title} diverges: {reason}",
             "lower its rates (`lr`, `lr_scales`, `lr_codes`, `lr_lora`) or raise `warmup`; what came before is kept",
         )
+
+
+@torch.no_grad()
+def keep_zeros(parameter: nn.Parameter) -> None:
+    """Take the gradient from where `parameter` is 0. Without one AdamW has no moments there, and 0 decays to 0.
+
+    Weights are the mask themselves: nothing is kept beside them, or has to be taken up after a kill.
+    """
+    if parameter.grad is not None:
+        own_part(parameter.grad).masked_fill_(own_part(parameter) == 0, 0.0)
 
 
 def _accelerator(device: torch.device) -> Any:

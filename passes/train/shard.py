@@ -79,10 +79,15 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """What this process holds of a tensor, not a copy: all of it if it is not sharded."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def sharded_as(value: Tensor, like: Tensor) -> Tensor:
     """This process's shard of `value` if `like` is sharded, else all of it; on the device of `like`."""
     value = value.to(like.device)
     if not isinstance(like, DTensor):
         return value
-    part: Tensor = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
-    return part
+    own: Tensor = distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+    return own

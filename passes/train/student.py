@@ -60,6 +60,7 @@ class Student:
         """
         self._run, self._options, self._started, self.mesh = run, options, started, mesh
         spec = _with_formats(run.model.spec, started)
+        self._pruned = frozenset(f"{name}.weight" for name in spec.pruned)
         self._learns = learning(spec, sorted(run.skeleton.shapes), options, run.skeleton.anatomy)
         self.weights: dict[str, TrainedWeight] = {}
         self.adapters: dict[str, Adapter] = {}
@@ -103,7 +104,7 @@ class Student:
         if self._options.train == "lora" and learns:
             modules = {name: parameter.removesuffix(".weight") for name, parameter in learns.items()}
             seed = self._run.seed + len(self.adapters)
-            self.adapters |= adapt(module, modules, self.weights, self._options.lora, seed)
+            self.adapters |= adapt(module, modules, self.weights, self._pruned, self._options.lora, seed)
         owners = owners_of(module)
         for name, parameter in learns.items():
             if name not in self.weights:
@@ -150,9 +151,9 @@ class Student:
             for leaf, parameter in learned:
                 (scales if leaf.startswith("reals.") else codes)[f"{name}.{leaf}"] = parameter
         found = [
-            Group(matrices, options.lr, options.weight_decay),
+            Group(matrices, options.lr, options.weight_decay, self._pruned & matrices.keys()),
             Group(vectors, options.lr_norms or options.lr),
-            Group(codes, options.lr_codes),
+            Group(codes, options.lr_codes, pruned=frozenset(f"{name}.latent" for name in self._pruned) & codes.keys()),
             Group(scales, options.lr_scales),
         ]
         return [group for group in found if group.parameters]
@@ -169,7 +170,7 @@ class Student:
         """A copy of a dense tensor, with what its adapter adds if it has one."""
         owner, leaf = self._places[name]
         value: Tensor = owner.get_parameter(leaf).detach()
-        value = value + self.adapters[name].delta() if name in self.adapters else value
+        value = self.adapters[name].onto(value, name in self._pruned) if name in self.adapters else value
         return value.to(self._dtypes[name], copy=True)  # what is lent to numpy cannot be sharded again
 
     def units(self, run: Run) -> dict[str, list[str]]:
@@ -198,14 +199,19 @@ def _read(model: Checkpoint, name: str, started: Started) -> Tensor | QTensor:
 
 
 def _original(run: Run, name: str, tensor: QTensor, started: Started) -> Tensor | None:
-    """The weight [out, in] fp32 that `tensor` is a rounding of, if the run's model, or its source, still has it."""
+    """The weight [out, in] fp32 that `tensor` is a rounding of, if the run's model, or its source, still has it.
+
+    Of one that was pruned, with its zeros.
+    """
     if name in started:
         return decoded(run.model.read(name)).to(tensor.codes.device)
     spec = run.source.spec.tensors.get(name)
     if spec is None or spec.shape != tensor.shape:
         return None
-    original = decoded(run.source.read(name))
-    lost = (original - tensor.dequantize()).square().sum()
+    original, values = decoded(run.source.read(name)), tensor.dequantize()
+    if name.removesuffix(".weight") in run.model.spec.pruned:
+        original = original.where(values != 0, 0.0)
+    lost = (original - values).square().sum()
     return original if float(lost) < _FAR * float(original.square().sum()) else None
 
 

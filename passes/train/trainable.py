@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.formats.base import ModelSpec
-from compress.formats.errors import RefusedError, UsageError, suggest
+from compress.formats.errors import UsageError, suggest
 from compress.formats.options import matches
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.train.adapters import targeted
@@ -13,16 +13,10 @@ from compress.passes.train.options import TrainOptions
 
 
 def learning(model: ModelSpec, parameters: Sequence[str], options: TrainOptions, anatomy: Anatomy) -> frozenset[str]:
-    """The tensors among `parameters` that learn, or whose adapters do. Raises UsageError if that is none,
-    RefusedError for a model that was pruned.
+    """The tensors among `parameters` that learn, or whose adapters do. Raises UsageError if that is none.
 
     Vectors are norms and biases; they learn with the scales.
     """
-    if model.pruned:
-        raise RefusedError(
-            f"{min(model.pruned)} was pruned, and training would give zeros other values",
-            "train before you prune",
-        )
     train = options.train
     if train == "lora":
         return targeted(options.lora, anatomy)

@@ -20,7 +20,7 @@ from compress.passes.core.stage import Stage
 from compress.passes.model.sequences import Sequences
 from compress.passes.rtn import RTN
 from compress.passes.train.examples import Examples
-from compress.passes.train.loop import Group, Objective, Training
+from compress.passes.train.loop import Group, Objective, Training, keep_zeros
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.order import rows_of
 
@@ -53,11 +53,13 @@ Make = Callable[..., Training]
 def training(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> Make:
     """training(folder, objective, **options): the training that was begun in the folder, or a new one."""
 
-    def make(folder: str, objective: Bigrams, rate: float = 0.1, **options: object) -> Training:
+    def make(
+        folder: str, objective: Bigrams, rate: float = 0.1, pruned: frozenset[str] = frozenset(), **options: object
+    ) -> Training:
         settings = TrainOptions.model_validate({"steps": 12, "batch": 4, "measure_every": 4, "held_out": 3, **options})
         learned, held_out = Examples(Sequences(IDS)).split(settings.held_out, 0)
         run = begin(tiny_llama, tmp_path / folder)
-        groups = [Group({"table": objective.table}, rate, settings.weight_decay)]
+        groups = [Group({"table": objective.table}, rate, settings.weight_decay, pruned)]
         return Training(run, Stage((RTN(),), {"x": 1}, run.work), settings, objective, groups, learned, held_out)
 
     return make
@@ -86,6 +88,49 @@ def test_it_is_adamw_with_warm_up_cosine_and_clipping(training: Make) -> None:
     assert len(curve.losses) == 12 and [done for done, _ in curve.measured] == [0, 4, 8, 12]
 
 
+PRUNED = frozenset({"table"})
+
+
+class Sparse(Bigrams):
+    """Half of the table is 0, as `prune` leaves it."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        super().__init__(fail_after)
+        with torch.no_grad():
+            self.table.masked_fill_(torch.rand(50, 50, generator=torch.Generator().manual_seed(1)) < 0.5, 0.0)
+
+
+def test_zeros_of_what_was_pruned_stay_and_the_rest_learns_as_if_they_were_constants(training: Make) -> None:
+    """Against a loop in which only a vector of kept weights is a parameter, put into the table by its places."""
+    objective, expected = Sparse(), Sparse()
+    run = training("run", objective, pruned=PRUNED, steps=100, clip=0.05, weight_decay=0.1, micro_batch=1)
+    curve = run.execute()
+
+    learned, _ = Examples(Sequences(IDS)).split(3, 0)
+    places = expected.table.detach().nonzero(as_tuple=True)
+    values = nn.Parameter(expected.table.detach()[places].clone())
+    optimizer = torch.optim.AdamW([values], betas=(0.9, 0.95), eps=1e-15, weight_decay=0.1)
+    for step in range(curve.best[0]):
+        picked = learned.pick(rows_of(step, seed=0, count=9, batch=4)).sequences.ids
+        logits = torch.zeros(50, 50).index_put(places, values)[picked[:, :-1]]
+        nn.functional.cross_entropy(logits.flatten(0, 1), picked[:, 1:].flatten()).backward()
+        nn.utils.clip_grad_norm_([values], 0.05)
+        optimizer.param_groups[0]["lr"] = 0.1 * run.options.rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert curve.best[0] == 100
+    assert torch.equal(objective.table == 0, expected.table == 0)
+    assert torch.allclose(objective.table[places], values, atol=1e-4)
+
+
+def test_the_gradient_of_what_is_kept_is_not_touched() -> None:
+    table = Sparse().table
+    gone, table.grad = table == 0, torch.full_like(table, torch.nan).where(table == 0, torch.randn(50, 50))
+    before = table.grad.clone()
+    keep_zeros(table)
+    assert torch.equal(table.grad[~gone], before[~gone]) and not bool(table.grad[gone].any())
+
+
 class Wrong(Bigrams):
     """Learns what is not to be learned: every step makes it worse."""
 
@@ -103,14 +148,17 @@ def test_what_is_held_out_decides_which_step_is_kept(training: Make) -> None:
     assert torch.equal(objective.table, start)
 
 
-@pytest.mark.parametrize("calls", [1, 3, 4, 9, 14, 15])
-def test_interrupted_anywhere_it_ends_in_the_same_bytes(training: Make, calls: int) -> None:
-    whole = Bigrams()
-    expected = training("whole", whole).execute()
+@pytest.mark.parametrize(
+    ("kind", "calls"), [*((Bigrams, calls) for calls in (1, 3, 4, 9, 14, 15)), (Sparse, 4), (Sparse, 9)]
+)
+def test_interrupted_anywhere_it_ends_in_the_same_bytes(training: Make, kind: type[Bigrams], calls: int) -> None:
+    pruned = PRUNED if kind is Sparse else frozenset[str]()
+    whole = kind()
+    expected = training("whole", whole, pruned=pruned).execute()
     with pytest.raises(KeyboardInterrupt):
-        training("cut", Bigrams(fail_after=calls)).execute()
-    resumed = Bigrams()
-    curve = training("cut", resumed).execute()
+        training("cut", kind(fail_after=calls), pruned=pruned).execute()
+    resumed = kind()
+    curve = training("cut", resumed, pruned=pruned).execute()
     assert torch.equal(resumed.table, whole.table)
     assert (curve.losses, curve.measured) == (expected.losses, expected.measured)
     assert resumed.calls < whole.calls or calls == 1

@@ -13,6 +13,7 @@ from together import together, train_sharded
 from torch import nn
 from torch.multiprocessing.spawn import ProcessExitedException
 
+from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError
 from compress.passes.core.processes import Crew
 from compress.passes.train.shard import gathered, sharded_as, whole
@@ -28,6 +29,7 @@ TRAIN = (
 # format with two sorts of them; adapters beside dense weights and before a rounding. Embeddings are tied or not.
 RECIPES = {
     "qat": ("gemma3_text", f"qat: {{{TRAIN}, bits: 3, group_size: 32, loss: mixed, cache: off, checkpointing: true}}"),
+    "pruned": ("llama", "prune: {method: magnitude, swap: false, solve: false}", f"finetune: {{{TRAIN}}}"),
     "scales": ("llama", "nvfp4: {}", f"distill: {{{TRAIN}, train: scales, alpha: 1.0}}"),
     "lora": (
         "qwen3",
@@ -71,6 +73,14 @@ def test_two_processes_that_hold_a_model_together_give_the_result_of_one(name: s
     found, expected = (dict(each["measured"]) for each in (two, one))
     assert found == pytest.approx(expected, rel=1e-3)
     assert found[2] != found[0]
+
+
+def test_each_keeps_the_zeros_of_its_part(trained: Path) -> None:
+    weights = open_checkpoint(trained / "pruned" / "two" / "dense")
+    pruned = [weights.read(name) for name in weights.spec.tensors if name.endswith("_proj.weight")]
+    assert len(pruned) == 14
+    for weight in pruned:
+        assert isinstance(weight, torch.Tensor) and int((weight != 0).sum()) == weight.numel() // 2
 
 
 def test_killed_they_go_on_together_to_the_same_bytes_and_not_alone(trained: Path, tmp_path: Path) -> None:
