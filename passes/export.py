@@ -22,11 +22,13 @@ from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
+from compress.passes.forward.cost import HEAP, RUNTIME, Cost, Extent, score_effort, walk_cost
 from compress.passes.model.anatomy import Anatomy
 
 _VERIFIED = 0.022
 """Calls for each weight: packed, written, hashed, compared as two readers read it, on one thread. Measured."""
+_COMPARED = 3
+"""The largest tensor as it was meant, as it lies there, and as the witness reads it, fp32: all in memory at once."""
 
 
 class Export(ModelPass):
@@ -92,7 +94,13 @@ class Export(ModelPass):
     ) -> Cost:
         few = walk_cost(model, anatomy, (1, TOKENS), budget)
         answers = few.effort + score_effort(model, anatomy, (1, TOKENS), 1)
-        return replace(few, effort=answers * 2 + Effort(calls=_VERIFIED * model.parameters), forwards=0)
+        largest = max(spec.size for spec in model.tensors.values()) * 4
+        return replace(
+            few,
+            effort=answers * 2 + Effort(calls=_VERIFIED * model.parameters),
+            memory=max(few.memory, RUNTIME + int(HEAP * _COMPARED * largest)),
+            forwards=0,
+        )
 
     def prepare(self, run: Run, stage: Stage) -> None:
         refuse_foreign(run, run.output / self.folder)

@@ -19,6 +19,7 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
 from compress.kernels.effort import Effort
 from compress.kernels.measure.channels import cheapest, cheapest_effort, energies, magnitudes
+from compress.kernels.measure.hessian import shrunk
 from compress.kernels.solve.correct import correct_effort, corrected_target
 from compress.kernels.solve.repair import repair, repair_effort
 from compress.passes.core.base import LayerPass, ModelPass
@@ -50,10 +51,13 @@ class Shrink(ModelPass):
         description="which channels go: those of the least weights; of the least outputs; or, one after the other, "
         "those that the others make up for best",
     )
-    repair: bool = Field(
-        True,
-        description="fit what reads the channels to those kept, by least squares of its outputs: calibrate on many "
-        "tokens, five for each channel or more; on fewer, of another text than the model is for, it does harm",
+    repair: bool = Field(True, description="fit what reads the channels to those kept, by least squares of its outputs")
+    shrinkage: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="by which part `hessian` and `repair` make smaller what channels share: that is chance in part, "
+        "and of this text alone",
     )
     correct: bool = Field(False, description="repair aims at the untouched model's outputs; runs it beside")
 
@@ -154,7 +158,7 @@ class Shrink(ModelPass):
         """Choose channels, cut all that belongs to them, and go on as if the others had never been."""
         down = f"{ffn.down}.weight"
         original = weights[down]
-        kept = self.kept(weights, ffn, stats[Hessian].matrix, width)
+        kept = self.kept(weights, ffn, shrunk(stats[Hessian].matrix, self.shrinkage), width)
         tensors = {**cut(weights, axes, kept), down: self.rewrite(original, stats, kept)}
         return Narrower(
             tensors,
@@ -178,4 +182,4 @@ class Shrink(ModelPass):
         hessian = stats[Hessian].matrix
         drift = stats[Drift] if self.correct else None
         target = corrected_target(down, drift.matrix, hessian, drift.gap) if drift else down
-        return repair(target, hessian, kept)
+        return repair(target, shrunk(hessian, self.shrinkage), kept)

@@ -83,6 +83,7 @@ class Walk:
             with stream.hidden.write(0) as file:
                 for batch in self._told("embedding the sequences", self.batches):
                     stream.hidden.append(file, embed(self.sequences.batch(*batch)))
+            del embed  # before the next one is loaded
 
     def modules(self, index: int) -> list[nn.Module]:
         """Layer `index` of every stream, filled."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from transformers import LlamaConfig
 
 from compress.formats.errors import RefusedError
 from compress.passes.artifact.write import Written
@@ -55,3 +59,29 @@ def test_writing_and_verifying_have_a_cost(tiny_llama: Path, tmp_path: Path, beg
     cost = step.cost(run.model.spec, run.skeleton.anatomy, (0, 0), 1 << 40)
     assert cost.forwards == 0 and cost.effort.flops > 0
     assert cost.effort.calls > 0.02 * run.model.spec.parameters
+
+
+APART = """
+import json, resource, sys
+from pathlib import Path
+from compress.recipes.plan import plan
+from compress.recipes.recipe import from_data
+from compress.recipes.run import run
+recipe = from_data({"model": sys.argv[1], "passes": [{"export": {"dialect": "dense", "dtype": "float32"}}]})
+run(recipe, Path(sys.argv[2]))
+print(json.dumps([plan(recipe).memory_bytes, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024]))
+"""
+
+
+def test_verifying_a_large_vocabulary_takes_the_memory_that_the_plan_says(
+    make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A process of its own, whose peak is the kernel's account; an embedding of 98 MiB, the layers next to nothing."""
+    config = LlamaConfig(
+        vocab_size=100_000, hidden_size=256, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4,
+        max_position_embeddings=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    model = make_model(tmp_path / "model", "llama", config=config)
+    printed = subprocess.run([sys.executable, "-c", APART, model, tmp_path / "out"], stdout=subprocess.PIPE, check=True)
+    said, seen = json.loads(printed.stdout.splitlines()[-1])
+    assert 0.7 * said < seen < 1.1 * said

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from compress.kernels.measure.channels import cheapest
 from compress.kernels.measure.error import output_energy
+from compress.kernels.measure.hessian import shrunk
 from compress.kernels.solve.repair import repair, repair_effort
 
 
@@ -51,6 +52,29 @@ def test_nothing_to_make_up_for_changes_no_bit(seen: tuple[Tensor, Tensor]) -> N
     gone = [column for column in range(11) if column not in KEPT.tolist()]
     weight[:, gone] = 0
     assert torch.equal(repair(weight, inputs.T @ inputs, KEPT), weight[:, KEPT])
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("tokens", [200, 2000])
+def test_shrunk_statistics_of_another_domain_do_no_harm(tokens: int, seed: int) -> None:
+    """Two domains that have half of what goes together in common; without shrinkage the repair makes it worse."""
+    generator = torch.Generator().manual_seed(seed)
+    columns, loads = 96, [torch.randn(24, 96, generator=generator) for _ in range(3)]
+
+    def draw(count: int, own: int) -> Tensor:
+        factors = torch.randn(2, count, 24, generator=generator)
+        return factors[0] @ loads[0] + factors[1] @ loads[own] + 3 * torch.randn(count, columns, generator=generator)
+
+    weight, kept = torch.randn(32, columns, generator=generator), torch.arange(0, columns * 3 // 4)
+    here, there = (x.T @ x for x in (draw(tokens, 1), draw(4000, 2)))
+
+    def lost(replacement: Tensor) -> float:
+        return output_energy(weight.index_add(1, kept, replacement, alpha=-1), there)
+
+    bare = lost(weight[:, kept])
+    assert lost(repair(weight, shrunk(here, 0.5), kept)) < bare
+    if tokens == 200:
+        assert lost(repair(weight, here, kept)) > bare
 
 
 def test_effort_grows_with_what_is_kept() -> None:
