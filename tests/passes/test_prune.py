@@ -28,8 +28,8 @@ from compress.recipes.plan import plan
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run
 
-ALONE = {"swap": False, "solve": False}
-METHODS = ["magnitude", "wanda", "sparsegpt", "obd"]
+ALONE = {"solve": False}
+METHODS = ["magnitude", "wanda", "sparsegpt", "obd", "alps"]
 Build = Callable[..., Any]
 
 
@@ -54,7 +54,7 @@ def pruned(weight: Tensor, hessian: Tensor, **options: Any) -> tuple[Tensor, Ten
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("options", [{"sparsity": 0.7}, {"pattern": "2:4"}, {"pattern": "4:8"}])
-@pytest.mark.parametrize("more", [ALONE, {}, {"solve": False}, {"swap": False}])
+@pytest.mark.parametrize("more", [ALONE, {}, {"swap": True, "solve": False}, {"swap": True}])
 def test_as_many_weights_stay_as_are_asked_for(method: str, options: dict[str, Any], more: dict[str, Any]) -> None:
     weight, hessian = problem(10, 64)
     values, mask = pruned(weight, hessian, method=method, **options, **more)
@@ -67,15 +67,25 @@ def test_as_many_weights_stay_as_are_asked_for(method: str, options: dict[str, A
         assert method != "wanda" or bool((mask.sum(1) == 64 - round(64 * 0.7)).all())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "obd"])
 @pytest.mark.parametrize("pattern", [None, "2:4"])
 def test_swaps_and_least_squares_each_lower_the_error(method: str, pattern: str | None) -> None:
     weight, hessian = problem(24, 96)
     errors = []
-    for more in (ALONE, {"solve": False}, {}):
+    for more in (ALONE, {"swap": True, "solve": False}, {"swap": True}):
         values, _ = pruned(weight, hessian, method=method, pattern=pattern, **more)
         errors.append(output_energy(weight - values, hessian))
     assert errors[2] < errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("pattern", [None, "2:4", "4:8"])
+def test_what_is_searched_for_errs_less_than_every_other_method(pattern: str | None) -> None:
+    weight, hessian = problem(24, 96)
+    errors = {
+        name: output_energy(weight - pruned(weight, hessian, method=name, pattern=pattern)[0], hessian)
+        for name in METHODS
+    }
+    assert errors.pop("alps") < min(errors.values())
 
 
 @pytest.mark.parametrize("method", ["magnitude", "wanda", "obd"])
@@ -283,7 +293,7 @@ def test_a_pattern_is_refused_where_the_engine_gains_nothing_from_it(
 
 
 def test_what_zeros_save_is_said_in_plan_report_and_card(recipe: Build, tmp_path: Path) -> None:
-    asked = recipe({"prune": {"method": "magnitude", "swap": False, "solve": False}})
+    asked = recipe({"prune": {"method": "magnitude", "solve": False}})
     said = "14 linear layers are pruned (50 %): zeros take as many bytes here as other values"
     assert any(note.startswith(said) for note in plan(asked).artifacts[0].notes)
     report = run(asked, tmp_path / "out")
