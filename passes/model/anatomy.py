@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,36 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Heads:
+    """The heads of an attention whose linears give queries, keys and values, `width` rows a head, one after the other.
+
+    Linears go by their names. `count` heads of queries share `kept` of keys and values, neighbours one; `output` reads
+    a head's `width` columns. Of a key `pairs` of entries may be multiplied as complex numbers, and the `free` ones by
+    any matrix, if queries make up for it: what positions do to keys goes along. Where a norm forbids it there are none.
+    """
+
+    queries: str
+    keys: str
+    values: str
+    output: str
+    count: int
+    kept: int
+    width: int
+    pairs: tuple[tuple[int, int], ...] = ()
+    free: tuple[int, ...] = ()
+
+    @property
+    def sharing(self) -> int:
+        """How many heads of queries share one of keys."""
+        return self.count // self.kept
+
+    def named(self, names: Mapping[str, str]) -> Heads:
+        """The same with other names for its linears."""
+        queries, keys, values, output = (names[each] for each in (self.queries, self.keys, self.values, self.output))
+        return replace(self, queries=queries, keys=keys, values=values, output=output)
+
+
+@dataclass(frozen=True)
 class LayerAnatomy:
     """A decoder layer: its name (`model.layers.3`) and its linears, siblings together, as the checkpoint names them.
 
@@ -56,7 +86,8 @@ class Anatomy:
     """A causal language model's layers, and the names of the weight tensors of its two ends.
 
     `head` is the output projection's own name, whether or not it is `tied` to the embedding. `attentions` tells
-    for each layer what caches its keys and values; the layers are traced for it when it is first asked.
+    for each layer what caches its keys and values, `heads` whose rows its heads are; the layers are traced for either
+    when it is first asked.
     """
 
     layers: tuple[LayerAnatomy, ...]
@@ -64,6 +95,7 @@ class Anatomy:
     head: str
     tied: bool
     attentions: Callable[[], tuple[Attention | None, ...]]
+    heads: Callable[[], tuple[Heads | None, ...]] = tuple
 
     @property
     def ends(self) -> dict[str, tuple[str, ...]]:

@@ -16,7 +16,7 @@ import torch
 from compress.formats.base import Checkpoint, ModelSpec, Origin
 from compress.formats.files.kept import code_digest, kept
 from compress.formats.views.matrices import Matrices
-from compress.passes.model.anatomy import Anatomy, Attention, LayerAnatomy
+from compress.passes.model.anatomy import Anatomy, Attention, Heads, LayerAnatomy
 from compress.passes.model.positions import Positions
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Outline:
     def __init__(self, files: Checkpoint, sketch: Sketch) -> None:
         self._files = files
         self.source = files if sketch.origins is None else Matrices(files, sketch.origins)
-        self.anatomy = Anatomy(sketch.layers, sketch.embedding, sketch.head, sketch.tied, self._attentions)
+        self.anatomy = Anatomy(sketch.layers, sketch.embedding, sketch.head, sketch.tied, self._attentions, self._heads)
         self.positions = sketch.positions
         self._shapes = {name: self.source.spec.tensors[name].shape for name in sketch.parameters}
 
@@ -72,6 +72,9 @@ class Outline:
 
     def _attentions(self) -> tuple[Attention | None, ...]:
         return self._skeleton.attentions()
+
+    def _heads(self) -> tuple[Heads | None, ...]:
+        return self._skeleton.heads()
 
     @cached_property
     def _skeleton(self) -> Skeleton:

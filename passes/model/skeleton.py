@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
-from compress.passes.model.anatomy import Anatomy, Attention, Call, LayerAnatomy, find_layers
+from compress.passes.model.anatomy import Anatomy, Attention, Call, Heads, LayerAnatomy, find_layers
 from compress.passes.model.blank import empty_model, fitted, matrices
 from compress.passes.model.cache import cache_argument, find_attention, placeholder, rounding, with_cache
 from compress.passes.model.config import config_of, load_config
@@ -27,14 +28,21 @@ from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
 from compress.passes.model.positions import positions_of
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.tracing.heads import find_heads
 from compress.passes.model.tracing.residual import find_residuals
 from compress.passes.model.tracing.stand_in import StandIn
 from compress.passes.model.tracing.structure import Traces
+from compress.passes.model.tracing.told import Told
 from compress.passes.model.watch import Watch
 from compress.passes.model.weights import Weights, round_inputs
 
-_PROBE = Sequences(torch.zeros(1, 4, dtype=torch.int64))
-"""Sequences to trace with: what they hold does not matter."""
+
+def _probe(count: int) -> Sequences:
+    """Sequences to trace with: what they hold does not matter."""
+    return Sequences(torch.zeros(count, 4, dtype=torch.int64))
+
+
+_PROBE = _probe(1)
 
 
 class Skeleton:
@@ -64,6 +72,7 @@ class Skeleton:
         self.positions = positions_of(config, parts, self._model.get_input_embeddings())
         self._move_buffers()
         self._attentions: tuple[Attention | None, ...] | None = None
+        self._heads: tuple[Heads | None, ...] | None = None
         self._calls: dict[tuple[int, int, bool], list[Call]] = {}
         self._embedding_parameter = self._name_of(self._model.get_input_embeddings())
         self._head_parameter = self._name_of(self._model.get_output_embeddings())
@@ -152,6 +161,13 @@ class Skeleton:
             self._attentions = tuple(self._find_attention(index, call) for index, call in enumerate(calls))
         return self._attentions
 
+    def heads(self) -> tuple[Heads | None, ...]:
+        """The heads of each layer's attention; None where it has none, or not as `Heads` are."""
+        if self._heads is None:
+            calls = cache(lambda count: self._record_calls(_probe(count), cached=True))
+            self._heads = tuple(self._find_heads(index, calls) for index in range(len(self._layers)))
+        return self._heads
+
     def front(self, weights: Weights) -> Callable[[Sequences], Tensor]:
         """The model up to its first layer: sequences → hidden [sequences, length, width]."""
         model = self._filled(weights, without={self._head_parameter})
@@ -195,7 +211,7 @@ class Skeleton:
             own.traced = probed.traced
             layers.append(self._layer_anatomy(index, probed.traced.siblings))
         embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
-        return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions)
+        return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions, self.heads)
 
     def _layer_anatomy(self, index: int, siblings: Iterable[Iterable[str]]) -> LayerAnatomy:
         """Linears by the names that the checkpoint gives them."""
@@ -220,6 +236,12 @@ class Skeleton:
         layer, hidden = copy.deepcopy(self._layers[index]), torch.zeros(1, 4, self.width)
         found = find_attention(layer, call, hidden, self._model.config)
         return found and replace(found, module=self._stored_module(index, found.module))
+
+    def _find_heads(self, index: int, calls: Callable[[int], list[Call]]) -> Heads | None:
+        layer = copy.deepcopy(self._layers[index])
+        told = Told(layer, lambda count: calls(count)[index], self.width, self._model.config, self.device)
+        found = find_heads(told, told.linears)
+        return found and found.named({local: name for name, local in self.anatomy.layers[index].modules.items()})
 
     def _stored_module(self, index: int, module: str) -> str:
         """A module of layer `index` by the name that the checkpoint gives it: that of its linears, less their own."""
