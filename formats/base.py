@@ -61,13 +61,17 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Zeros:
-    """How a weight was pruned: `pattern` is a share of each weight, as `50 %`, or n:m along the input, as `2:4`.
+    """How a weight was pruned: the part `share` of it, in no `pattern` or n:m along the input, as `2:4`.
 
     `corrected`: what stayed was solved for the untouched model's outputs, and should not be once more.
     """
 
-    pattern: str
+    share: float
+    pattern: str | None = None
     corrected: bool = False
+
+    def __str__(self) -> str:
+        return self.pattern or f"{100 * self.share:.4g} %"
 
 
 @dataclass(frozen=True)

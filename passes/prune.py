@@ -6,16 +6,19 @@
     solve     then what stays by least squares on the inputs; `correct` aims at the untouched model's outputs
 
 Zeros stay zeros in what comes after, `gptq` in the same sweep for one: it feeds errors into what stays only.
+
+With a `schedule` it stands for several such steps, each of more zeros than the one before, and a training between any
+two of them (iterative magnitude pruning, arXiv 1710.01878).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Self
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from compress.formats.base import ModelSpec, Zeros
@@ -28,15 +31,41 @@ from compress.kernels.solve.kept import solve_kept, solve_kept_effort
 from compress.kernels.solve.mask import Score, keep_groups, keep_share, keep_share_of_all, scores
 from compress.kernels.solve.sparsegpt import sparsegpt, sparsegpt_effort
 from compress.kernels.solve.swap import swap, swap_effort
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import LayerPass, ModelPass, Pass, Place
 from compress.passes.core.change import Change
 from compress.passes.core.targets import Selection
+from compress.passes.distill import Distill
+from compress.passes.finetune import Finetune
 from compress.passes.forward.input_ranges import Moments
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
 from compress.passes.model.anatomy import Anatomy
+from compress.passes.rewind import Rewind
 
 _PATTERNS = {"2:4": (2, 4), "4:8": (4, 8)}
 _SOLVERS = {"sparsegpt": sparsegpt, "alps": alps}
+_SCHEDULED = ("schedule", "steps", "between", "rewind")
+
+
+class Between(BaseModel):
+    """The training between two steps of pruning."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    finetune: Finetune | None = None
+    distill: Distill | None = None
+
+    @model_validator(mode="after")
+    def _check_one_training(self) -> Self:
+        if (self.finetune is None) == (self.distill is None):
+            raise ValueError("one training stands between two steps: {finetune: {…}} or {distill: {…}}")
+        return self
+
+    @property
+    def training(self) -> ModelPass:
+        """The one that was asked for."""
+        training = self.finetune or self.distill
+        assert training is not None  # or it was refused
+        return training
 
 
 class Prune(Selection, LayerPass):
@@ -63,6 +92,29 @@ class Prune(Selection, LayerPass):
         le=1,
         description="by which part the Hessian's entries off its diagonal are made smaller: they are chance in part",
     )
+    schedule: Literal["cubic"] | None = Field(
+        None, description="prune in `steps` with a training `between` them: the part s·(1 − (1 − t/steps)³) by step t"
+    )
+    steps: int = Field(4, ge=2, le=64, description="of a schedule; the last one comes to `sparsity`")
+    between: Between | None = Field(None, description="of a schedule: {finetune: {…}} or {distill: {…}}")
+    rewind: bool = Field(
+        False,
+        description="of a schedule: before each training all that was kept goes back to the values that it came with "
+        "(arXiv 1803.03635), so that steps hand on masks alone",
+    )
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        said = [name for name in _SCHEDULED if name in self.model_fields_set - {"schedule"}]
+        if self.schedule is None and said:
+            raise ValueError(f"{said[0]} is of a schedule, and there is none: say schedule: cubic")
+        if self.schedule and self.between is None:
+            raise ValueError("a schedule trains between its steps: say how, between: {finetune: {…}}")
+        if self.schedule and self.pattern:
+            raise ValueError("a schedule comes to a sparsity, step by step: leave pattern out")
+        if self.schedule and self.correct:
+            raise ValueError("correct aims at the untouched model, which training has left: leave it out")
+        return self
 
     @model_validator(mode="after")
     def _check_one_way(self) -> Self:
@@ -74,6 +126,21 @@ class Prune(Selection, LayerPass):
     def kept(self) -> tuple[int, int] | None:
         """n of every m neighbouring inputs stay; None if it goes by a share."""
         return _PATTERNS[self.pattern] if self.pattern else None
+
+    def unfolded(self) -> Sequence[tuple[Place, Pass]]:
+        if self.between is None:
+            return super().unfolded()
+        training = self.between.training
+        between: list[tuple[Place, Pass]] = [(("between", training.name), training)]
+        if self.rewind:
+            between.insert(0, (("rewind",), Rewind()))
+        first, *others = (((), self._once(share)) for share in cubic(self.sparsity, self.steps))
+        return [first, *(each for step in others for each in (*between, step))]
+
+    def _once(self, share: float) -> Prune:
+        """One step of the schedule."""
+        said = self.model_fields_set - {*_SCHEDULED, "sparsity"}
+        return Prune(sparsity=share, **{name: getattr(self, name) for name in said})
 
     def targets(self, anatomy: Anatomy) -> frozenset[str]:
         return self.chosen(anatomy)
@@ -90,56 +157,76 @@ class Prune(Selection, LayerPass):
         targets = sorted(self.targets(anatomy))
         for name in targets:
             spec = model.tensors[f"{name}.weight"]
-            if spec.format is not None or name in model.pruned:
-                done = "pruned" if name in model.pruned else "quantized"
+            if spec.format is not None:
                 raise RefusedError(
-                    f"prune: {name} was {done} by an earlier pass",
+                    f"prune: {name} was quantized by an earlier pass",
                     f"move prune before the pass that quantizes, or skip: [{name}]",
                 )
+            if before := model.pruned.get(name):
+                self._refuse_fewer(name, before)
             if self.kept and spec.shape[1] % self.kept[1]:
                 raise RefusedError(
                     f"prune: {self.kept[1]} does not divide the {spec.shape[1]} inputs of {name}",
                     f"say sparsity: 0.5 in place of the pattern, or skip: [{name}]",
                 )
-        zeros = Zeros(self.pattern or f"{100 * self.sparsity:g} %", self.correct)
+        zeros = Zeros(self.sparsity, self.pattern, self.correct)  # the part is 0.5 with every pattern
         return replace(model, pruned={**model.pruned, **dict.fromkeys(targets, zeros)})
 
+    def _refuse_fewer(self, name: str, before: Zeros) -> None:
+        """What was pruned `before` may lose more of what it has."""
+        if before.pattern or self.pattern or self.sparsity <= before.share:
+            raise RefusedError(
+                f"prune: {name} was pruned by an earlier pass ({before}), and its zeros stay",
+                f"ask for more of them than that, by sparsity in both passes, or skip: [{name}]",
+            )
+        if before.corrected and self.correct:
+            raise RefusedError(
+                f"prune: {name} was corrected to the untouched model's outputs by an earlier pass; twice overshoots",
+                "leave correct out of one of the two",
+            )
+
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
-        return {name: self._pruned(weight, stats) for name, weight in weights.items()}
+        return {name: self._pruned(weight, stats, stats.kept.get(name)) for name, weight in weights.items()}
 
     def effort(self, weights: Mapping[str, tuple[int, ...]]) -> Effort:
         return sum((self._effort(shape) for shape in weights.values()), Effort())
 
-    def _pruned(self, weight: Tensor, stats: LinearStats) -> Change:
+    def _pruned(self, weight: Tensor, stats: LinearStats, within: Tensor | None) -> Change:
+        """`within` [out, in] bool: what may stay of a weight that was pruned before."""
         if self.needs() and not stats.tokens:  # an embedding, or an expert that no token came to
-            mask = self._mask(weight.abs(), rows=False)
+            mask = self._mask(weight.abs(), within, rows=False)
             return Change(weight * mask, mask=mask, unreached=stats.gathered, notes={"fallback": "magnitude"})
         hessian = shrunk(stats[Hessian].matrix, self.shrinkage) if Hessian in stats else None
         target = self._target(weight, stats)
-        values, mask, fallback = self._first(target, stats, hessian)
+        values, mask, fallback = self._first(target, stats, hessian, within)
         if self.swap and hessian is not None:
-            values, mask = swap(target, hessian, values, mask, group=self.kept and self.kept[1])
+            values, mask = swap(target, hessian, values, mask, group=self.kept and self.kept[1], within=within)
         if self.solve and hessian is not None:
             values = solve_kept(target, hessian, mask, damp=self.damp, start=values)
         return Change(values, mask=mask, notes={"fallback": fallback})
 
-    def _first(self, target: Tensor, stats: LinearStats, hessian: Tensor | None) -> tuple[Tensor, Tensor, str]:
+    def _first(
+        self, target: Tensor, stats: LinearStats, hessian: Tensor | None, within: Tensor | None
+    ) -> tuple[Tensor, Tensor, str]:
         """Values and mask as `method` has them, and what was done in its stead if it could not be."""
         kind: Score = "wanda"
         if hessian is not None and (solver := _SOLVERS.get(self.method)):
-            found = solver(target, hessian, sparsity=self.sparsity, pattern=self.kept, damp=self.damp)
+            share, pattern = self.sparsity, self.kept
+            found = solver(target, hessian, sparsity=share, pattern=pattern, within=within, damp=self.damp)
             if found is not None:
                 return *found, ""
         if self.method != "sparsegpt" and self.method != "alps":
             kind = self.method
-        mask = self._mask(scores(target, self._energy(target, stats), kind), rows=kind == "wanda")
+        mask = self._mask(scores(target, self._energy(target, stats), kind), within, rows=kind == "wanda")
         return target * mask, mask, kind if self.method in _SOLVERS else ""
 
-    def _mask(self, score: Tensor, *, rows: bool) -> Tensor:
-        """What stays of every group, of each of the `rows`, or of all rows together."""
+    def _mask(self, score: Tensor, within: Tensor | None, *, rows: bool) -> Tensor:
+        """What stays of every group, of each of the `rows`, or of all rows together; nothing that is not `within`."""
         if self.kept:
             return keep_groups(score, *self.kept)
-        return keep_share(score, self.sparsity) if rows else keep_share_of_all(score, self.sparsity)
+        score = score if within is None else score.masked_fill(~within, -1.0)
+        mask = keep_share(score, self.sparsity) if rows else keep_share_of_all(score, self.sparsity)
+        return mask if within is None else mask & within
 
     def _energy(self, weight: Tensor, stats: LinearStats) -> Tensor:
         """Σ x² of every input [in] fp32; ones where the method does not ask for it."""
@@ -161,3 +248,8 @@ class Prune(Selection, LayerPass):
         effort += swap_effort(shape, self.kept and self.kept[1]) if self.swap else Effort()
         effort += solve_kept_effort(shape) if self.solve else Effort()
         return effort + (correct_effort(shape) if self.correct else Effort())
+
+
+def cubic(sparsity: float, steps: int) -> list[float]:
+    """The part that is zero after each step: fast at first, where much is to spare (arXiv 1710.01878, equation 1)."""
+    return [sparsity * (1 - (1 - step / steps) ** 3) for step in range(1, steps + 1)]

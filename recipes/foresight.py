@@ -27,12 +27,11 @@ def foresee(recipe: Recipe, note: Callable[[str], None]) -> None:
 
 def _other_words(recipe: Recipe) -> Iterator[str]:
     """What an option was called that has another name here."""
-    entries = (recipe.origin.document.data or {}).get("passes", [])
-    for number, (step, entry) in enumerate(zip(recipe.passes, entries)):
+    for number, step in enumerate(recipe.passes):
         for option, field in type(step).model_fields.items():
             known = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
             for word in known:
-                if word != option and word in (entry.get(step.name) or {}):
+                if word != option and word in recipe.origin.options(number):
                     line = recipe.origin.line("passes", number, step.name, str(word))
                     yield f"{line}{step.name}: `{word}` is called `{option}` here, and taken for it"
 

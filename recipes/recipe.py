@@ -110,8 +110,14 @@ def build(document: Document, folder: Path = Path()) -> Recipe:
     steps = [_pass(complaints, index, entry) for index, entry in enumerate(entries)]
     complaints.refuse()
     assert head is not None  # or there was a complaint
-    recipe = head.model_copy(update={"passes": tuple(step for step in steps if step is not None)})
-    recipe._origin = Origin(document, folder)
+    unfolded = [
+        (("passes", index, step.name, *place), each)
+        for index, step in enumerate(steps)
+        if step is not None
+        for place, each in step.unfolded()
+    ]
+    recipe = head.model_copy(update={"passes": tuple(step for _, step in unfolded)})
+    recipe._origin = Origin(document, folder, [path for path, _ in unfolded])
     return recipe
 
 

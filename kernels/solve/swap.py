@@ -30,17 +30,19 @@ def swap(
     kept: Tensor,
     *,
     group: int | None = None,
+    within: Tensor | None = None,
     limit: int = _LIMIT,
 ) -> tuple[Tensor, Tensor]:
     """`pruned` and `kept` with a smaller tr(E·H·Eᵀ), E = `weight` − `pruned`, [rows, columns] fp32, `kept` bool.
 
     `hessian` H [columns, columns] fp32. Each row keeps as many weights as before, and with `group` (the m of n:m)
-    each of its groups of columns does. A row ends where no swap helps, or after `limit` swaps; one that came out
-    worse for rounding is left as it was.
+    each of its groups of columns does. Only what is `within` [rows, columns] bool may come; by default all. A row ends
+    where no swap helps, or after `limit` swaps; one that came out worse for rounding is left as it was.
     """
     columns = weight.shape[1]
     step = max(1, _CHUNK // (columns * (group or columns)))
-    parts = zip(weight.split(step), pruned.split(step), kept.split(step))
+    gone = ~kept if within is None else ~kept & within
+    parts = zip(weight.split(step), pruned.split(step), kept.split(step), gone.split(step))
     done = [_Swapping(*part, hessian, group).run(limit) for part in parts]
     return torch.cat([values for values, _ in done]), torch.cat([mask for _, mask in done])
 
@@ -53,12 +55,17 @@ def swap_effort(shape: tuple[int, ...], group: int | None = None) -> Effort:
 
 
 class _Swapping:
-    """Some rows, on their way: values and masks change in place, `drive` is g = e·H, [rows, columns] each."""
+    """Some rows, on their way: values and masks change in place, `drive` is g = e·H, [rows, columns] each.
 
-    def __init__(self, weight: Tensor, pruned: Tensor, kept: Tensor, hessian: Tensor, group: int | None) -> None:
+    `kept` may go, and `gone` may come.
+    """
+
+    def __init__(
+        self, weight: Tensor, pruned: Tensor, kept: Tensor, gone: Tensor, hessian: Tensor, group: int | None
+    ) -> None:
         self.weight, self.hessian, self.group = weight, hessian, group
         self.before = pruned, kept
-        self.values, self.kept = pruned.clone(), kept.clone()
+        self.values, self.kept, self.gone = pruned.clone(), kept.clone(), gone.clone()
         self.drive = (weight - pruned) @ hessian
         self.energy = hessian.diagonal().clone()
         self.columns = torch.arange(weight.shape[1], device=weight.device)
@@ -80,10 +87,10 @@ class _Swapping:
 
     def _loss_and_gain(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What a kept weight's going costs, and what a pruned one's coming alone would bring; [rows, columns]."""
-        values, drive, kept = self.values[rows], self.drive[rows], self.kept[rows]
+        values, drive, kept, gone = self.values[rows], self.drive[rows], self.kept[rows], self.gone[rows]
         loss = 2 * values * drive + values.square() * self.energy
         gain = drive.square() / self.energy
-        return loss.where(kept, torch.inf), gain.where(~kept & (self.energy > 0), _NEVER)
+        return loss.where(kept, torch.inf), gain.where(gone & (self.energy > 0), _NEVER)
 
     def _likely(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best swap of each row among the pairs of what costs least and what brings most, each by itself."""
@@ -114,7 +121,7 @@ class _Swapping:
         gain = (drive.unsqueeze(1) + going.unsqueeze(2) * between).square_() / energy
         noise = _EPSILON * (gain + loss.abs().unsqueeze(2))
         gain = gain - loss.unsqueeze(2) - noise
-        fits = self.kept[row, leaves].unsqueeze(2) & ~self.kept[row, comes].unsqueeze(1) & (energy > 0)
+        fits = self.kept[row, leaves].unsqueeze(2) & self.gone[row, comes].unsqueeze(1) & (energy > 0)
         best = gain.where(fits, _NEVER).flatten(1).max(1)
         first, second = best.indices // comes.shape[1], best.indices % comes.shape[1]
         return best.values, leaves.gather(1, first.unsqueeze(1))[:, 0], comes.gather(1, second.unsqueeze(1))[:, 0]
@@ -125,6 +132,7 @@ class _Swapping:
         self.drive[rows] += going.unsqueeze(1) * self.hessian[leaves] - value.unsqueeze(1) * self.hessian[comes]
         self.values[rows, leaves], self.values[rows, comes] = 0.0, value
         self.kept[rows, leaves], self.kept[rows, comes] = False, True
+        self.gone[rows, leaves], self.gone[rows, comes] = True, False
 
     def _error(self, values: Tensor) -> Tensor:
         """e·H·eᵀ of each row."""

@@ -13,7 +13,7 @@ _PATTERN = (
 
 def zeros_told(model: ModelSpec) -> str:
     """A line on the pruned linears of `model`; empty if there are none."""
-    patterns = sorted({zeros.pattern for zeros in model.pruned.values()})
+    patterns = sorted({str(zeros) for zeros in model.pruned.values()})
     if not patterns:
         return ""
     more = _PATTERN if "2:4" in patterns else ""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from compress.passes.core.run import Run
     from compress.passes.core.stage import Stage
 
+Place = tuple[str | int, ...]
+"""Where something stands in the options of a pass: their names, and numbers within lists."""
 Tie = Callable[[Tensor], Tensor]
 """The nearest scale of siblings' inputs ([in] → [in], fp32 > 0) that the op before can take (passes/sweep/fold.py)."""
 
@@ -65,6 +67,10 @@ class Pass(BaseModel, ABC):
     def wants_change(self) -> bool:
         """Whether there is nothing for it to do unless a pass before it has changed the model."""
         return False
+
+    def unfolded(self) -> Sequence[tuple[Place, Pass]]:
+        """The passes that it stands for, each with the place of its own options in those of this one: itself alone."""
+        return [((), self)]
 
     def located(self, folder: Path) -> Self:
         """The step with paths as they are from where the shell stands; relative ones begin at `folder`.

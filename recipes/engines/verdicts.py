@@ -109,8 +109,7 @@ def notes(dialect: str, found: Iterable[Verdict]) -> Iterator[str]:
 
 def refuse_idle_patterns(wanted: Iterable[str], models: Iterable[ModelSpec]) -> None:
     """Raise RefusedError for weights pruned n:m, at a cost in quality, for a target that gains nothing from that."""
-    pruned = {zeros.pattern for model in models for zeros in model.pruned.values()}
-    patterns = sorted(pattern for pattern in pruned if ":" in pattern)
+    patterns = sorted({zeros.pattern for model in models for zeros in model.pruned.values() if zeros.pattern})
     engine = next((name for name in wanted if name in ("vllm", "vllm-cpu")), None)
     if patterns and engine:
         raise RefusedError(

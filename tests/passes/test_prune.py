@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,21 @@ def test_what_stays_has_the_highest_scores_and_its_old_value(method: str) -> Non
     }[method]
     parts = zip(score, mask) if method == "wanda" else [(score, mask)]
     assert all(part[keep].min() >= part[~keep].max() for part, keep in parts)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("more", [ALONE, {}, {"swap": True}, {"correct": True}])
+def test_what_was_pruned_before_loses_more_and_gets_nothing_back(method: str, more: dict[str, Any]) -> None:
+    weight, hessian = problem(10, 64)
+    values, before = pruned(weight, hessian, method=method, sparsity=0.3, **more)
+    step = Prune(method=method, sparsity=0.6, **more)
+    stats = stats_of(hessian, *step.needs())
+    stats.kept = {"x": before}
+    found = step.siblings({"x": values}, stats)["x"]
+    assert found.mask is not None
+    assert not bool((found.mask & ~before).any()) and not bool(found.values[~found.mask].any())
+    share = 10 * (64 - round(64 * 0.6)) if method == "wanda" else 640 - round(640 * 0.6)
+    assert int(found.mask.sum()) == share
 
 
 def test_without_inputs_it_goes_by_magnitude_and_says_so() -> None:
@@ -271,7 +287,10 @@ def test_a_killed_training_of_a_pruned_model_goes_on_to_the_same_bytes(
         ([{"rtn": GRID}, {"prune": {}}], "quantized by an earlier pass"),
         ([{"awq": GRID}, {"prune": {}}], "quantized by an earlier pass"),
         ([{"prune": {}}, {"shrink": {"ffn": 96, "multiple": 32}}], "what shrink repairs has no zeros"),
-        ([{"prune": {}}, {"prune": {}}], "pruned by an earlier pass"),
+        ([{"prune": {}}, {"prune": {}}], r"pruned by an earlier pass \(50 %\), and its zeros stay"),
+        ([{"prune": {"pattern": "2:4"}}, {"prune": {"sparsity": 0.7}}], r"an earlier pass \(2:4\)"),
+        ([{"prune": {"sparsity": 0.2}}, {"prune": {"pattern": "2:4"}}], r"an earlier pass \(20 %\)"),
+        ([{"prune": {"correct": True}}, {"prune": {"sparsity": 0.7, "correct": True}}], "twice"),
         ([{"prune": {"correct": True}}, {"gptq": {**GRID, "correct": True}}], "twice"),
     ],
 )
@@ -298,7 +317,10 @@ def test_what_zeros_save_is_said_in_plan_report_and_card(recipe: Build, tmp_path
     assert any(note.startswith(said) for note in plan(asked).artifacts[0].notes)
     report = run(asked, tmp_path / "out")
     assert any(said in note for note in report.notes)
-    assert said in (Path(report.artifacts[0].path) / "README.md").read_text()
+    folder = Path(report.artifacts[0].path)
+    assert said in (folder / "README.md").read_text()
+    (written,) = json.loads((folder.parent / "compress.json").read_text())["report"]["artifacts"]
+    assert written["zeros"].startswith(said)
 
 
 def test_a_pattern_and_a_share_are_too_much(recipe: Build) -> None:

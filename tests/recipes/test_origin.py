@@ -81,6 +81,27 @@ def test_what_is_refused_within_a_place_names_it_once_and_keeps_its_kind_and_its
     assert str(refused.value) == "too large"
 
 
+def test_passes_that_one_entry_stands_for_stand_where_it_does(recipe: Path) -> None:
+    """And their own options where these stand: a training's, between two steps of pruning, within it."""
+    steps = (
+        "  - prune:\n      schedule: cubic\n      steps: 2\n      between:\n        finetune:\n          data: no.txt"
+    )
+    recipe.write_text(f"{RECIPE}{steps}\n  - evaluate: {{data: builtin}}\n")
+    loaded = load(str(recipe))
+    assert [step.name for step in loaded.passes] == ["calibrate", "evaluate", "prune", "finetune", "prune", "evaluate"]
+    lines = [loaded.origin.line("passes", number) for number in range(6)]
+    assert lines == [f"recipe.yaml:{line}: " for line in (3, 4, 5, 9, 5, 11)]
+    assert loaded.origin.line("passes", 4, "prune", "schedule") == "recipe.yaml:6: "
+    assert [loaded.origin.options(number).get("data") for number in (0, 3, 5)] == ["corpus.txt", "no.txt", "builtin"]
+    with pytest.raises(UsageError, match=r"^recipe\.yaml:10: .*no\.txt is not there"):
+        plan(loaded)
+    with pytest.raises(
+        UsageError, match=r"recipe\.yaml:10: passes\[2\]\.prune\.between\.finetune: unknown option 'dta'"
+    ):
+        recipe.write_text(recipe.read_text().replace("data: no", "dta: no"))
+        load(str(recipe))
+
+
 def test_only_values_of_the_text_are_relative_to_it() -> None:
     document = override(parse("a: {b: 1, c: 2}", "r.yaml"), "a.b=3", ["a"])
     origin = Origin(document, Path("folder"))

@@ -48,6 +48,14 @@ def test_comes_near_the_best_of_all_masks_of_a_row():
     assert near >= 15
 
 
+def test_what_was_pruned_before_stays_so():
+    weight, hessian = problem(24, 96)
+    first, within = alps(weight, hessian, sparsity=0.4, damp=0.01)
+    values, kept = alps(first, hessian, sparsity=0.7, within=within, damp=0.01)
+    assert not bool((kept & ~within).any()) and torch.equal(values != 0, kept)
+    assert int(kept.sum()) == kept.numel() - round(kept.numel() * 0.7)
+
+
 def test_inputs_that_are_never_there_get_no_weight():
     weight, hessian = problem(10, 32)
     hessian[5], hessian[:, 5] = 0, 0

@@ -69,3 +69,24 @@ def test_a_hessian_that_no_damping_helps_gives_nothing():
     hessian = torch.eye(32)
     hessian[0, 1] = hessian[1, 0] = 1e9
     assert sparsegpt(weight, hessian, sparsity=0.5, damp=0.01) is None
+
+
+@pytest.mark.parametrize("columns", [48, 300])
+def test_what_was_pruned_before_stays_so_and_the_share_is_exact_of_all(columns):
+    """Of uneven blocks, too: the mask before is by rows, and each block loses the same part of what it has."""
+    weight, hessian = problem(9, columns)
+    within = keep_share(scores(weight, hessian.diagonal(), "wanda"), 0.4)
+    values, kept = sparsegpt(weight * within, hessian, sparsity=0.7, within=within, damp=0.01)
+    assert not bool((kept & ~within).any()) and not bool(values[~kept].any())
+    assert int(kept.sum()) == 9 * columns - round(9 * columns * 0.7)
+    parts = [int(mask[:, :128].sum()) for mask in (kept, within)]
+    assert parts[0] == pytest.approx(parts[1] * int(kept.sum()) / int(within.sum()), abs=1)
+    masked = weight * within * kept
+    assert output_energy(weight * within - values, hessian) < output_energy(weight * within - masked, hessian)
+
+
+def test_all_that_is_left_may_stay():
+    weight, hessian = problem(9, 48)
+    within = keep_share(weight.abs(), 0.5)
+    _, kept = sparsegpt(weight * within, hessian, sparsity=0.5, within=within, damp=0.01)
+    assert torch.equal(kept, within)

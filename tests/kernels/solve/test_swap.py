@@ -24,11 +24,11 @@ def energy(weight, values, hessian):
     return (error @ hessian.double() * error).sum(-1)
 
 
-def best_swap(row, values, kept, hessian, group):
+def best_swap(row, values, kept, hessian, group, within=None):
     """The least error of the row after any one swap: the value of what comes by least squares."""
     hessian, least = hessian.double(), torch.inf
     for i in kept.nonzero()[:, 0].tolist():
-        for j in (~kept).nonzero()[:, 0].tolist():
+        for j in (~kept if within is None else ~kept & within).nonzero()[:, 0].tolist():
             if group and i // group != j // group:
                 continue
             tried = values.double().clone()
@@ -49,6 +49,18 @@ def test_ends_where_no_swap_of_a_row_helps(method, group):
     for row in range(len(weight)):
         least = best_swap(weight[row], swapped[row], mask[row], hessian, group)
         assert least > float(after[row]) * (1 - 1e-3)
+
+
+@pytest.mark.parametrize("group", [None, 4])
+def test_only_what_is_within_comes(group):
+    weight, hessian, values, kept = start(6, 24, "wanda", group)
+    within = kept | (torch.rand(6, 24, generator=torch.Generator().manual_seed(3)) < 0.4)
+    swapped, mask = swap(weight, hessian, values, kept, group=group, within=within)
+    assert not bool((mask & ~within).any()) and torch.equal(mask.sum(1), kept.sum(1))
+    assert bool((swapped[~mask] == 0).all()) and not torch.equal(mask, kept)
+    for row in range(len(weight)):
+        least = best_swap(weight[row], swapped[row], mask[row], hessian, group, within[row])
+        assert least > float(energy(weight[row], swapped[row], hessian)) * (1 - 1e-3)
 
 
 @pytest.mark.parametrize("group", [None, 4])

@@ -11,7 +11,7 @@ def test_a_model_that_was_not_pruned_has_nothing_to_say() -> None:
 
 
 def test_layers_patterns_and_what_they_save() -> None:
-    said = zeros_told(ModelSpec({}, {}, pruned={"a": Zeros("50 %"), "b": Zeros("50 %")}))
+    said = zeros_told(ModelSpec({}, {}, pruned={"a": Zeros(0.5), "b": Zeros(0.5)}))
     assert said.startswith("2 linear layers are pruned (50 %): zeros take as many bytes here as other values")
     assert "sparse cores" not in said
-    assert "sparse cores" in zeros_told(ModelSpec({}, {}, pruned={"a": Zeros("2:4")}))
+    assert "sparse cores" in zeros_told(ModelSpec({}, {}, pruned={"a": Zeros(0.5, "2:4")}))
