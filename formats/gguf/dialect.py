@@ -18,7 +18,8 @@ from torch import Tensor
 from compress.formats.base import Checkpoint, Dialect, FileLayout, Layout, ModelSpec, Progress, TensorSpec
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.storage import RegularFile
-from compress.formats.gguf.blocks.types import BLOCKS, BlockType, type_of
+from compress.formats.gguf.blocks.base import BlockType
+from compress.formats.gguf.blocks.types import BLOCKS, type_of
 from compress.formats.gguf.checkpoint import FREQ_FACTORS, GGUFCheckpoint
 from compress.formats.gguf.config import dims_of, family_of, write_config
 from compress.formats.gguf.file import SUFFIX, file_size, gguf_file, write_gguf
@@ -34,9 +35,14 @@ from compress.formats.views.casting import scale_misfit
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor
 
-BlockName = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+BlockName = Literal[
+    "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq4_xs"
+]  # fmt: skip
 # llama.h, enum llama_ftype: what most of the file is.
-_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "bf16": 32}
+_FILE_TYPES = {
+    "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
+    "q5_k": 16, "q6_k": 18, "iq4_xs": 30, "bf16": 32,
+}  # fmt: skip
 _QUANTIZATION_VERSION = 2
 _TIED = "tie_word_embeddings"
 _LONGEST_NAME = 200
@@ -46,7 +52,8 @@ class GGUF(Dialect):
     """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet.
 
     Quantized weights keep their values: blocks Q4_0, Q5_0 and Q8_0 (symmetric) or Q4_1 and Q5_1 (with a
-    minimum) hold them. Families: llama (and mistral), qwen2, qwen3, gemma, olmo2, phi3, smollm3, starcoder2, gptneox.
+    minimum) hold integers, and what was quantized as a type of GGUF's is written as that.
+    Families: llama (and mistral), qwen2, qwen3, gemma, olmo2, phi3, smollm3, starcoder2, gptneox.
     """
 
     name: ClassVar[str] = "gguf"

@@ -12,7 +12,7 @@ from compress.formats.base import Progress
 from compress.formats.errors import InputError
 from compress.formats.files.finite import check_finite
 from compress.formats.files.storage import RegularFile, atomic_write
-from compress.formats.gguf.blocks.types import BlockType
+from compress.formats.gguf.blocks.base import BlockType
 from compress.formats.gguf.header import TensorInfo, Value, alignment_of, encode_header, lay_out, padded
 from compress.formats.gguf.parse import read_header
 from compress.kernels.qtensor import QTensor

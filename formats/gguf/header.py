@@ -19,7 +19,7 @@ from enum import IntEnum
 from typing import cast
 
 from compress.formats.errors import InputError, RefusedError
-from compress.formats.gguf.blocks.types import BlockType
+from compress.formats.gguf.blocks.base import BlockType
 
 MAGIC = b"GGUF"
 VERSION = 3

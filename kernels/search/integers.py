@@ -92,7 +92,7 @@ def _search_multiples(groups: Tensor, importance: Tensor, levels: int, zero: Zer
             power = codes.square_().mul_(importance).sum(-1)
             best.offer(product, power, scale=product / power, zero=offset)
 
-    for shrink in _shrinks(levels):
+    for shrink in shrinks(levels):
         attempt(start * shrink, offsets)
     attempt(best.params["scale"], [best.params["zero"]])
     if zero == "middle":
@@ -127,7 +127,7 @@ def _search_line(groups: Tensor, importance: Tensor, levels: int) -> FloatParams
         slope = product / power
         best.offer(product, power, scale=slope, minimum=mean - slope * centre)
 
-    for shrink in _shrinks(levels):
+    for shrink in shrinks(levels):
         for lean in (0.25, 0.5, 0.75):
             attempt(plain["scale"] * shrink, plain["minimum"] + span * ((1 - shrink) * lean))
     attempt(best.params["scale"], best.params["minimum"])
@@ -140,7 +140,7 @@ def _without_zero(scale: Tensor, offset: Tensor, levels: int) -> FloatParams:
     return {"scale": torch.where(flip, -scale, scale), "zero": torch.where(flip, levels - 1.0, offset)}
 
 
-def _shrinks(levels: int) -> Iterator[float]:
+def shrinks(levels: int) -> Iterator[float]:
     """Parts of the full range to try: the fewer the levels, the more it pays to cut."""
     narrowest = 1 - 1 / levels**0.5
     for trial in range(_TRIALS):

@@ -1,4 +1,4 @@
-"""The options of passes that solve for any number format: which one, and its own."""
+"""The options of passes for any number format: which one, and its own."""
 
 from __future__ import annotations
 
@@ -9,34 +9,55 @@ from pydantic import Field
 from compress.formats.options import PerTensor, resolve
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
+from compress.kernels.numbers.int import IntFormat
+from compress.kernels.numbers.k_affine import KAffineFormat
+from compress.kernels.numbers.k_scaled import KScaledFormat
 from compress.kernels.numbers.tables import Table
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.options.integers import IntegerOptions
 from compress.passes.options.tables import TableOptions
 
-Named = Literal["fp8", "mxfp4", "nvfp4"]
-_NAMED: dict[Named, NumberFormat] = {
+Float = Literal["fp8", "mxfp4", "nvfp4"]
+GGMLType = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"]
+_NAMED: dict[Float | GGMLType, NumberFormat] = {
     "fp8": FloatFormat("channel"),
     "mxfp4": Float4Format("mxfp4"),
     "nvfp4": Float4Format("nvfp4"),
+    "q4_0": IntFormat(4, 32, "middle"),
+    "q4_1": IntFormat(4, 32, "real"),
+    "q5_0": IntFormat(5, 32, "middle"),
+    "q5_1": IntFormat(5, 32, "real"),
+    "q8_0": IntFormat(8, 32, "middle"),
+    "q2_k": KAffineFormat("q2_k"),
+    "q3_k": KScaledFormat("q3_k"),
+    "q4_k": KAffineFormat("q4_k"),
+    "q5_k": KAffineFormat("q5_k"),
+    "q6_k": KScaledFormat("q6_k"),
+    "iq4_xs": KScaledFormat("iq4_xs"),
 }
 
 
 class FormatOptions(IntegerOptions, TableOptions):
-    """Integers, a table or floats.
+    """Integers, a table, floats or a type of GGUF's.
 
-    `bits` to `zero` speak of integers, `block_size` and `double_quant` of tables; floats have no options.
+    `bits` to `zero` speak of integers, `block_size` and `double_quant` of tables; the others have no options.
     """
 
-    format: PerTensor[Literal["int"] | Table | Named] = Field("int", description="the number format to solve for")
+    format: PerTensor[Literal["int"] | Table | Float | GGMLType] = Field(
+        "int", description="the number format; GGUF's are named as there: q4_k, q6_k, q8_0"
+    )
 
     def integral(self, name: str) -> bool:
         return resolve(self.format, name) == "int"
 
     def number_format(self, name: str) -> NumberFormat | None:
-        chosen: Literal["int"] | Table | Named | None = resolve(self.format, name)
-        if chosen is None:
-            return None
-        if chosen == "fp8" or chosen == "mxfp4" or chosen == "nvfp4":
-            return _NAMED[chosen]
-        return super().number_format(name) if chosen == "int" else self.codebook_format(chosen, name)
+        chosen: Literal["int"] | Table | Float | GGMLType | None = resolve(self.format, name)
+        match chosen:
+            case None:
+                return None
+            case "int":
+                return super().number_format(name)
+            case "nf4" | "fp4" | "quantile" | "lloyd_max":
+                return self.codebook_format(chosen, name)
+            case _:
+                return _NAMED[chosen]

@@ -1,15 +1,15 @@
 """The tensor types of GGML: how many bytes a tensor takes, and bytes to values and back.
 
-Three families. Dense types are torch dtypes under another name. The integer blocks Q4_0, Q4_1, Q5_0, Q5_1
-and Q8_0 decode to QTensors and are packed from them without loss. All others that gguf-py can decode (K, I,
-ternary, MX and NV blocks) are decoded by it to fp32 and cannot be written.
+Four families. Dense types are torch dtypes under another name. The integer blocks Q4_0, Q4_1, Q5_0, Q5_1
+and Q8_0, and those with a number format of their own (K-quants, IQ4_XS), decode to QTensors and are packed from them
+without loss. All others that gguf-py can decode (IQ1 to IQ3, IQ4_NL, ternary, MX and NV blocks) are decoded by it to
+fp32 and cannot be written.
 Source of ids and sizes: `ggml.h`, as gguf-py's constants repeat it.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -20,69 +20,18 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from compress.formats.base import TensorSpec, dtype_name
-from compress.formats.errors import InputError, RefusedError
-from compress.formats.files.finite import finite
-from compress.formats.gguf.blocks import integers
+from compress.formats.errors import RefusedError
+from compress.formats.gguf.blocks import integers, iq4, k_quants
+from compress.formats.gguf.blocks.base import BlockType, bytes_of, check_range, view_of
+from compress.formats.gguf.blocks.formatted import FormatType
+from compress.formats.gguf.blocks.planes import Fields
 from compress.formats.views.casting import half_scales, scale_misfit
 from compress.kernels.numbers.int import IntFormat
+from compress.kernels.numbers.k_affine import KAffineFormat
+from compress.kernels.numbers.k_scaled import KScaledFormat
 from compress.kernels.qtensor import NumberFormat, QTensor
 
 _CHUNK = 1 << 18  # weights worked on at a time: temporaries stay small and in the cache
-
-
-@dataclass(frozen=True)
-class BlockType(ABC):
-    """One tensor type: `block` weights, neighbours in a row, take `size` bytes. Shapes are [..., columns]."""
-
-    id: int
-    name: str
-    block: int
-    size: int
-
-    @property
-    def writable(self) -> bool:
-        """Whether `encode` works."""
-        return False
-
-    def misfit(self, shape: tuple[int, ...]) -> str | None:
-        """Why a tensor of this shape cannot have this type, or None if it can."""
-        if shape and shape[-1] % self.block == 0:
-            return None
-        return f"rows of shape {list(shape)} do not divide into {self.name} blocks of {self.block}"
-
-    def nbytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of a tensor of this shape; the shape fits."""
-        return prod(shape) // self.block * self.size
-
-    def holds(self, number_format: NumberFormat) -> bool:
-        """Whether every tensor of that number format whose rows divide into blocks can be packed exactly."""
-        return False
-
-    @abstractmethod
-    def spec(self, shape: tuple[int, ...]) -> TensorSpec:
-        """What `decode` will return for this shape."""
-
-    @abstractmethod
-    def decode(self, raw: bytes | bytearray, shape: tuple[int, ...]) -> Tensor | QTensor:
-        """The values of `raw`, nbytes(shape) bytes. A bytearray may become the tensor's memory."""
-
-    def encode(self, weight: Tensor) -> memoryview:
-        """`weight` [..., columns] fp32, rounded to nearest, as nbytes(shape) bytes.
-
-        Raises RefusedError for a type that cannot be written and for weights beyond its range, InputError
-        for NaN and Inf.
-        """
-        names = ", ".join(kind.name for kind in BLOCKS.values() if kind.writable)
-        raise RefusedError(f"{self.name} tensors can be read but not written", f"types to write: {names}")
-
-    def pack(self, tensor: QTensor) -> memoryview:
-        """The very values of `tensor` [rows, columns] as nbytes(shape) bytes.
-
-        Raises RefusedError unless the type holds the tensor's number format and shape.
-        """
-        raise RefusedError(
-            f"{self.name} cannot hold {tensor.format.name} exactly", "pick a type that does, or requantize"
-        )
 
 
 @dataclass(frozen=True)
@@ -99,14 +48,14 @@ class DenseType(BlockType):
         return TensorSpec(shape, dtype_name(self.dtype))
 
     def decode(self, raw: bytes | bytearray, shape: tuple[int, ...]) -> Tensor:
-        return _tensor(raw).view(self.dtype).reshape(shape)
+        return bytes_of(raw).view(self.dtype).reshape(shape)
 
     def encode(self, weight: Tensor) -> memoryview:
         if not self.writable:
             return super().encode(weight)
         stored = weight.to("cpu", self.dtype).contiguous()
-        _check_range(stored, weight, self.name)
-        return _view(stored)
+        check_range(stored, weight, self.name)
+        return view_of(stored)
 
 
 @dataclass(frozen=True)
@@ -125,7 +74,7 @@ class IntType(BlockType):
     def decode(self, raw: bytes | bytearray, shape: tuple[int, ...]) -> Tensor | QTensor:
         """A QTensor if the shape is a matrix's, else fp32 values."""
         rows, columns = prod(shape[:-1]), shape[-1]
-        blocks = integers.split(_tensor(raw).view(-1, self.size), self.format.bits, self.format.zero)
+        blocks = integers.split(bytes_of(raw).view(-1, self.size), self.format.bits, self.format.zero)
         params = {"scale": blocks.scale.view(rows, -1)}
         if blocks.minimum is not None:
             params["minimum"] = blocks.minimum.view(rows, -1)
@@ -139,7 +88,7 @@ class IntType(BlockType):
         for part, out in zip(torch.split(blocks, step), torch.split(raw, step), strict=True):
             fitted = integers.fit(part, self.format.bits, self.format.zero)
             out.copy_(self._join(fitted, part))
-        return _view(raw)
+        return view_of(raw)
 
     def pack(self, tensor: QTensor) -> memoryview:
         number_format = tensor.format
@@ -151,7 +100,7 @@ class IntType(BlockType):
         codes = self._codes(tensor, number_format).reshape(-1, self.block)
         scale, minimum = (self._spread(tensor, name) for name in ("scale", "minimum"))
         assert scale is not None
-        return _view(self._join(integers.Blocks(codes, scale, minimum), scale))
+        return view_of(self._join(integers.Blocks(codes, scale, minimum), scale))
 
     def holds(self, number_format: NumberFormat) -> bool:
         """Any group that blocks divide, by repeating its scale; fewer bits, by shifting the codes.
@@ -187,7 +136,7 @@ class IntType(BlockType):
     def _join(self, blocks: integers.Blocks, source: Tensor) -> Tensor:
         for values in (blocks.scale, blocks.minimum):
             if values is not None:
-                _check_range(values, source, self.name)
+                check_range(values, source, self.name)
         return integers.join(blocks, self.format.bits)
 
 
@@ -216,26 +165,6 @@ def type_of(number_format: NumberFormat) -> BlockType | None:
     return min(fitting, key=lambda kind: kind.size / kind.block, default=None)
 
 
-def _tensor(raw: bytes | bytearray) -> Tensor:
-    # torch warns about memory that it must not write to.
-    return torch.frombuffer(raw if isinstance(raw, bytearray) else bytearray(raw), dtype=torch.uint8)
-
-
-def _view(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.view(-1).view(torch.uint8).numpy().data)
-
-
-def _check_range(stored: Tensor, source: Tensor, name: str) -> None:
-    if finite(stored):
-        return
-    if not finite(source):
-        raise InputError("the weight holds NaN or Inf")
-    raise RefusedError(
-        f"{name} cannot hold weights as large as {source.abs().max().item():.4g}",
-        "bf16 and f32 reach further",
-    )
-
-
 def _dense(name: str, dtype: torch.dtype) -> DenseType:
     return DenseType(int(gguf.GGMLQuantizationType[name.upper()]), name, 1, dtype.itemsize, dtype)
 
@@ -243,6 +172,15 @@ def _dense(name: str, dtype: torch.dtype) -> DenseType:
 def _integer(name: str, number_format: IntFormat) -> IntType:
     size = integers.block_bytes(number_format.bits, number_format.zero)
     return IntType(int(gguf.GGMLQuantizationType[name.upper()]), name, integers.GROUP, size, number_format)
+
+
+def _formatted(
+    number_format: NumberFormat, split: Callable[[Tensor], Fields], join: Callable[[Fields], Tensor]
+) -> FormatType:
+    """The type that has the name of its number format."""
+    kind = gguf.GGMLQuantizationType[number_format.name.upper()]
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    return FormatType(int(kind), number_format.name, block, size, number_format, split, join)
 
 
 def _library() -> Iterator[LibraryType]:
@@ -269,6 +207,12 @@ _OWN: tuple[BlockType, ...] = (
     _integer("q5_0", IntFormat(5, integers.GROUP, "middle")),
     _integer("q5_1", IntFormat(5, integers.GROUP, "real")),
     _integer("q8_0", IntFormat(8, integers.GROUP, "middle")),
+    _formatted(KAffineFormat("q2_k"), k_quants.split_q2, k_quants.join_q2),
+    _formatted(KScaledFormat("q3_k"), k_quants.split_q3, k_quants.join_q3),
+    _formatted(KAffineFormat("q4_k"), k_quants.split_q4, k_quants.join_q4),
+    _formatted(KAffineFormat("q5_k"), k_quants.split_q5, k_quants.join_q5),
+    _formatted(KScaledFormat("q6_k"), k_quants.split_q6, k_quants.join_q6),
+    _formatted(KScaledFormat("iq4_xs"), iq4.split_xs, iq4.join_xs),
 )
 
 # By lower-case name. Our own types come last, so that they replace the library's.

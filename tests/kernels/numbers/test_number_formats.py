@@ -18,7 +18,7 @@ from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor, quantize
 
 NUMBERS = {"bits": (2, 4, 8), "group_size": (16, -1), "block_size": (32,)}
-COLUMNS = 64
+COLUMNS = 256
 
 
 def formats():
@@ -157,7 +157,7 @@ def test_reals_that_moved_are_stored_as_near_as_their_type_allows(number_format)
     step = 1 + 0.2 * torch.rand(6, 1, generator=torch.Generator().manual_seed(6))
     moved = {name: real * step for name, real in before.items()}
     after = number_format.reals(number_format.stored(params, moved))
-    off = {"mxfp4": 2**0.5 - 1, "nvfp4": 2**-4, "double": 0.02}
+    off = {"mxfp4": 2**0.5 - 1, "nvfp4": 2**-4, "double": 0.03}
     near = next((share for part, share in off.items() if part in number_format.name), 2**-8)
     for name, real in moved.items():
         torch.testing.assert_close(after[name], real, rtol=near * 1.01, atol=near * float(real.abs().max()) / 30)

@@ -9,6 +9,8 @@ from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
+from compress.kernels.numbers.k_affine import KAffineFormat
+from compress.kernels.numbers.k_scaled import KScaledFormat
 from compress.passes.gptq import GPTQ
 from compress.passes.options.any_format import FormatOptions
 
@@ -21,6 +23,9 @@ from compress.passes.options.any_format import FormatOptions
         ("fp8", FloatFormat("channel")),
         ("mxfp4", Float4Format("mxfp4")),
         ("nvfp4", Float4Format("nvfp4")),
+        ("q5_1", IntFormat(5, 32, "real")),
+        ("q4_k", KAffineFormat("q4_k")),
+        ("q6_k", KScaledFormat("q6_k")),
     ],
 )
 def test_a_name_is_a_number_format(name: str, expected: object) -> None:

@@ -215,8 +215,8 @@ def test_pack_of_a_transposed_tensor() -> None:
 def test_pack_refuses_what_it_cannot_hold() -> None:
     with pytest.raises(RefusedError, match="q4_0 cannot hold int5 g32 sym"):
         BLOCKS["q4_0"].pack(random_codes(IntFormat(5, 32), 2, 64))
-    with pytest.raises(RefusedError, match="q4_k cannot hold"):
-        BLOCKS["q4_k"].pack(random_codes(IntFormat(4, 32), 2, 256))
+    with pytest.raises(RefusedError, match="iq2_s cannot hold"):
+        BLOCKS["iq2_s"].pack(random_codes(IntFormat(4, 32), 2, 256))
     with pytest.raises(RefusedError, match="blocks of 32"):
         BLOCKS["q4_0"].pack(random_codes(IntFormat(4, -1), 2, 80))
 
@@ -233,7 +233,7 @@ def test_weights_out_of_range_are_refused(name: str) -> None:
 
 
 def test_types_that_are_only_read() -> None:
-    for name in ("q6_k", "i32"):
+    for name in ("iq3_s", "i32"):
         assert not BLOCKS[name].writable
         with pytest.raises(RefusedError, match="but not written"):
             BLOCKS[name].encode(torch.zeros(1, 256))

@@ -1,0 +1,63 @@
+"""The numbers that a scale multiplies: whole ones around zero, or a table; and the code of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from compress.kernels.numbers.steps import Steps, looked_up
+from compress.kernels.search.super_multiples import Multiples
+
+IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+"""What the 4-bit codes of GGML's IQ4_NL and IQ4_XS stand for: finer around zero (`ggml-common.h`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """`codes` of the nearest numbers to any fp32 tensor, and `values` of codes; codes are whole fp32, 0 … levels − 1.
+
+    Neither overwrites its argument, and no number is NaN.
+    """
+
+    codes: Callable[[Tensor], Tensor]
+    values: Callable[[Tensor], Tensor]
+    levels: int
+    reach: float
+
+    @property
+    def multiples(self) -> Multiples:
+        """These numbers as a search wants them."""
+        return Multiples(lambda x: self.values(self.codes(x)), self.reach, self.levels)
+
+
+@cache
+def whole(lowest: int, highest: int) -> Units:
+    """lowest … highest."""
+    return Units(
+        lambda x: x.round().clamp_(lowest, highest).sub_(lowest),
+        lambda codes: codes + lowest,
+        highest - lowest + 1,
+        float(max(-lowest, highest)),
+    )
+
+
+@cache
+def table(values: tuple[float, ...]) -> Units:
+    """Rising numbers; a tie goes to the smaller."""
+    numbers = torch.tensor(values, dtype=torch.float32)
+    borders = (numbers[1:] + numbers[:-1]) / 2
+
+    @cache
+    def steps(device: torch.device) -> Steps:
+        return Steps(borders.to(device))
+
+    return Units(
+        lambda x: steps(x.device).below(x),
+        lambda codes: looked_up(numbers.to(codes.device), codes),
+        len(values),
+        max(abs(value) for value in values),
+    )
