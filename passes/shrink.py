@@ -1,7 +1,7 @@
-"""A narrower model: whole channels of the feed-forward layers go, and what reads them makes up for it.
+"""A smaller model, for whatever loads it: tensors come out smaller, or are gone, and `config.json` says so.
 
-Layer by layer, on what the layers before it give by then. The tensors come out smaller and `config.json` says so:
-whatever loads the model loads the smaller one. Every layer keeps as many channels, for engines know one width.
+Channels of feed-forward layers go layer by layer, on what the layers before it give by then, and what reads them makes
+up for it. Every layer keeps as many, for engines know one width. Or whole layers go: those that change least.
 """
 
 from __future__ import annotations
@@ -32,17 +32,22 @@ from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Stat
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.narrow.ffn import FFN, ascending, cut, find_ffns, narrowed, width_for, width_of
+from compress.passes.narrow.layers import fewer, influences, renumbered, strongest
 from compress.passes.narrow.walk import Narrower, Part, narrow
 
 
 class Shrink(ModelPass):
-    """Make the model smaller for every engine: drop whole channels of its feed-forward layers, repair what is left."""
+    """Make the model smaller for every engine: drop channels of its feed-forward layers, or layers, repair the rest."""
 
     calibrated: ClassVar[bool] = True
     decodes: ClassVar[bool] = True
 
     to: float | None = Field(None, gt=0, lt=1, description="which part of the decoder layers' parameters to keep")
     ffn: int | None = Field(None, ge=1, description="how many channels feed-forward layers are to have")
+    layers: int | None = Field(
+        None, ge=1, description="how many layers to keep: those that turn the hidden states most (ShortGPT)"
+    )
+    axis: Literal["ffn", "layers"] = Field("ffn", description="what `to` is reached by")
     multiple: int = Field(
         64, ge=1, description="`ffn` is a multiple of it: 64 is what kernels like, 256 what K-quants of GGUF need"
     )
@@ -63,8 +68,12 @@ class Shrink(ModelPass):
 
     @model_validator(mode="after")
     def _has_an_aim(self) -> Self:
-        if (self.to is None) == (self.ffn is None):
-            raise ValueError("say `to` (as 0.8) or `ffn` (as 1280), one of the two")
+        if sum(option is not None for option in (self.to, self.ffn, self.layers)) != 1:
+            raise ValueError(
+                "say `to` (as 0.8), `ffn` (as 1280) or `layers` (as 24), one of them; each in its own step"
+            )
+        if self.axis != "ffn" and self.to is None:
+            raise ValueError("`axis` is of `to`: say that, or leave it out")
         if self.correct and not self.repair:
             raise ValueError("correct is of the repair: say repair: true")
         return self
@@ -73,18 +82,33 @@ class Shrink(ModelPass):
         return self.model_dump(mode="json")
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
-        ffns = find_ffns(model, anatomy)
-        for name in sorted(name for ffn in ffns for name in ffn.axes(model)):
-            if model.tensors[name].format is not None:
-                raise RefusedError(
-                    f"shrink: {name} is quantized", "put shrink before what quantizes, and begin from a dense model"
-                )
+        if quantized := min((name for name, spec in model.tensors.items() if spec.format is not None), default=""):
+            raise RefusedError(
+                f"shrink: {quantized} is quantized", "put shrink before what quantizes, and begin from a dense model"
+            )
         if model.pruned:
             raise RefusedError(
                 f"shrink: {min(model.pruned)} was pruned, and what shrink repairs has no zeros",
                 "put shrink before prune",
             )
+        if self._by_layers:
+            return fewer(model, anatomy, self._count(anatomy))
+        ffns = find_ffns(model, anatomy)
         return narrowed(model, ffns, self._width(model, anatomy, ffns))
+
+    @property
+    def _by_layers(self) -> bool:
+        return self.layers is not None or self.axis == "layers"
+
+    def _count(self, anatomy: Anatomy) -> int:
+        """How many layers are to be left. Raises RefusedError for what cannot be."""
+        there = len(anatomy.layers)
+        count = self.layers or int((self.to or 1.0) * there)
+        if not 1 <= count < there:
+            raise RefusedError(
+                f"shrink: there are {there} layers, and {count} are to be left", f"say layers: 1 to {there - 1}"
+            )
+        return count
 
     def _width(self, model: ModelSpec, anatomy: Anatomy, ffns: Sequence[FFN]) -> int:
         """How many channels every feed-forward layer is to have. Raises RefusedError for what cannot be."""
@@ -118,6 +142,8 @@ class Shrink(ModelPass):
         following: Sequence[LayerPass] = (),
         crew: Crew = ALONE,
     ) -> Cost:
+        if self._by_layers:
+            return walk_cost(model, anatomy, sequences, budget)
         ffns = find_ffns(model, anatomy)
         walk = walk_cost(model, anatomy, sequences, budget, streams=2 if self.correct else 1, statistics=True)
         width, effort = self._width(model, anatomy, ffns), walk.effort
@@ -134,6 +160,33 @@ class Shrink(ModelPass):
         return effort + (correct_effort(shape) if self.correct else Effort())
 
     def model(self, run: Run, stage: Stage) -> Outcome:
+        return self._with_fewer_layers(run, stage) if self._by_layers else self._narrower_layers(run, stage)
+
+    def _with_fewer_layers(self, run: Run, stage: Stage) -> Outcome:
+        anatomy, before = run.skeleton.anatomy, run.model.spec
+        planned, there = self.plan(before, anatomy), len(anatomy.layers)
+        kept = strongest(influences(run, stage), self._count(anatomy))
+        called = renumbered(before, anatomy, kept)
+        run.model.rename(called)
+        run.model.become(planned)
+        moved = {new: old for new, old in called.items() if new != old}
+        gone = before.tensors.keys() - planned.tensors.keys()
+        return Outcome(
+            called=called,
+            authors=self._authors(run, {**dict.fromkeys(gone, ""), **moved}),
+            manifest=self._told(run, layers=len(kept), layers_gone=[at for at in range(there) if at not in kept]),
+        )
+
+    def _authors(self, run: Run, called: Mapping[str, str]) -> dict[str, str]:
+        """Who made the tensors that are `called` so now, and were called otherwise: this step in the end."""
+        before = run.left.authors
+        return {name: " + ".join(filter(None, (before.get(was), self.name))) for name, was in called.items()}
+
+    def _told(self, run: Run, **figures: Any) -> dict[str, Any]:
+        """For the manifest: beside what earlier steps of this kind have said."""
+        return {self.name: {**run.left.manifest.get(self.name, {}), **figures}}
+
+    def _narrower_layers(self, run: Run, stage: Stage) -> Outcome:
         planned = self.plan(run.model.spec, run.skeleton.anatomy)
         ffns = find_ffns(run.model.spec, run.skeleton.anatomy)
         was, width = (width_of(spec, ffns[0]) for spec in (run.source.spec, planned))
@@ -142,9 +195,9 @@ class Shrink(ModelPass):
         axes = [name for ffn in ffns for name in ffn.axes(planned)]
         errors = {module: error for record in records for module, error in record.errors.items()}
         return Outcome(
-            authors={name: " + ".join(filter(None, (run.left.authors.get(name), self.name))) for name in axes},
+            authors=self._authors(run, {name: name for name in axes}),
             reports={module: {"relative_error": error, "channels": width} for module, error in errors.items()},
-            manifest={"shrink": {"ffn": width, "ffn_before": was}},
+            manifest=self._told(run, ffn=width, ffn_before=was),
         )
 
     def _part(self, model: ModelSpec, ffn: FFN, width: int) -> Part:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from compress.passes.forward.scores import Scores
 from compress.passes.model.sequences import Sequences
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,8 @@ class Outcome:
     """`calibration`: the sequences to go by; `bits`: chosen by module name; `scores`: of the model as it stands.
 
     `authors` are the passes that rewrote a tensor, joined by +; `reports` what there is to say of a rewritten
-    module; `manifest` is what artifacts say of the stage. What a stage does not speak of is None, or empty.
+    module; `manifest` is what artifacts say of the stage. What a stage does not speak of is None, or empty. `called`:
+    where it gave tensors other names, what each was called before; what was called otherwise is gone.
     """
 
     calibration: Sequences | None = None
@@ -24,9 +27,12 @@ class Outcome:
     authors: Mapping[str, str] = field(default_factory=dict)
     reports: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    called: Mapping[str, str] | None = None
 
     def then(self, later: Outcome) -> Outcome:
         """This, and what a later stage leaves: where both speak, the later one holds."""
+        if later.called is not None:
+            return self._renamed(later.called).then(replace(later, called=None))
         return Outcome(
             calibration=self.calibration if later.calibration is None else later.calibration,
             bits=self.bits if later.bits is None else later.bits,
@@ -35,3 +41,16 @@ class Outcome:
             reports={**self.reports, **later.reports},
             manifest={**self.manifest, **later.manifest},
         )
+
+    def _renamed(self, called: Mapping[str, str]) -> Outcome:
+        modules = {new.removesuffix(".weight"): old.removesuffix(".weight") for new, old in called.items()}
+        return replace(
+            self,
+            bits=None if self.bits is None else _under(modules, self.bits),
+            authors=_under(called, self.authors),
+            reports=_under(modules, self.reports),
+        )
+
+
+def _under(names: Mapping[str, str], values: Mapping[str, T]) -> dict[str, T]:
+    return {new: values[old] for new, old in names.items() if old in values}

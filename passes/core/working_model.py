@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.base import Checkpoint, ModelSpec, TensorSpec
 from compress.formats.files.hf_config import CONFIG
 from compress.formats.files.native import NativeFile
 from compress.formats.files.storage import encode_json, parse_json
@@ -22,18 +22,19 @@ class WorkingModel(View):
     def __init__(self, source: Checkpoint) -> None:
         super().__init__(source, source.spec)
         self.dialect = "work"
-        self._rewritten: dict[str, NativeFile] = {}
+        self._rewritten: dict[str, tuple[NativeFile, str]] = {}
+        self._called: Mapping[str, str] = {}
 
     def frozen(self) -> WorkingModel:
         """The model as it is now, whatever becomes of this one."""
         copy = WorkingModel(self.inner)
-        copy.spec, copy._rewritten = self.spec, dict(self._rewritten)
+        copy.spec, copy._rewritten, copy._called = self.spec, dict(self._rewritten), self._called
         return copy
 
     def overlay(self, path: Path) -> None:
         """Take the tensors of a committed file in the source's stead."""
         file = NativeFile(path)
-        self._rewritten.update(dict.fromkeys(file.specs, file))
+        self._rewritten.update({name: (file, name) for name in file.specs})
         known = self.spec.tensors
         tensors = {
             name: replace(known[name], shape=spec.shape, format=spec.format) if name in known else spec
@@ -49,12 +50,23 @@ class WorkingModel(View):
         tensors = {name: spec for name, spec in self.spec.tensors.items() if name in planned.tensors}
         self.spec = replace(planned, tensors=tensors, files=self.spec.files)
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Keep the tensors that are values of `names` alone, each under its key from now on."""
+        self._rewritten = {new: self._rewritten[old] for new, old in names.items() if old in self._rewritten}
+        self._called = {new: self._called.get(old, old) for new, old in names.items()}
+        tensors = {new: _moved(self.spec.tensors[old], old, new) for new, old in names.items()}
+        self.spec = replace(self.spec, tensors=tensors)
+
     @property
     def rewritten(self) -> frozenset[str]:
-        return frozenset(self._rewritten)
+        """The names under which the source has other tensors, or none."""
+        return frozenset(self._rewritten) | {new for new, old in self._called.items() if new != old}
 
     def read(self, name: str) -> Tensor | QTensor:
-        return self._rewritten.get(name, self.inner).read(name)
+        if name in self._rewritten:
+            file, stored = self._rewritten[name]
+            return file.read(stored)
+        return self.inner.read(self._called.get(name, name))
 
     def files(self) -> Mapping[str, bytes]:
         """The source's own; its config.json with the settings that stages changed."""
@@ -63,3 +75,14 @@ class WorkingModel(View):
             changed = {key: value for key, value in self.spec.config.items() if before.get(key) != value}
             files[CONFIG] = encode_json({**parse_json(files[CONFIG], CONFIG), **changed})
         return files
+
+
+def _moved(spec: TensorSpec, old: str, new: str) -> TensorSpec:
+    """`spec` of a tensor that is called `new` and was called `old`: what it lies in in the files is renamed alike."""
+    if spec.origin is None or new == old:
+        return spec
+    steps = list(zip(old.split("."), new.split(".")))
+    depth = 1 + next(depth for depth, (before, after) in enumerate(steps) if before != after)
+    prefix = ".".join(old.split(".")[:depth])
+    name = ".".join(new.split(".")[:depth]) + spec.origin.name.removeprefix(prefix)
+    return replace(spec, origin=replace(spec.origin, name=name))

@@ -24,3 +24,12 @@ def test_the_later_one_holds() -> None:
     assert both.bits == {} and both.scores == Scores(1, 3.0)
     assert both.authors == {"a": "gptq", "b": "awq"}
     assert both.manifest == {"x": 1, "y": 2} and both.reports == {"a": {"bits": 4.0}}
+
+
+def test_what_was_said_of_tensors_goes_by_their_new_names() -> None:
+    first = Outcome(
+        bits={"l.0": 4, "l.2": 3}, authors={"l.2.weight": "awq", "x": "awq"}, reports={"l.2": {"bits": 3.0}}
+    )
+    both = first.then(Outcome(called={"l.1.weight": "l.2.weight", "x": "x"}, authors={"l.1.weight": "awq + shrink"}))
+    assert both.bits == {"l.1": 3} and both.reports == {"l.1": {"bits": 3.0}}
+    assert both.authors == {"l.1.weight": "awq + shrink", "x": "awq"} and both.called is None

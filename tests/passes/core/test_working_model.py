@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from compress.formats import open_checkpoint
-from compress.formats.base import TensorSpec
+from compress.formats.base import Origin, TensorSpec
 from compress.formats.files.native import save_tensors
 from compress.kernels.numbers.activations import CacheFormat
 from compress.kernels.numbers.int import IntFormat
@@ -56,3 +56,26 @@ def test_it_becomes_what_was_planned(tiny_llama: Path) -> None:
 def test_unchanged_files_are_the_sources_bytes(tiny_llama: Path) -> None:
     source = open_checkpoint(tiny_llama)
     assert dict(WorkingModel(source).files()) == dict(source.files())
+
+
+def test_renamed_twice_a_tensor_is_still_itself(tmp_path: Path, tiny_llama: Path) -> None:
+    """One that was rewritten before, and one of the source; what lies within another is told apart by its origin."""
+    source = open_checkpoint(tiny_llama)
+    model = WorkingModel(source)
+    save_tensors(tmp_path / "a", {NAME: torch.ones(3, 64)})
+    model.overlay(tmp_path / "a")
+    other, norm = NAME.replace("up", "down"), "model.norm.weight"
+    inside = Origin("model.layers.0.mlp.all", 1)
+    model.spec = replace(model.spec, tensors={**model.spec.tensors, other: TensorSpec((2, 2), "float32", None, inside)})
+    first = {"model.layers.4.mlp.up_proj.weight": NAME, "model.layers.4.mlp.down_proj.weight": other, norm: norm}
+    model.rename(first)
+    model.rename({name.replace("4", "12"): name for name in first})
+    frozen = model.frozen()
+    model.rename({norm: norm})
+    assert set(model.spec.tensors) == {norm}
+    names = {name.replace("4", "12") for name in first}
+    assert set(frozen.spec.tensors) == names and frozen.rewritten == names - {norm}
+    assert torch.equal(frozen.read("model.layers.12.mlp.up_proj.weight"), torch.ones(3, 64))  # type: ignore[arg-type]
+    moved = frozen.read("model.layers.12.mlp.down_proj.weight")
+    assert torch.equal(moved, source.read(other))  # type: ignore[arg-type]
+    assert frozen.spec.tensors["model.layers.12.mlp.down_proj.weight"].origin == Origin("model.layers.12.mlp.all", 1)

@@ -1,0 +1,123 @@
+"""Fewer layers: those that turn the hidden states least go, whatever else is done before and after."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import AutoModelForCausalLM
+
+from compress.formats.errors import RefusedError
+from compress.passes.model.sequences import Sequences
+from compress.passes.shrink import Shrink
+from compress.recipes.plan import plan
+from compress.recipes.recipe import Recipe, from_data
+from compress.recipes.run import run
+
+KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
+DENSE32 = {"export": {"dialect": "dense", "dtype": "float32"}}
+
+
+@pytest.fixture
+def deep(tmp_path: Path, make_model: Callable[..., Path]) -> Path:
+    """Five layers, of which the second and the fourth add nothing."""
+    model = AutoModelForCausalLM.from_pretrained(make_model(tmp_path / "deep", "llama", layers=5), dtype=torch.float32)
+    for index in (1, 3):
+        layer = model.model.layers[index]
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            linear.weight.data.zero_()
+    model.save_pretrained(tmp_path / "deep")
+    return tmp_path / "deep"
+
+
+@pytest.fixture
+def recipe(deep: Path, corpus: Path) -> Callable[..., Recipe]:
+    calibrate = {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}}
+    return lambda *steps: from_data({"model": str(deep), "passes": [calibrate, *steps]})
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "compress.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("options", [{"layers": 3}, {"to": 0.7, "axis": "layers"}])
+def test_layers_that_add_nothing_go_and_no_logit_changes(
+    tmp_path: Path, deep: Path, recipe: Callable[..., Recipe], rows: Sequences, options: dict[str, Any]
+) -> None:
+    made = recipe({"shrink": options}, DENSE32, {"export": {"dialect": "gguf", "type": "f32"}})
+    planned, report = plan(made), run(made, tmp_path / "out")
+    assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
+    dense = tmp_path / "out" / "dense"
+    assert json.loads((dense / "config.json").read_text())["num_hidden_layers"] == 3
+    smaller, whole = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in (dense, deep))
+    with torch.no_grad():
+        assert torch.equal(smaller(rows.ids, use_cache=False).logits, whole(rows.ids, use_cache=False).logits)
+    told = manifest(dense)
+    assert told["shrink"] == {"layers": 3, "layers_gone": [1, 3]}
+    inventory = told["inventory"]
+    up = "model.layers.{}.mlp.up_proj.weight"
+    assert inventory[up.format(0)]["state"] == "copied"
+    assert (inventory[up.format(1)]["state"], inventory[up.format(1)]["by"]) == ("rewritten", "shrink")
+    assert (inventory[up.format(4)]["state"], inventory[up.format(4)]["by"]) == ("dropped", "shrink")
+
+
+def test_what_comes_before_and_after_works_on_the_layers_that_are_left(
+    tmp_path: Path, recipe: Callable[..., Recipe]
+) -> None:
+    """Narrower, fewer, narrower, trained, quantized; what was said of a layer that is gone is said no more."""
+    learn = {
+        "data": "builtin",
+        "samples": 10,
+        "seq_len": 32,
+        "steps": 2,
+        "batch": 4,
+        "held_out": 2,
+        "precision": "fp32",
+    }
+    steps = [
+        {"shrink": {"ffn": 96, "multiple": 32}}, {"shrink": {"layers": 3}}, {"shrink": {"ffn": 64, "correct": True}},
+        {"distill": learn}, {"gptq": {"group_size": 32, "correct": True}},
+        {"evaluate": {"data": "builtin", "samples": 4, "seq_len": 32}},
+    ]  # fmt: skip
+    made = recipe(*steps, {"export": {"dialect": "gptq"}}, {"export": {"dialect": "gguf", "requantize": True}})
+    planned, report = plan(made), run(made, tmp_path / "out")
+    assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
+    assert report.metrics.kl_divergence is not None
+    told = manifest(tmp_path / "out" / "gptq")
+    assert told["shrink"] == {"ffn": 64, "ffn_before": 128, "layers": 3, "layers_gone": [1, 3]}
+    assert {name.split(".")[2] for name in told["tensors"]} == {"0", "1", "2"}
+
+
+def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(tmp_path: Path, deep: Path, corpus: Path) -> None:
+    """Across stages that change shapes, and names."""
+    passes = [
+        {"calibrate": {"data": str(corpus), "samples": 4, "seq_len": 16}},
+        {"shrink": {"layers": 3}}, {"shrink": {"ffn": 64, "correct": True}},
+        {"gptq": {"group_size": 32, "correct": True}}, {"export": {"dialect": "gptq"}},
+    ]  # fmt: skip
+    text = json.dumps({"model": str(deep), "passes": passes})
+    subprocess.run([sys.executable, KILLER, tmp_path, "3"], input=text, text=True, check=True)
+    killed = sorted(tmp_path.glob("killed-*/gptq/*.safetensors"))
+    assert len(killed) >= 4
+    assert {path.read_bytes() for path in killed} == {(tmp_path / "whole/gptq/model.safetensors").read_bytes()}
+
+
+@pytest.mark.parametrize("options", [{"layers": 5}, {"layers": 9}, {"to": 0.1, "axis": "layers"}])
+def test_impossible_numbers_are_refused_by_the_plan(recipe: Callable[..., Recipe], options: dict[str, Any]) -> None:
+    with pytest.raises(RefusedError, match="there are 5 layers") as refused:
+        plan(recipe({"shrink": options}, DENSE32))
+    assert "layers: 1 to 4" in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("options", [{"layers": 3, "ffn": 64}, {"ffn": 64, "axis": "layers"}])
+def test_options_that_say_too_much(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="say"):
+        Shrink.model_validate(options)
