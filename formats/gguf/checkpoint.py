@@ -29,7 +29,7 @@ _HALVES = {"f16": "float16", "bf16": "bfloat16"}
 
 
 class GGUFCheckpoint(Checkpoint):
-    """One GGUF file. Integer blocks (Q4_0 to Q8_0), K-quants and IQ4_XS are QTensors, all other types dense.
+    """One GGUF file. Integer blocks (Q4_0 to Q8_0), K-quants, IQ4, MXFP4 and ternary ones are QTensors, others dense.
 
     Raises InputError for what is damaged, of a family or with a tokenizer that is not known here, or split.
     """

@@ -36,12 +36,13 @@ from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor
 
 BlockName = Literal[
-    "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k", "iq4_xs"
+    "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k",
+    "iq4_xs", "iq4_nl", "mxfp4", "tq1_0", "tq2_0",
 ]  # fmt: skip
 # llama.h, enum llama_ftype: what most of the file is.
 _FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
-    "q5_k": 16, "q6_k": 18, "iq4_xs": 30, "bf16": 32,
+    "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4": 38,
 }  # fmt: skip
 _QUANTIZATION_VERSION = 2
 _TIED = "tie_word_embeddings"

@@ -32,6 +32,8 @@ _BORDERS = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5])
 _BORDERS[1::2] = torch.nextafter(_BORDERS[1::2], torch.zeros(()))
 _SIGNED = torch.cat([_VALUES, -_VALUES])
 _SMALLEST_FP8 = 2.0**-9
+_SUBNORMAL = 1 << 22
+"""The bit pattern of 2^-127."""
 TOP_EXPONENT = 252
 """The largest exponent whose 6 is still a float32."""
 _STEPS: dict[Scheme, tuple[int, ...]] = {"mxfp4": (-1, 1), "nvfp4": (-4, -3, -2, -1, 1, 2)}
@@ -42,9 +44,10 @@ _STEPS: dict[Scheme, tuple[int, ...]] = {"mxfp4": (-1, 1), "nvfp4": (-4, -3, -2,
 class Float4Format(NumberFormat):
     """E2M1 in blocks of one row.
 
-    mxfp4: `scale` uint8 [rows, columns / 32], exponents 1 … 252. nvfp4: `scale` uint8 [rows, columns / 16], bit
-    patterns of positive E4M3 numbers, and `tensor_scale` float32 [rows, 1], which says the same number in every
-    row. It is one for all linears that are quantized together (q/k/v): engines that fuse them want so.
+    mxfp4: `scale` uint8 [rows, columns / 32], exponents 1 … 252, in files of others 0 as well. nvfp4: `scale` uint8
+    [rows, columns / 16], bit patterns of positive E4M3 numbers, and `tensor_scale` float32 [rows, 1], which says the
+    same number in every row. It is one for all linears that are quantized together (q/k/v): engines that fuse them
+    want so.
     """
 
     scheme: Scheme
@@ -158,5 +161,5 @@ def _power_of_two(least: Tensor) -> Tensor:
 
 
 def _two_to(biased: Tensor) -> Tensor:
-    """2^(e − 127) fp32 of exponents e int32, 1 … 254: their place in the bit pattern, so nothing is rounded."""
-    return (biased << 23).view(torch.float32)
+    """2^(e − 127) fp32 of exponents e int32, 0 … 254: their place in the bit pattern, so nothing is rounded."""
+    return torch.where(biased == 0, _SUBNORMAL, biased << 23).view(torch.float32)

@@ -9,6 +9,7 @@ from pydantic import Field
 from compress.formats.options import PerTensor, resolve
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
+from compress.kernels.numbers.half_tables import HalfTableFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.numbers.k_scaled import KScaledFormat
@@ -18,7 +19,9 @@ from compress.passes.options.integers import IntegerOptions
 from compress.passes.options.tables import TableOptions
 
 Float = Literal["fp8", "mxfp4", "nvfp4"]
-GGMLType = Literal["q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs"]
+GGMLType = Literal[
+    "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"
+]  # fmt: skip
 _NAMED: dict[Float | GGMLType, NumberFormat] = {
     "fp8": FloatFormat("channel"),
     "mxfp4": Float4Format("mxfp4"),
@@ -33,7 +36,10 @@ _NAMED: dict[Float | GGMLType, NumberFormat] = {
     "q4_k": KAffineFormat("q4_k"),
     "q5_k": KAffineFormat("q5_k"),
     "q6_k": KScaledFormat("q6_k"),
+    "iq4_nl": HalfTableFormat("iq4_nl"),
     "iq4_xs": KScaledFormat("iq4_xs"),
+    "tq1_0": HalfTableFormat("tq1_0"),
+    "tq2_0": HalfTableFormat("tq2_0"),
 }
 
 

@@ -1,9 +1,9 @@
 """The tensor types of GGML: how many bytes a tensor takes, and bytes to values and back.
 
 Four families. Dense types are torch dtypes under another name. The integer blocks Q4_0, Q4_1, Q5_0, Q5_1
-and Q8_0, and those with a number format of their own (K-quants, IQ4_XS), decode to QTensors and are packed from them
-without loss. All others that gguf-py can decode (IQ1 to IQ3, IQ4_NL, ternary, MX and NV blocks) are decoded by it to
-fp32 and cannot be written.
+and Q8_0, and those with a number format of their own (K-quants, IQ4_NL, IQ4_XS, MXFP4, ternary), decode to QTensors
+and are packed from them without loss. All others that gguf-py can decode (IQ1 to IQ3, NVFP4) are decoded by it to fp32
+and cannot be written.
 Source of ids and sizes: `ggml.h`, as gguf-py's constants repeat it.
 """
 
@@ -21,11 +21,13 @@ from torch import Tensor
 
 from compress.formats.base import TensorSpec, dtype_name
 from compress.formats.errors import RefusedError
-from compress.formats.gguf.blocks import integers, iq4, k_quants
+from compress.formats.gguf.blocks import integers, iq4, k_quants, ternary
 from compress.formats.gguf.blocks.base import BlockType, bytes_of, check_range, view_of
 from compress.formats.gguf.blocks.formatted import FormatType
 from compress.formats.gguf.blocks.planes import Fields
 from compress.formats.views.casting import half_scales, scale_misfit
+from compress.kernels.numbers.float4 import Float4Format
+from compress.kernels.numbers.half_tables import HalfTableFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.numbers.k_scaled import KScaledFormat
@@ -213,6 +215,10 @@ _OWN: tuple[BlockType, ...] = (
     _formatted(KAffineFormat("q5_k"), k_quants.split_q5, k_quants.join_q5),
     _formatted(KScaledFormat("q6_k"), k_quants.split_q6, k_quants.join_q6),
     _formatted(KScaledFormat("iq4_xs"), iq4.split_xs, iq4.join_xs),
+    _formatted(HalfTableFormat("iq4_nl"), iq4.split_nl, iq4.join_nl),
+    _formatted(Float4Format("mxfp4"), iq4.split_mx, iq4.join_mx),
+    _formatted(HalfTableFormat("tq1_0"), ternary.split_one, ternary.join_one),
+    _formatted(HalfTableFormat("tq2_0"), ternary.split_two, ternary.join_two),
 )
 
 # By lower-case name. Our own types come last, so that they replace the library's.

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
+from compress.kernels.numbers.half_tables import HalfTableFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.numbers.k_scaled import KScaledFormat
@@ -26,6 +27,7 @@ from compress.passes.options.any_format import FormatOptions
         ("q5_1", IntFormat(5, 32, "real")),
         ("q4_k", KAffineFormat("q4_k")),
         ("q6_k", KScaledFormat("q6_k")),
+        ("iq4_nl", HalfTableFormat("iq4_nl")),
     ],
 )
 def test_a_name_is_a_number_format(name: str, expected: object) -> None:

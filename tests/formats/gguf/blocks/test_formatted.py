@@ -12,10 +12,12 @@ from torch import Tensor
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.gguf.blocks.base import BlockType
 from compress.formats.gguf.blocks.formatted import FormatType
-from compress.formats.gguf.blocks.iq4 import join_xs, split_xs
+from compress.formats.gguf.blocks.iq4 import join_xs, split_mx, split_xs
 from compress.formats.gguf.blocks.k_quants import join_q4, split_q4
 from compress.formats.gguf.blocks.planes import apart, stacked
+from compress.formats.gguf.blocks.ternary import join_one, split_one
 from compress.formats.gguf.blocks.types import BLOCKS
+from compress.kernels.numbers.float4 import TOP_EXPONENT
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor, quantize
 
@@ -41,7 +43,10 @@ def test_planes_as_written_by_hand() -> None:
 @each
 def test_any_block_decodes_as_in_gguf_py_and_is_packed_again(name: str) -> None:
     found = TYPES[name]
-    raw = np.random.default_rng(0).integers(0, 256, (60, found.size), np.uint8).tobytes()
+    drawn = np.random.default_rng(0).integers(0, 256, (60, found.size), np.uint8)
+    if name == "mxfp4":
+        drawn[:, 0] %= TOP_EXPONENT + 1
+    raw = drawn.tobytes()
     shape = (15, 4 * found.block)
     tensor = found.decode(raw, shape)
     assert isinstance(tensor, QTensor) and tensor.format == found.format == found.spec(shape).format
@@ -50,7 +55,12 @@ def test_any_block_decodes_as_in_gguf_py_and_is_packed_again(name: str) -> None:
     }
     expected = decoded(raw, name, 15)
     assert torch.equal(tensor.dequantize().nan_to_num(7.0), expected.nan_to_num(7.0))
-    assert found.pack(tensor).tobytes() == raw
+    packed = found.pack(tensor)
+    if name == "tq1_0":  # 243 of 256 bytes stand for five codes; the others say what one of those says
+        assert torch.equal(decoded(packed, name, 15).nan_to_num(7.0), expected.nan_to_num(7.0))
+        assert found.pack(found.decode(bytes(packed), shape)) == packed
+    else:
+        assert packed.tobytes() == raw
     stacks = found.decode(raw, (3, 5, shape[1]))
     assert isinstance(stacks, Tensor) and torch.equal(stacks.flatten(0, 1).nan_to_num(7.0), expected.nan_to_num(7.0))
 
@@ -96,7 +106,7 @@ def test_hard_blocks(name: str, size: float) -> None:
     values = decoded(TYPES[name].encode(weight), name, 6)
     assert bool(values.isfinite().all()) and bool((values[5] == 0).all())
     if size >= 1e-3:
-        worst = {"q2_k": 0.35, "q3_k": 0.15}.get(name, 0.07)
+        worst = {"q2_k": 0.35, "q3_k": 0.15, "mxfp4": 0.2, "tq1_0": 1, "tq2_0": 1}.get(name, 0.07)
         assert float((values - weight).abs().max()) < worst * size
 
 
@@ -105,13 +115,26 @@ def test_what_cannot_be_is_refused(name: str) -> None:
     found = TYPES[name]
     with pytest.raises(InputError, match="NaN"):
         found.encode(torch.full((1, 1024), torch.nan))
-    with pytest.raises(RefusedError, match=r"as large as 1e\+20"):
-        found.encode(torch.full((1, 1024), 1e20))
+    if name != "mxfp4":
+        with pytest.raises(RefusedError, match=r"as large as 1e\+20"):
+            found.encode(torch.full((1, 1024), 1e20))
     integers = QTensor(IntFormat(4, 256), torch.zeros(1, 256, dtype=torch.uint8), {"scale": torch.ones(1, 1).half()})
     with pytest.raises(RefusedError, match="cannot hold int4 g256 sym"):
         found.pack(integers)
     assert found.misfit((4, 80)) == f"rows of shape [4, 80] do not divide into {name} blocks of {found.block}"
     assert isinstance(found, BlockType) and (found.block, found.size) == gguf.GGML_QUANT_SIZES[kind(name)]
+
+
+def test_mxfp4_that_no_float32_holds_is_refused() -> None:
+    with pytest.raises(InputError, match="exponent 253"):
+        split_mx(torch.full((1, 17), 253, dtype=torch.uint8))
+
+
+def test_ternary_digits_lead_with_the_first() -> None:
+    codes = torch.zeros(1, 256, dtype=torch.uint8)
+    codes[0, 0] = 2  # the first code of the first byte: 2·81 of 243
+    raw = join_one({"codes": codes, "scale": torch.zeros(1, 1).half()})
+    assert int(raw[0, 0]) == -(-2 * 81 * 256 // 243) and torch.equal(split_one(raw)["codes"], codes)
 
 
 def test_layouts_take_apart_what_they_join() -> None:
