@@ -21,6 +21,7 @@ from compress.passes.core.run import Run
 from compress.passes.model.names import tensor_names
 from compress.passes.mxfp4 import MXFP4
 from compress.passes.nf4 import NF4
+from compress.passes.prune import Prune
 from compress.passes.qat import QAT
 from compress.passes.rtn import RTN
 from compress.passes.train import adapters
@@ -92,9 +93,19 @@ def test_a_dense_model_learns_and_merges_as_peft_does(
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_oss", "mixtral"])
-def test_any_linear_layer_gets_one(family: str, make_model: Callable[..., Path], tmp_path: Path, begin: Begin) -> None:
-    """Conv1D, experts in stacks: once adapted, the model is that of the merged weights."""
+@pytest.mark.parametrize("pruned", [False, True])
+def test_any_linear_layer_gets_one(
+    family: str,
+    pruned: bool,
+    make_model: Callable[..., Path],
+    tmp_path: Path,
+    begin: Begin,
+    carry_out: Callable[..., Run],
+) -> None:
+    """Conv1D, experts in stacks: once adapted, the model is that of the merged weights. Its zeros stay."""
     run = begin(make_model(tmp_path / family, family), tmp_path / "run")
+    if pruned:
+        carry_out(run, Prune(method="magnitude", solve=False))
     student = moved(Student(run, options()))
     assert set(student.adapters) == {f"{name}.weight" for name in run.skeleton.anatomy.linears}
     loss(student.model).backward()
@@ -103,12 +114,13 @@ def test_any_linear_layer_gets_one(family: str, make_model: Callable[..., Path],
     own = dict(plain.model.named_parameters())
     paths = {name: path for path, name in tensor_names(plain.model, run.model.spec.tensors).items()}
     with torch.no_grad():
-        before = plain.model(input_ids=IDS).logits
+        unmoved = plain.model(input_ids=IDS).logits
         for name, value in student.tensors(list(student.adapters)).items():
             assert isinstance(value, Tensor)
+            assert float((value == 0).float().mean()) == 0.5 * pruned
             own[paths[name]].copy_(value)
         expected, found = plain.model(input_ids=IDS).logits, student.model(input_ids=IDS).logits
-    assert not torch.allclose(before, expected, atol=1e-2)
+    assert not torch.allclose(unmoved, expected, atol=1e-2)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -29,7 +29,7 @@ TRAIN = (
 # format with two sorts of them; adapters beside dense weights and before a rounding. Embeddings are tied or not.
 RECIPES = {
     "qat": ("gemma3_text", f"qat: {{{TRAIN}, bits: 3, group_size: 32, loss: mixed, cache: off, checkpointing: true}}"),
-    "pruned": ("llama", "prune: {method: magnitude, swap: false, solve: false}", f"finetune: {{{TRAIN}}}"),
+    "pruned": ("llama", "prune: {method: magnitude, solve: false}", "rewind: {}", f"finetune: {{{TRAIN}}}"),
     "scales": ("llama", "nvfp4: {}", f"distill: {{{TRAIN}, train: scales, alpha: 1.0}}"),
     "lora": (
         "qwen3",
