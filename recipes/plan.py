@@ -30,7 +30,7 @@ class StagePlan(BaseModel):
     """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes.
 
     `disk_bytes` lie in the work folder meanwhile, at most, beside what stages leave there. `processes` take
-    `memory_bytes` each of the same memory; `sharded`: they hold the model together.
+    `memory_bytes` each of the same memory; `sharded`: they hold the model together. `notes` say what else changes.
     """
 
     passes: list[str]
@@ -41,6 +41,7 @@ class StagePlan(BaseModel):
     disk_bytes: int
     processes: int = 1
     sharded: bool = False
+    notes: list[str] = []
 
 
 class FileSize(BaseModel):
@@ -182,6 +183,7 @@ class _Way:
                 disk_bytes=cost.disk,
                 processes=cost.processes,
                 sharded=cost.sharded,
+                notes=list(cost.notes),
             )
         )
 

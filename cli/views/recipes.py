@@ -71,7 +71,8 @@ def plan(planned: Plan) -> list[RenderableType]:
     loads = new_table("artifact", "engine", "verdict", "why")
     for found in (found for artifact in planned.artifacts for found in artifact.targets):
         loads.add_row(found.path, found.target, "loads" if found.loads else "no", found.reason or found.note)
-    notes = [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
+    notes = [f"note: {note}" for stage in planned.stages for note in stage.notes]
+    notes += [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
     memory = f"about {memory_size(planned.memory_bytes)} of {memory_size(planned.max_ram)}"
     disk = f", disk {file_size(planned.disk_bytes)} meanwhile" if planned.disk_bytes else ""
     verdict = f"Verdict: {planned.verdict}; memory {memory}{disk}, time about {duration(planned.seconds)}"

@@ -1,8 +1,8 @@
 """One attention head for several: heads of keys or values are replaced by one that they share, each turned its way.
 
 Head i has rows A_i [width, columns], of inputs whose second moments are I (weights times a factor of theirs). Wanted
-are S [width, columns] and T_i [width, width] with A_i ≈ T_i·S, so that T_i can go to what reads the head:
-q·T_iS = (T_iᵀq)·S.
+are C_i and T_i [width, width], S = Σ C_i·A_i the shared head and A_i ≈ T_i·S, so that T_i can go to what reads the
+head: q·T_iS = (T_iᵀq)·S.
 
 `mean` is the pooling of GQA (arXiv 2305.13245): S is the mean, T_i = I.
 `aligned` turns heads towards each other before: T_i orthogonal, Σ‖A_i − T_iS‖² least in turn for T_i (orthogonal
@@ -33,34 +33,30 @@ _LEAST = 1e-12
 def merge(
     heads: Tensor, weights: Tensor, how: How, pairs: Sequence[tuple[int, int]], free: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """S [width, columns] and T [heads, width, width], fp64, for `heads` A [heads, width, columns] fp64.
+    """C and T [heads, width, width] fp64 for `heads` A [heads, width, columns] fp64.
 
     `weights` are G [heads, width, width] ≥ 0. `pairs` are rows that are one complex number, `free` those that may be
-    mixed; the others are pooled as they are. Heads that are the same keep every bit.
+    mixed; the others are pooled as they are. Of heads that are the same C is I / heads, and T is I, to the bit.
     """
-    width = heads.shape[1]
-    turns = torch.eye(width, dtype=heads.dtype, device=heads.device).repeat(len(heads), 1, 1)
-    shared = heads[0] + (heads - heads[0]).mean(0)
+    turns = torch.eye(heads.shape[1], dtype=heads.dtype, device=heads.device).repeat(len(heads), 1, 1)
+    mixes = turns / len(heads)
     if how == "mean" or all(torch.equal(head, heads[0]) for head in heads):
-        return shared, turns
+        return mixes, turns
     solve = _aligned if how == "aligned" else _shared
     if pairs:
         real, imaginary = (torch.tensor(side, device=heads.device) for side in zip(*pairs))
-        energy = weights.diagonal(dim1=1, dim2=2)
-        found, turned = solve(
-            torch.complex(heads[:, real], heads[:, imaginary])[:, :, None],
-            (energy[:, real] + energy[:, imaginary]).to(torch.complex128)[:, :, None, None],
-        )
-        shared[real], shared[imaginary] = found[:, 0].real, found[:, 0].imag
-        factors = turned[:, :, 0, 0]
-        turns[:, real, real] = turns[:, imaginary, imaginary] = factors.real
-        turns[:, imaginary, real], turns[:, real, imaginary] = factors.imag, -factors.imag
+        rows, energy = torch.complex(heads[:, real], heads[:, imaginary]), weights.diagonal(dim1=1, dim2=2)
+        found = solve(rows[:, :, None], (energy[:, real] + energy[:, imaginary]).to(rows.dtype)[:, :, None, None])
+        for whole, each in zip((mixes, turns), found):
+            factors = each[:, :, 0, 0]
+            whole[:, real, real] = whole[:, imaginary, imaginary] = factors.real
+            whole[:, imaginary, real], whole[:, real, imaginary] = factors.imag, -factors.imag
     if free:
-        rows = torch.tensor(free, device=heads.device)
-        found, turned = solve(heads[:, None, rows], weights[:, None, rows[:, None], rows])
-        shared[rows] = found[0]
-        turns[:, rows[:, None], rows] = turned[:, 0]
-    return shared, turns
+        at = torch.tensor(free, device=heads.device)
+        found = solve(heads[:, None, at], weights[:, None, at[:, None], at])
+        for whole, each in zip((mixes, turns), found):
+            whole[:, at[:, None], at] = each[:, 0]
+    return mixes, turns
 
 
 def merge_effort(heads: int, width: int, columns: int) -> Effort:
@@ -70,12 +66,12 @@ def merge_effort(heads: int, width: int, columns: int) -> Effort:
 
 
 def _aligned(blocks: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """S [n, k, columns], T [heads, n, k, k] of `blocks` [heads, n, k, columns]: n blocks of k rows, each by itself."""
+    """C and T [heads, n, k, k] of `blocks` [heads, n, k, columns]: n blocks of k rows, each by itself."""
     shared = blocks[0]
     for _ in range(_ROUNDS):
         turns = _polar(blocks @ shared.mH)
         shared = (turns.mH @ blocks).mean(0)
-    return shared, turns
+    return turns.mH / len(blocks), turns
 
 
 def _shared(blocks: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,15 +80,17 @@ def _shared(blocks: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     S = R·B·P, where P are orthonormal rows of the span, B² the mean of what heads have there and R a rotation: so S is
     as large as a head, T_i are orthogonal where heads differ by rotations, and near I where they hardly differ.
     """
-    weighted = (_power(weights, 0.5) @ blocks).movedim(0, 1).flatten(1, 2)
-    vectors = torch.linalg.eigh(weighted @ weighted.mH)[1]
-    basis = vectors[..., -blocks.shape[2] :].mH @ weighted
-    basis = _power(basis @ basis.mH, -0.5) @ basis
-    inside = blocks @ basis.mH
+    roots = _power(weights, 0.5)
+    weighted = (roots @ blocks).movedim(0, 1).flatten(1, 2)
+    picked = torch.linalg.eigh(weighted @ weighted.mH)[1][..., -blocks.shape[2] :].mH
+    basis = picked @ weighted
+    picked = _power(basis @ basis.mH, -0.5) @ picked
+    inside = blocks @ (picked @ weighted).mH
     moments = (inside.mH @ inside).mean(0)
     turns = inside @ _power(moments, -0.5)
     rotation = _polar(turns.mean(0))
-    return rotation @ _power(moments, 0.5) @ basis, turns @ rotation.mH
+    mixes = (rotation @ _power(moments, 0.5) @ picked).unflatten(-1, (len(blocks), -1)).movedim(-2, 0)
+    return mixes @ roots, turns @ rotation.mH
 
 
 def _polar(matrix: Tensor) -> Tensor:

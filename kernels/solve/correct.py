@@ -26,15 +26,18 @@ def corrected_target(
     hessian: Tensor,
     gap: Tensor | None = None,
     *,
+    original: Tensor | None = None,
     ridge: float = 0.1,
     gap_ridge: float = 0.4,
 ) -> Tensor:
     """W' [rows, columns] fp32 for `weight` W, `drift` Σ(x − x̂)ᵀx̂ and `hessian` Σx̂ᵀx̂, [columns, columns].
 
     `gap` is Σ(r − r̂)ᵀx̂ [rows, columns], None where the output does not join the residual stream. Where H cannot
-    be factored (all inputs dead), nothing is corrected.
+    be factored (all inputs dead), nothing is corrected. `original` is the weight that reads x, if `weight` is not it:
+    if it reads x̂ in other coordinates.
     """
-    corrected = weight + _regress(weight @ drift, hessian, ridge)
+    missing = weight @ drift if original is None else original @ (drift + hessian) - weight @ hessian
+    corrected = weight + _regress(missing, hessian, ridge)
     return corrected if gap is None else corrected + _regress(gap, hessian, gap_ridge)
 
 

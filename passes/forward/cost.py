@@ -35,7 +35,7 @@ class Cost:
     """What is computed, peak memory in bytes, and forwards of the sequences through each layer.
 
     `disk`: bytes in the work folder at most, beside what stages leave there. Each of `processes` that share a memory
-    takes so much of it; `sharded`: parameters are shared out among all.
+    takes so much of it; `sharded`: parameters are shared out among all. `notes` are what else a plan should say.
     """
 
     effort: Effort
@@ -44,6 +44,7 @@ class Cost:
     disk: int = 0
     processes: int = 1
     sharded: bool = False
+    notes: tuple[str, ...] = ()
 
     def after(self, before: Cost) -> Cost:
         """This, and what is done before it, by one process, and is over by then."""
@@ -76,18 +77,26 @@ def may_hold(model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int
 
 
 def walk_cost(
-    model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int, *, streams: int = 1, statistics: bool = False
+    model: ModelSpec,
+    anatomy: Anatomy,
+    sequences: Extent,
+    budget: int,
+    *,
+    streams: int = 1,
+    statistics: bool = False,
+    rounds: int = 1,
 ) -> Cost:
     """One walk of `sequences` through every layer of `streams` models, with room for Hessians if `statistics`.
 
-    What it takes to gather statistics, and what is then done with them, is not counted here.
+    `rounds` is how often statistics are gathered of a layer, each time after what was rewritten by then. What it takes
+    to gather them, and what is then done with them, is not counted here.
     """
     tokens = sequences[0] * sequences[1]
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     layers, inputs = linears(model, anatomy), _inputs(model, anatomy)
     widest = _widest(inputs, hidden)
     hold = may_hold(model, anatomy, sequences, streams, budget)
-    forwards = (1 if hold or not statistics else 2) if tokens else 0
+    forwards = (1 if hold or not statistics else 1 + rounds) if tokens else 0
     largest = max((elements(layer) for layer in layers), default=0) * 4
     ends = vocabulary * hidden * 4
     batch = min(tokens, BATCH_TOKENS) * 4 * 6 * widest

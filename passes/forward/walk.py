@@ -90,12 +90,14 @@ class Walk:
         self._tell(f"loading {self.skeleton.anatomy.layers[index].name}")
         return [self.skeleton.layer(index, stream.weights) for stream in self.streams]
 
-    def layer(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], hold: bool) -> None:
+    def layer(
+        self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], hold: bool, in_turn: bool = False
+    ) -> None:
         """All streams through layer `index`, rewriting `pauses` of the first stream's module on the way.
 
         With `hold`, every batch pauses at each, and one forward does it; else the statistics of all
-        pauses are gathered in a forward of their own, batch by batch, and a second one carries the rewritten
-        layer's outputs on.
+        pauses are gathered in a forward of their own, batch by batch (`in_turn`: of each, after those before it were
+        rewritten), and a second one carries the rewritten layer's outputs on.
         """
         with ExitStack() as stack:
             for module in modules:
@@ -106,7 +108,8 @@ class Walk:
                 flights = [self._fly(index, modules, batch) for batch in self.batches]
                 self._gather(flights, pauses)
             else:
-                self._gather_apart(index, modules, pauses)
+                for number, together in enumerate([[pause] for pause in pauses] if in_turn else [pauses]):
+                    self._gather_apart(index, modules, together, passed=number)
         if not (hold or not pauses):
             flights = [self._fly(index, modules, batch) for batch in self.batches]
         self._land(index + 1, flights)
@@ -118,17 +121,18 @@ class Walk:
         pauses: Callable[[int, nn.Module], Sequence[Pause]] = lambda index, module: (),
         hold: bool = True,
         keep: bool = False,
+        in_turn: bool = False,
     ) -> None:
         """All streams from boundary `done` to the last; `commit` is told each boundary.
 
         `pauses` are what statistics are gathered of, by a layer's index and the first stream's module. With `keep`
-        no boundary is deleted.
+        no boundary is deleted; `hold` and `in_turn` are those of `layer`.
         """
         if done == 0:
             self.start()
         for index in range(done, len(self.skeleton.anatomy.layers)):
             modules = self.modules(index)
-            self.layer(index, modules, pauses(index, modules[0]), hold=hold)
+            self.layer(index, modules, pauses(index, modules[0]), hold=hold, in_turn=in_turn)
             del modules
             return_freed_memory()
             commit(index + 1)
@@ -165,10 +169,13 @@ class Walk:
             self._tell(f"rewriting {pause.first}")
             pause.rewrite(stats)
 
-    def _gather_apart(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause]) -> None:
+    def _gather_apart(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], passed: int) -> None:
+        """Statistics of `pauses`, which so many others come before."""
         gathered = [pause.statistics(self.skeleton.device) for pause in pauses]
         for batch in self._told("gathering statistics", self.batches):
             flying = self._fly(index, modules, batch)
+            for flight in flying * passed:
+                flight.next()
             for stats, pause in zip(gathered, pauses):
                 self._add(stats, batch, flying, pause)
         for pause, stats in zip(pauses, gathered):

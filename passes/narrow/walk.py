@@ -40,10 +40,12 @@ class Narrower:
     """What becomes of the tensors of a part: `tensors` fp32, smaller, by name.
 
     `widened` gives of them, as they are stored, those that the layer goes on with in their old shapes, by name.
+    `errors` are what is lost, by module; where None, they are told by what the widened matrices give.
     """
 
     tensors: Mapping[str, Tensor]
     widened: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+    errors: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class _Narrowing:
     def execute(self, done: int) -> None:
         kinds = frozenset[type[Statistic]]().union(*(part.kinds for layer in self.parts for part in layer))
         walk = calibration_walk(self.run, self.stage, kinds)
-        walk.carry(done, self._commit, lambda *at: list(self._pauses(*at)), hold=holds(self.run, walk))
+        walk.carry(done, self._commit, lambda *at: list(self._pauses(*at)), hold=holds(self.run, walk), in_turn=True)
 
     def _pauses(self, index: int, module: nn.Module) -> Iterator[Pause]:
         self.left, self.errors = {}, {}
@@ -105,11 +107,12 @@ class _Narrowing:
         narrower = part.rewrite(weights, stats)
         stored = {name: tensor.to("cpu", self._dtype(name)) for name, tensor in narrower.tensors.items()}
         self.left |= {name: tensor.contiguous() for name, tensor in stored.items()}
+        self.errors |= narrower.errors or {}
         for name, wide in narrower.widened(
             {name: tensor.to(self.run.device) for name, tensor in stored.items()}
         ).items():
             places[name].copy_(wide)
-            if wide.ndim == 2:
+            if wide.ndim == 2 and narrower.errors is None:
                 error = relative_error(weights[name], places[name], stats[Hessian].matrix)
                 self.errors[name.removesuffix(".weight")] = error
 

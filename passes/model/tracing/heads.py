@@ -71,7 +71,7 @@ class _Attention:
     def outputs(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """What reaches the output's linear [sequences, tokens, heads, width]."""
         arrived = self._seen(queries, keys, values).arrived
-        return arrived.view(*arrived.shape[:2], self.heads.count, self.heads.width)
+        return arrived.reshape(*arrived.shape[:2], self.heads.count, self.heads.width)
 
     def _seen(self, *states: Tensor) -> Seen:
         names = (self.heads.queries, self.heads.keys, self.heads.values)

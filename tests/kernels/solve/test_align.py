@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
@@ -37,6 +38,12 @@ def weights(heads: int) -> Tensor:
     return roots @ roots.mT
 
 
+def merged(heads: Tensor, weight: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
+    """The shared head, and the turns."""
+    mixes, turns = merge(heads, weight, *options)
+    return (mixes @ heads).sum(0), turns
+
+
 def lost(heads: Tensor, weight: Tensor, shared: Tensor, turns: Tensor) -> float:
     gap = heads - turns @ shared
     return float(torch.einsum("hic,hij,hjc->", gap, weight, gap))
@@ -45,16 +52,16 @@ def lost(heads: Tensor, weight: Tensor, shared: Tensor, turns: Tensor) -> float:
 @pytest.mark.parametrize("how", ["aligned", "shared"])
 def test_heads_that_are_rotations_of_one_another_lose_nothing(how: How) -> None:
     heads = rotations(3) @ randn(WIDTH, COLUMNS)
-    shared, turns = merge(heads, weights(3), how, (), ALL)
+    shared, turns = merged(heads, weights(3), how, (), ALL)
     torch.testing.assert_close(turns @ shared, heads)
     torch.testing.assert_close(turns @ turns.mT, torch.eye(WIDTH, dtype=torch.float64).expand(3, -1, -1))
-    assert merge(heads, weights(3), "mean", (), ALL)[0].norm() < 0.9 * heads[0].norm()
+    assert merged(heads, weights(3), "mean", (), ALL)[0].norm() < 0.9 * heads[0].norm()
 
 
 @pytest.mark.parametrize("how", ["aligned", "shared"])
 def test_pairs_are_only_turned_as_a_rotary_embedding_does(how: How) -> None:
     heads = turns_of_pairs(randn(3, len(PAIRS))) @ randn(WIDTH, COLUMNS)
-    shared, turns = merge(heads, weights(3), how, PAIRS, ())
+    shared, turns = merged(heads, weights(3), how, PAIRS, ())
     torch.testing.assert_close(turns @ shared, heads)
     for rotary in turns_of_pairs(randn(4, len(PAIRS), seed=3)):
         torch.testing.assert_close(turns @ rotary, rotary @ turns)
@@ -64,13 +71,14 @@ def test_pairs_are_only_turned_as_a_rotary_embedding_does(how: How) -> None:
 @pytest.mark.parametrize("how", ["mean", "aligned", "shared"])
 def test_heads_that_are_the_same_keep_every_bit(how: How, turned: bool) -> None:
     head = randn(WIDTH, COLUMNS).float().double()
-    shared, turns = merge(head.expand(3, -1, -1), weights(3), how, PAIRS if turned else (), () if turned else ALL)
-    assert torch.equal(shared, head) and torch.equal(turns, torch.eye(WIDTH, dtype=torch.float64).expand(3, -1, -1))
+    shared, turns = merged(head.expand(3, -1, -1), weights(3), how, PAIRS if turned else (), () if turned else ALL)
+    assert torch.equal(shared.float(), head.float())
+    assert torch.equal(turns, torch.eye(WIDTH, dtype=torch.float64).expand(3, -1, -1))
 
 
 def test_what_nothing_may_turn_is_pooled() -> None:
     heads = randn(3, WIDTH, COLUMNS)
-    shared, turns = merge(heads, weights(3), "shared", ((0, 3),), (5,))
+    shared, turns = merged(heads, weights(3), "shared", ((0, 3),), (5,))
     rest = [1, 2, 4]
     torch.testing.assert_close(shared[rest], heads.mean(0)[rest])
     assert torch.equal(turns[:, rest], torch.eye(WIDTH, dtype=torch.float64).expand(3, -1, -1)[:, rest])
@@ -79,7 +87,7 @@ def test_what_nothing_may_turn_is_pooled() -> None:
 def test_the_closed_form_of_a_rotation_is_the_best_of_all_angles() -> None:
     """Two heads of one pair: the phase between them, against a search over angles."""
     heads = randn(2, 2, COLUMNS)
-    shared, turns = merge(heads, torch.eye(2, dtype=torch.float64).expand(2, -1, -1), "aligned", ((0, 1),), ())
+    shared, turns = merged(heads, torch.eye(2, dtype=torch.float64).expand(2, -1, -1), "aligned", ((0, 1),), ())
     angles = torch.linspace(0, 2 * torch.pi, 20001, dtype=torch.float64)
     cosines, sines = angles.cos(), angles.sin()
     rotary = torch.stack([cosines, -sines, sines, cosines], -1).unflatten(1, (2, 2))
@@ -89,7 +97,7 @@ def test_the_closed_form_of_a_rotation_is_the_best_of_all_angles() -> None:
 
 def test_procrustes_is_stationary() -> None:
     heads = rotations(4) @ randn(WIDTH, COLUMNS) + 0.3 * randn(4, WIDTH, COLUMNS, seed=4)
-    shared, turns = merge(heads, weights(4), "aligned", (), ALL)
+    shared, turns = merged(heads, weights(4), "aligned", (), ALL)
     torch.testing.assert_close(shared, (turns.mT @ heads).mean(0))
     moved = heads @ shared.mT @ turns.mT  # symmetric and ≥ 0 where the polar factor is the best rotation
     torch.testing.assert_close(moved, moved.mT, rtol=1e-3, atol=1e-3)
@@ -101,17 +109,17 @@ def test_the_shared_head_is_the_best_of_its_rank() -> None:
     heads, weight = randn(3, WIDTH, COLUMNS), weights(3)
     stacked = (torch.linalg.cholesky(weight).mT @ heads).flatten(0, 1)
     left = torch.linalg.svdvals(stacked)[WIDTH:].square().sum()
-    shared = lost(heads, weight, *merge(heads, weight, "shared", (), ALL))
+    shared = lost(heads, weight, *merged(heads, weight, "shared", (), ALL))
     assert shared == pytest.approx(float(left), rel=1e-9)
-    aligned = lost(heads, weight, *merge(heads, weight, "aligned", (), ALL))
-    assert shared < aligned < lost(heads, weight, *merge(heads, weight, "mean", (), ALL))
+    aligned = lost(heads, weight, *merged(heads, weight, "aligned", (), ALL))
+    assert shared < aligned < lost(heads, weight, *merged(heads, weight, "mean", (), ALL))
 
 
 def test_a_shared_pair_is_the_first_singular_vector_of_complex_rows() -> None:
     heads, weight = randn(3, WIDTH, COLUMNS), weights(3)
     energy = weight.diagonal(dim1=1, dim2=2)
     flat = torch.diag_embed((energy + energy.roll(WIDTH // 2, 1)) / 2)  # a pair counts as one
-    found = lost(heads, flat, *merge(heads, weight, "shared", PAIRS, ()))
+    found = lost(heads, flat, *merged(heads, weight, "shared", PAIRS, ()))
     left = 0.0
     for i, j in PAIRS:
         rows = torch.complex(heads[:, i], heads[:, j]) * flat[:, i, i].sqrt()[:, None]
@@ -123,9 +131,9 @@ def test_heads_without_weights_give_one_without() -> None:
     heads = randn(3, WIDTH, COLUMNS)
     heads[1] = 0
     for how, pairs in product(["aligned", "shared"], [PAIRS, ()]):
-        shared, turns = merge(heads, weights(3), how, pairs, () if pairs else ALL)
+        shared, turns = merged(heads, weights(3), how, pairs, () if pairs else ALL)
         assert shared.isfinite().all() and turns.isfinite().all()
-    assert not merge(0 * heads + 0, weights(3), "shared", (), ALL)[0].any()
+    assert not merged(0 * heads + 0, weights(3), "shared", (), ALL)[0].any()
 
 
 def test_effort_grows_with_heads() -> None:

@@ -66,3 +66,12 @@ def test_the_gap_of_the_residual_stream_is_made_up_for() -> None:
     expected = (torch.linalg.inv(hessian + ridge) @ (seen.T @ wanted + ridge @ weight.T)).T
     found = corrected_target(weight, (x - seen).T @ seen, hessian, gap.T @ seen, ridge=0.2, gap_ridge=0.2)
     assert torch.allclose(found, expected, atol=1e-9)
+
+
+def test_inputs_in_other_coordinates_have_the_same_target() -> None:
+    reference, moved, weight = streams()
+    turn = torch.linalg.qr(torch.randn(24, 24, generator=torch.Generator().manual_seed(1)))[0]
+    drift, hessian = statistics(reference, moved @ turn)  # the untouched model's inputs are as they were
+    found = corrected_target(weight @ turn, drift, hessian, original=weight)
+    wanted = corrected_target(weight, *statistics(reference, moved))
+    torch.testing.assert_close(found @ turn.T, wanted, rtol=1e-4, atol=1e-4)
