@@ -1,60 +1,68 @@
 """A smaller model, for whatever loads it: tensors come out smaller, or are gone, and `config.json` says so.
 
-Channels of feed-forward layers go layer by layer, on what the layers before it give by then, and what reads them makes
-up for it. Every layer keeps as many, for engines know one width. Or whole layers go: those that change least.
+Channels of feed-forward layers and groups of attention heads go layer by layer, on what the layers before it give by
+then, and what reads them makes up for it. Every layer keeps as many, for engines know one number. Or whole layers go:
+those that change least.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar, Literal, Self
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
-from compress.kernels.effort import Effort
-from compress.kernels.measure.channels import cheapest, cheapest_effort, energies, magnitudes
-from compress.kernels.measure.hessian import shrunk
-from compress.kernels.solve.correct import correct_effort, corrected_target
-from compress.kernels.solve.repair import repair, repair_effort
 from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import HEAP, Cost, Extent, walk_cost
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
-from compress.passes.narrow.ffn import FFN, ascending, cut, find_ffns, narrowed, width_for, width_of
+from compress.passes.narrow.choice import Choice, Score
+from compress.passes.narrow.ffn import find_ffns, layers_size, narrowed, width_for
+from compress.passes.narrow.heads import find_groups, with_groups
+from compress.passes.narrow.inner import Inner
 from compress.passes.narrow.layers import fewer, influences, renumbered, strongest
-from compress.passes.narrow.walk import Narrower, Part, narrow
+from compress.passes.narrow.walk import narrow
+
+Axis = Literal["ffn", "kv_heads", "layers"]
+Sizes = Mapping[Axis, tuple[Sequence[Inner], int]]
+"""What is narrowed within layers, by axis: the units that there are, and how many are to be left."""
 
 
 class Shrink(ModelPass):
-    """Make the model smaller for every engine: drop channels of its feed-forward layers, or layers, repair the rest."""
+    """Make the model smaller for every engine: drop channels, groups of heads or layers, repair what is left."""
 
     calibrated: ClassVar[bool] = True
     decodes: ClassVar[bool] = True
 
     to: float | None = Field(None, gt=0, lt=1, description="which part of the decoder layers' parameters to keep")
+    axes: tuple[Axis, ...] = Field(
+        ("ffn",),
+        min_length=1,
+        description="what `to` is reached by: [ffn], [ffn, kv_heads] (as large a part of heads, rounded up), [layers]",
+    )
     ffn: int | None = Field(None, ge=1, description="how many channels feed-forward layers are to have")
+    kv_heads: int | None = Field(
+        None,
+        ge=1,
+        description="how many heads of keys and values attention is to have: heads that share one go with it",
+    )
     layers: int | None = Field(
         None, ge=1, description="how many layers to keep: those that turn the hidden states most (ShortGPT)"
     )
-    axis: Literal["ffn", "layers"] = Field("ffn", description="what `to` is reached by")
     multiple: int = Field(
         64, ge=1, description="`ffn` is a multiple of it: 64 is what kernels like, 256 what K-quants of GGUF need"
     )
-    score: Literal["l1", "activation", "hessian"] = Field(
+    score: Score = Field(
         "hessian",
-        description="which channels go: those of the least weights; of the least outputs; or, one after the other, "
-        "those that the others make up for best",
+        description="which channels and heads go: those of the least weights (`l1`); of the least outputs "
+        "(`activation`); or, one after the other, those that the others make up for best",
     )
     repair: bool = Field(True, description="fit what reads the channels to those kept, by least squares of its outputs")
     shrinkage: float = Field(
@@ -68,12 +76,15 @@ class Shrink(ModelPass):
 
     @model_validator(mode="after")
     def _has_an_aim(self) -> Self:
-        if sum(option is not None for option in (self.to, self.ffn, self.layers)) != 1:
+        within = self.ffn is not None or self.kv_heads is not None
+        if [self.to is not None, within, self.layers is not None].count(True) != 1:
             raise ValueError(
-                "say `to` (as 0.8), `ffn` (as 1280) or `layers` (as 24), one of them; each in its own step"
+                "say `to` (as 0.8), or `ffn` (as 1280) and `kv_heads` (as 2), or `layers` (as 24); each in its own step"
             )
-        if self.axis != "ffn" and self.to is None:
-            raise ValueError("`axis` is of `to`: say that, or leave it out")
+        if "axes" in self.model_fields_set and self.to is None:
+            raise ValueError("`axes` is of `to`: say that, or leave it out")
+        if "layers" in self.axes and len(self.axes) > 1:
+            raise ValueError("layers go in a step of their own: say axes: [layers] there")
         if self.correct and not self.repair:
             raise ValueError("correct is of the repair: say repair: true")
         return self
@@ -93,12 +104,11 @@ class Shrink(ModelPass):
             )
         if self._by_layers:
             return fewer(model, anatomy, self._count(anatomy))
-        ffns = find_ffns(model, anatomy)
-        return narrowed(model, ffns, self._width(model, anatomy, ffns))
+        return self._resized(model, anatomy, self._sizes(model, anatomy))
 
     @property
     def _by_layers(self) -> bool:
-        return self.layers is not None or self.axis == "layers"
+        return self.layers is not None or "layers" in self.axes
 
     def _count(self, anatomy: Anatomy) -> int:
         """How many layers are to be left. Raises RefusedError for what cannot be."""
@@ -110,10 +120,36 @@ class Shrink(ModelPass):
             )
         return count
 
-    def _width(self, model: ModelSpec, anatomy: Anatomy, ffns: Sequence[FFN]) -> int:
-        """How many channels every feed-forward layer is to have. Raises RefusedError for what cannot be."""
-        there = width_of(model, ffns[0])
-        width = self.ffn or width_for(model, anatomy, ffns, self.to or 1.0, self.multiple)
+    def _resized(self, model: ModelSpec, anatomy: Anatomy, sizes: Sizes) -> ModelSpec:
+        if "kv_heads" in sizes:
+            model = with_groups(model, anatomy, *sizes["kv_heads"])
+        return narrowed(model, *sizes["ffn"]) if "ffn" in sizes else model
+
+    def _sizes(self, model: ModelSpec, anatomy: Anatomy) -> Sizes:
+        """What is to be left of what. Raises RefusedError for what cannot be."""
+        sizes: dict[Axis, tuple[Sequence[Inner], int]] = {}
+        if self.kv_heads or (self.to and "kv_heads" in self.axes):
+            groups = find_groups(model, anatomy)
+            if (kept := self._groups(groups)) < groups[0].units:
+                sizes["kv_heads"] = groups, kept
+        if self.ffn or (self.to and "ffn" in self.axes):
+            ffns, smaller = find_ffns(model, anatomy), self._resized(model, anatomy, sizes)
+            most = int((self.to or 1.0) * layers_size(model, anatomy))
+            sizes["ffn"] = ffns, self._width(self.ffn or width_for(smaller, anatomy, ffns, most, self.multiple), ffns)
+        return sizes
+
+    def _groups(self, groups: Sequence[Inner]) -> int:
+        there = groups[0].units
+        if self.to:
+            return -int(-self.to * there // 1)
+        if self.kv_heads is None or self.kv_heads >= there:
+            raise RefusedError(
+                f"shrink: attention has {there} heads of keys and values, and is to have {self.kv_heads}",
+                "say a smaller number" if there > 1 else "leave kv_heads out",
+            )
+        return self.kv_heads
+
+    def _width(self, width: int, ffns: Sequence[Inner]) -> int:
         if width % self.multiple:
             nearest = max(1, round(width / self.multiple)) * self.multiple
             raise RefusedError(
@@ -122,16 +158,17 @@ class Shrink(ModelPass):
         if width <= 0:
             raise RefusedError(
                 f"shrink: to: {self.to} leaves feed-forward layers no {self.multiple} channels",
-                "they alone are narrowed: say a larger part, or a smaller `multiple`",
+                "say a larger part, more `axes`, or a smaller `multiple`",
             )
-        if width >= there:
+        if width >= ffns[0].units:
             raise RefusedError(
-                f"shrink: feed-forward layers have {there} channels, and are to have {width}", "say a smaller number"
+                f"shrink: feed-forward layers have {ffns[0].units} channels, and are to have {width}",
+                "say a smaller number",
             )
         return width
 
-    def _kinds(self) -> frozenset[type[Statistic]]:
-        return frozenset({Hessian, Drift}) if self.correct else frozenset({Hessian})
+    def _choice(self) -> Choice:
+        return Choice(self.score, self.repair, self.shrinkage, self.correct)
 
     def cost(
         self,
@@ -144,20 +181,15 @@ class Shrink(ModelPass):
     ) -> Cost:
         if self._by_layers:
             return walk_cost(model, anatomy, sequences, budget)
-        ffns = find_ffns(model, anatomy)
         walk = walk_cost(model, anatomy, sequences, budget, streams=2 if self.correct else 1, statistics=True)
-        width, effort = self._width(model, anatomy, ffns), walk.effort
-        shape = model.tensors[f"{ffns[0].down}.weight"].shape
-        for kind in self._kinds():
-            effort += kind.effort(sequences[0] * sequences[1], shape[1], shape[0]) * len(ffns)
-        effort += self._effort(shape, width) * len(ffns)
-        solving = 4 * shape[1] ** 2 + 8 * (2 * sum(shape) + shape[1]) * (shape[1] - width) + 8 * shape[0] * shape[1]
+        choice, effort, solving = self._choice(), walk.effort, 0
+        for inners, units in self._sizes(model, anatomy).values():
+            shape = model.tensors[f"{inners[0].reader}.weight"].shape
+            for kind in choice.kinds():
+                effort += kind.effort(sequences[0] * sequences[1], shape[1], shape[0]) * len(inners)
+            effort += choice.effort(shape, inners[0], units) * len(inners)
+            solving = max(solving, choice.memory(shape, inners[0], units))
         return replace(walk, effort=effort, memory=walk.memory + int(HEAP * solving))
-
-    def _effort(self, shape: tuple[int, ...], width: int) -> Effort:
-        effort = cheapest_effort(shape, shape[1] - width) if self.score == "hessian" else Effort()
-        effort += repair_effort(shape, width) if self.repair else Effort()
-        return effort + (correct_effort(shape) if self.correct else Effort())
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         return self._with_fewer_layers(run, stage) if self._by_layers else self._narrower_layers(run, stage)
@@ -177,6 +209,27 @@ class Shrink(ModelPass):
             manifest=self._told(run, layers=len(kept), layers_gone=[at for at in range(there) if at not in kept]),
         )
 
+    def _narrower_layers(self, run: Run, stage: Stage) -> Outcome:
+        before, anatomy, choice = run.model.spec, run.skeleton.anatomy, self._choice()
+        planned, sizes = self.plan(before, anatomy), self._sizes(before, anatomy)
+        parts = []
+        for index, layer in enumerate(anatomy.layers):
+            own = [choice.part(before, inners[index], units) for inners, units in sizes.values()]
+            order = [names[0] for names in layer.siblings]  # that of the forward
+            parts.append(sorted(own, key=lambda part: order.index(part.at)))
+        records = narrow(run, stage, parts)
+        run.model.become(planned)
+        changed = {name for inners, _ in sizes.values() for inner in inners for name in inner.axes(before)}
+        errors = {module: error for record in records for module, error in record.errors.items()}
+        left = {inner.reader: units for inners, units in sizes.values() for inner in inners}
+        figures = {axis: units for axis, (_, units) in sizes.items()}
+        were = {f"{axis}_before": inners[0].units for axis, (inners, _) in sizes.items()}
+        return Outcome(
+            authors=self._authors(run, {name: name for name in changed}),
+            reports={module: {"relative_error": error, "units": left[module]} for module, error in errors.items()},
+            manifest=self._told(run, **figures, **{key: self._first(run, key, was) for key, was in were.items()}),
+        )
+
     def _authors(self, run: Run, called: Mapping[str, str]) -> dict[str, str]:
         """Who made the tensors that are `called` so now, and were called otherwise: this step in the end."""
         before = run.left.authors
@@ -186,53 +239,6 @@ class Shrink(ModelPass):
         """For the manifest: beside what earlier steps of this kind have said."""
         return {self.name: {**run.left.manifest.get(self.name, {}), **figures}}
 
-    def _narrower_layers(self, run: Run, stage: Stage) -> Outcome:
-        planned = self.plan(run.model.spec, run.skeleton.anatomy)
-        ffns = find_ffns(run.model.spec, run.skeleton.anatomy)
-        was, width = (width_of(spec, ffns[0]) for spec in (run.source.spec, planned))
-        records = narrow(run, stage, [[self._part(run.model.spec, ffn, width)] for ffn in ffns])
-        run.model.become(planned)
-        axes = [name for ffn in ffns for name in ffn.axes(planned)]
-        errors = {module: error for record in records for module, error in record.errors.items()}
-        return Outcome(
-            authors=self._authors(run, {name: name for name in axes}),
-            reports={module: {"relative_error": error, "channels": width} for module, error in errors.items()},
-            manifest=self._told(run, ffn=width, ffn_before=was),
-        )
-
-    def _part(self, model: ModelSpec, ffn: FFN, width: int) -> Part:
-        axes = ffn.axes(model)
-        rewrite = partial(self._narrower, ffn, axes, width)
-        return Part(ffn.down, tuple(axes), rewrite, self._kinds(), residual=self.correct)
-
-    def _narrower(
-        self, ffn: FFN, axes: Mapping[str, int], width: int, weights: Mapping[str, Tensor], stats: LinearStats
-    ) -> Narrower:
-        """Choose channels, cut all that belongs to them, and go on as if the others had never been."""
-        down = f"{ffn.down}.weight"
-        original = weights[down]
-        kept = self.kept(weights, ffn, shrunk(stats[Hessian].matrix, self.shrinkage), width)
-        tensors = {**cut(weights, axes, kept), down: self.rewrite(original, stats, kept)}
-        return Narrower(
-            tensors,
-            lambda stored: {down: torch.zeros_like(original).index_copy(1, kept, stored[down].to(original))},
-        )
-
-    def kept(self, weights: Mapping[str, Tensor], ffn: FFN, hessian: Tensor, width: int) -> Tensor:
-        """The indices [width] int64, ascending, of the channels that stay; `weights` are those of `ffn`, by tensor."""
-        down = weights[f"{ffn.down}.weight"]
-        count = down.shape[1] - width
-        if self.score == "hessian":
-            return ascending(cheapest(down, hessian, count)[0], down.shape[1])
-        ups = [weights[f"{up}.weight"] for up in ffn.ups]
-        scores = magnitudes(down, *ups) if self.score == "l1" else energies(down, hessian)
-        return ascending(scores.sort(stable=True).indices[:count], down.shape[1])
-
-    def rewrite(self, down: Tensor, stats: LinearStats, kept: Tensor) -> Tensor:
-        """`down` [rows, width] fp32 as it reads the channels `kept` alone."""
-        if not self.repair:
-            return down[:, kept]
-        hessian = stats[Hessian].matrix
-        drift = stats[Drift] if self.correct else None
-        target = corrected_target(down, drift.matrix, hessian, drift.gap) if drift else down
-        return repair(target, shrunk(hessian, self.shrinkage), kept)
+    def _first(self, run: Run, key: str, value: int) -> Any:
+        """What an earlier step said it was before, or `value`."""
+        return run.left.manifest.get(self.name, {}).get(key, value)

@@ -6,37 +6,22 @@ write as many each. Every operator between is taken to work channel by channel, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-import torch
-from torch import Tensor
-
-from compress.formats.base import ModelSpec, TensorSpec
+from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
+from compress.passes.narrow.inner import Inner, size_of_unit
 
 _SETTINGS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
 """What configurations call the width."""
 
 
-@dataclass(frozen=True)
-class FFN:
-    """`ups` write the inner channels, `down` reads them: modules, by their names in the checkpoint."""
-
-    ups: tuple[str, ...]
-    down: str
-
-    def axes(self, model: ModelSpec) -> Mapping[str, int]:
-        """The tensors that hold something for each inner channel, and along which axis."""
-        names = {f"{up}.{leaf}": 0 for up in self.ups for leaf in ("weight", "bias")}
-        return {name: axis for name, axis in {**names, f"{self.down}.weight": 1}.items() if name in model.tensors}
-
-
-def find_ffns(model: ModelSpec, anatomy: Anatomy) -> tuple[FFN, ...]:
+def find_ffns(model: ModelSpec, anatomy: Anatomy) -> tuple[Inner, ...]:
     """That of each layer. Raises RefusedError where a layer has none of this form, or they differ in width."""
     found = tuple(_find(model, anatomy, index) for index in range(len(anatomy.layers)))
-    widths = {width_of(model, ffn) for ffn in found}
+    widths = {ffn.units for ffn in found}
     if len(widths) > 1:
         raise RefusedError(f"feed-forward layers are {sorted(widths)} wide", "engines load one width; leave ffn out")
     if not _settings(model, found[0]):
@@ -47,55 +32,45 @@ def find_ffns(model: ModelSpec, anatomy: Anatomy) -> tuple[FFN, ...]:
     return found
 
 
-def width_of(model: ModelSpec, ffn: FFN) -> int:
-    """How many inner channels it has."""
-    return model.tensors[f"{ffn.down}.weight"].shape[1]
-
-
-def narrowed(model: ModelSpec, ffns: Sequence[FFN], width: int) -> ModelSpec:
+def narrowed(model: ModelSpec, ffns: Sequence[Inner], width: int) -> ModelSpec:
     """The headers with `width` inner channels everywhere."""
-    cut = {
-        name: _with_extent(model.tensors[name], axis, width) for ffn in ffns for name, axis in ffn.axes(model).items()
-    }
+    tensors = {name: spec for ffn in ffns for name, spec in ffn.resized(model, width).items()}
     settings = dict.fromkeys(_settings(model, ffns[0]), width)
-    return replace(model, config={**model.config, **settings}, tensors={**model.tensors, **cut})
+    return replace(model, config={**model.config, **settings}, tensors={**model.tensors, **tensors})
 
 
-def cut(tensors: Mapping[str, Tensor], axes: Mapping[str, int], kept: Tensor) -> dict[str, Tensor]:
-    """`tensors` with the channels `kept` [n] int64 alone."""
-    return {name: tensor.index_select(axes[name], kept).contiguous() for name, tensor in tensors.items()}
-
-
-def width_for(model: ModelSpec, anatomy: Anatomy, ffns: Sequence[FFN], part: float, multiple: int) -> int:
-    """The largest width, in multiples, at which the layers have at most `part` of their parameters; may be ≤ 0."""
+def layers_size(model: ModelSpec, anatomy: Anatomy) -> int:
+    """How many parameters the layers have."""
     inside = tuple(f"{layer.name}." for layer in anatomy.layers)
-    total = sum(spec.size for name, spec in model.tensors.items() if name.startswith(inside))
-    width = width_of(model, ffns[0])
-    each = sum(model.tensors[name].size for ffn in ffns for name in ffn.axes(model)) // width
-    most = (int(part * total) - (total - each * width)) // each
-    return most // multiple * multiple
+    return sum(spec.size for name, spec in model.tensors.items() if name.startswith(inside))
 
 
-def _find(model: ModelSpec, anatomy: Anatomy, index: int) -> FFN:
+def width_for(model: ModelSpec, anatomy: Anatomy, ffns: Sequence[Inner], most: int, multiple: int) -> int:
+    """The largest width, in multiples, at which the layers have at most `most` parameters; may be ≤ 0."""
+    each = size_of_unit(model, ffns)
+    return (most - (layers_size(model, anatomy) - each * ffns[0].units)) // each // multiple * multiple
+
+
+def _find(model: ModelSpec, anatomy: Anatomy, index: int) -> Inner:
     layer = anatomy.layers[index]
     found = list(_candidates(model, layer))
     if len(found) > 1 and (attention := anatomy.attentions()[index]):
-        found = [ffn for ffn in found if not ffn.down.startswith(f"{attention.module}.")]
+        found = [ffn for ffn in found if not ffn.reader.startswith(f"{attention.module}.")]
     if len(found) != 1 or layer.routers:
         raise RefusedError(
             f"{layer.name} has no feed-forward part of linears that write and one that reads its channels",
             "mixtures of experts and joined gate_up matrices cannot be narrowed; leave shrink out",
         )
     (ffn,) = found
-    beside = f"{ffn.down.rpartition('.')[0]}."
-    known, width = {*ffn.axes(model), f"{ffn.down}.bias"}, width_of(model, ffn)
+    beside = f"{ffn.reader.rpartition('.')[0]}."
+    known, width = {*ffn.axes(model), f"{ffn.reader}.bias"}, ffn.units
     for name, spec in model.tensors.items():
         if name.startswith(beside) and beside != f"{layer.name}." and name not in known and width in spec.shape:
             raise RefusedError(f"{name} has a value for each channel, of a kind not known here", "leave shrink out")
     return ffn
 
 
-def _candidates(model: ModelSpec, layer: LayerAnatomy) -> Iterator[FFN]:
+def _candidates(model: ModelSpec, layer: LayerAnatomy) -> Iterator[Inner]:
     for number, names in enumerate(layer.siblings):
         parent = names[0].rpartition(".")[0]
         others = [each for each in layer.siblings if each is not names]
@@ -104,20 +79,8 @@ def _candidates(model: ModelSpec, layer: LayerAnatomy) -> Iterator[FFN]:
         rows, columns = model.tensors[f"{names[0]}.weight"].shape
         fitting = all(model.tensors[f"{up}.weight"].shape == (columns, rows) for up in ups)
         if len(names) == 1 and ups and shared and fitting:
-            yield FFN(ups, names[0])
+            yield Inner(ups, names[0], columns)
 
 
-def _settings(model: ModelSpec, ffn: FFN) -> tuple[str, ...]:
-    return tuple(key for key in _SETTINGS if model.config.get(key) == width_of(model, ffn))
-
-
-def _with_extent(spec: TensorSpec, axis: int, extent: int) -> TensorSpec:
-    shape = list(spec.shape)
-    shape[axis] = extent
-    return replace(spec, shape=tuple(shape))
-
-
-def ascending(dropped: Tensor, width: int) -> Tensor:
-    """The channels of `width` that are not `dropped` [n] int64, ascending."""
-    kept = torch.ones(width, dtype=torch.bool, device=dropped.device).index_fill(0, dropped, False)
-    return kept.nonzero()[:, 0]
+def _settings(model: ModelSpec, ffn: Inner) -> tuple[str, ...]:
+    return tuple(key for key in _SETTINGS if model.config.get(key) == ffn.units)

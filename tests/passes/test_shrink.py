@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from compress.formats.errors import RefusedError
-from compress.passes.core.base import Pass
 from compress.passes.core.run import Run
 from compress.passes.model.sequences import Sequences
 from compress.passes.shrink import Shrink
@@ -204,12 +203,10 @@ def test_impossible_widths_are_refused_by_the_plan(recipe: Callable[..., Recipe]
     assert hint in str(refused.value.hint)
 
 
-def test_what_is_quantized_is_not_cut(recipe: Callable[..., Recipe], tiny_llama: Path) -> None:
-    made = recipe(NARROW, DENSE32)
-    rounded: Pass = from_data({"model": str(tiny_llama), "passes": [{"rtn": {}}, DENSE32]}).passes[0]
-    calibrate, shrink, export = made.passes
+def test_what_is_quantized_is_not_cut(tiny_llama: Path, steps: Callable[..., list[dict[str, Any]]]) -> None:
+    passes = [{"rtn": {}}, *steps(NARROW, DENSE32)]
     with pytest.raises(RefusedError, match="is quantized"):
-        plan(made.model_copy(update={"passes": (calibrate, rounded, shrink, export)}))
+        plan(from_data({"model": str(tiny_llama), "passes": passes}))
 
 
 def test_a_model_that_comes_quantized_is_decoded_first(

@@ -48,7 +48,7 @@ def manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("options", [{"layers": 3}, {"to": 0.7, "axis": "layers"}])
+@pytest.mark.parametrize("options", [{"layers": 3}, {"to": 0.7, "axes": ["layers"]}])
 def test_layers_that_add_nothing_go_and_no_logit_changes(
     tmp_path: Path, deep: Path, recipe: Callable[..., Recipe], rows: Sequences, options: dict[str, Any]
 ) -> None:
@@ -110,14 +110,16 @@ def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(tmp_path: Path, 
     assert {path.read_bytes() for path in killed} == {(tmp_path / "whole/gptq/model.safetensors").read_bytes()}
 
 
-@pytest.mark.parametrize("options", [{"layers": 5}, {"layers": 9}, {"to": 0.1, "axis": "layers"}])
+@pytest.mark.parametrize("options", [{"layers": 5}, {"layers": 9}, {"to": 0.1, "axes": ["layers"]}])
 def test_impossible_numbers_are_refused_by_the_plan(recipe: Callable[..., Recipe], options: dict[str, Any]) -> None:
     with pytest.raises(RefusedError, match="there are 5 layers") as refused:
         plan(recipe({"shrink": options}, DENSE32))
     assert "layers: 1 to 4" in str(refused.value.hint)
 
 
-@pytest.mark.parametrize("options", [{"layers": 3, "ffn": 64}, {"ffn": 64, "axis": "layers"}])
+@pytest.mark.parametrize(
+    "options", [{"layers": 3, "ffn": 64}, {"ffn": 64, "axes": ["layers"]}, {"to": 0.5, "axes": ["layers", "ffn"]}]
+)
 def test_options_that_say_too_much(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="say"):
         Shrink.model_validate(options)
