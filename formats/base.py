@@ -133,10 +133,14 @@ class FileLayout:
 
 @dataclass(frozen=True)
 class Layout:
-    """What an export will write: known from headers alone, before any weight is read."""
+    """What an export will write: known from headers alone, before any weight is read.
+
+    `notes` are for the plan; `substitutes`, what is written otherwise than was asked for, are said by the run, too.
+    """
 
     files: tuple[FileLayout, ...]
     notes: tuple[str, ...] = field(default=())
+    substitutes: tuple[str, ...] = field(default=())
 
     @property
     def nbytes(self) -> int:

@@ -52,7 +52,7 @@ class FileSize(BaseModel):
 
 
 class ArtifactPlan(BaseModel):
-    """An artifact that will be written: exact to the byte. `zeros` says what those of a pruned model save."""
+    """An artifact that will be written: exact to the byte. `told` is what the run says of it at its end as well."""
 
     dialect: str
     path: str
@@ -61,7 +61,7 @@ class ArtifactPlan(BaseModel):
     bits_per_weight: float
     notes: list[str]
     targets: list[Verdict]
-    zeros: str = ""
+    told: list[str] = []
 
 
 class Plan(BaseModel):
@@ -236,14 +236,15 @@ def physical_ram() -> int:
 def _artifact(product: Product, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
     subject, layout = Subject(product.dialect, product.model, product.options), product.layout
     zeros = zeros_told(product.model)
+    told = [*layout.substitutes, *([zeros] if zeros else [])]
     return ArtifactPlan(
         dialect=product.dialect,
         path=product.folder,
         files=[FileSize(name=file.name, bytes=file.nbytes) for file in layout.files],
         bytes=layout.nbytes,
         bits_per_weight=layout.nbytes * 8 / model.parameters,
-        notes=[*layout.notes, *([zeros] if zeros else [])],
-        zeros=zeros,
+        notes=[*layout.notes, *told],
+        told=told,
         targets=verdicts(product.folder, subject, targets),
     )
 

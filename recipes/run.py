@@ -91,7 +91,7 @@ def run(
         )
         report = _execute(recipe, state, keyed(recipe.passes, base, opened.texts, work))
     said = [note for artifact in planned.artifacts for note in notes(artifact.dialect, artifact.targets)]
-    said += [f"{artifact.path}: {artifact.zeros}" for artifact in planned.artifacts if artifact.zeros]
+    said += [f"{artifact.path}: {line}" for artifact in planned.artifacts for line in artifact.told]
     said += [note for stage in planned.stages for note in stage.notes]
     return report.model_copy(update={"notes": said})
 

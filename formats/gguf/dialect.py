@@ -26,7 +26,18 @@ from compress.formats.gguf.file import SUFFIX, file_size, gguf_file, write_gguf
 from compress.formats.gguf.from_tokenizer import vocab_of
 from compress.formats.gguf.header import MAGIC, Value
 from compress.formats.gguf.metadata import string, uint
-from compress.formats.gguf.names import Architecture, Dims, Place, reorder, row_order
+from compress.formats.gguf.mixes import (
+    FILE_TYPES,
+    LABELS,
+    Mix,
+    Substitute,
+    Traits,
+    fitting,
+    is_mix,
+    mixed,
+    substitutes_told,
+)
+from compress.formats.gguf.names import TIED, Architecture, Dims, Place, is_tied, reorder, row_order
 from compress.formats.gguf.rope import Rope, llama3_factors
 from compress.formats.gguf.vocab import write_vocab
 from compress.formats.gguf.witness import read_with_library
@@ -43,14 +54,16 @@ BlockName = Literal[
 _FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
     "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4": 38,
+    **FILE_TYPES,
 }  # fmt: skip
 _QUANTIZATION_VERSION = 2
-_TIED = "tie_word_embeddings"
 _LONGEST_NAME = 200
 
 
 class GGUF(Dialect):
-    """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet.
+    """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet, or a mix (q4_k_m).
+
+    Where a type does not divide a matrix's rows, llama.cpp's substitute for it is taken, and said; `strict` refuses.
 
     Quantized weights keep their values: blocks Q4_0, Q5_0 and Q8_0 (symmetric) or Q4_1 and Q5_1 (with a
     minimum) hold integers, and what was quantized as a type of GGUF's is written as that.
@@ -62,7 +75,8 @@ class GGUF(Dialect):
         "llama.cpp": "llama-cli -m {path}/{file}",
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}", gguf_file="{file}")',
     }
-    type: PerTensor[BlockName] = "f16"
+    type: PerTensor[BlockName | Mix] = "f16"
+    strict: bool = False
 
     @property
     def folder(self) -> str:
@@ -92,22 +106,23 @@ class GGUF(Dialect):
         return read_with_library(_file(path))
 
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
-        block = self._block(name, spec)
+        if spec.format is None:
+            return None
+        block = type_of(spec.format)
         if block is None:
             if isinstance(spec.format, IntFormat) and (reason := scale_misfit(spec.format)):
                 return reason
-            label = spec.format.name if spec.format else ""
             return (
-                f"no GGUF block holds {label} exactly; what fits: groups of a multiple of 32, of up to "
+                f"no GGUF block holds {spec.format.name} exactly; what fits: groups of a multiple of 32, of up to "
                 "8 bits if symmetric, 5 with a minimum, 7 with a whole zero point"
             )
-        reason = block.misfit(spec.shape)
-        return reason and f"{reason}; what fits: f16, bf16 or f32, unquantized"
+        return _undivided(block, spec)
 
     def layout(self, model: ModelSpec) -> Layout:
         """See Dialect.layout. Needs `model.files`: the tokenizer is a part of the file."""
         plan = self._plan(model)
-        return Layout((FileLayout(plan.name, file_size(plan.metadata, plan.tensors)),))
+        told = substitutes_told(Counter(entry.substitute for entry in plan.entries if entry.substitute))
+        return Layout((FileLayout(plan.name, file_size(plan.metadata, plan.tensors)),), substitutes=told)
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         """See Dialect.write. The one file is all that llama.cpp needs; no other is written."""
@@ -121,49 +136,64 @@ class GGUF(Dialect):
             lambda name: progress(entries[name].source or name),
         )
 
-    def _block(self, name: str, spec: TensorSpec) -> BlockType | None:
-        """The block type for a tensor; None if it is quantized and no type holds it exactly."""
-        if spec.format is not None:
-            return type_of(spec.format)
-        # llama.cpp computes with norms and biases in fp32 only.
-        chosen = "f32" if len(spec.shape) < 2 else resolve(self.type, name.removesuffix(".weight"))
-        return BLOCKS[chosen or "f16"]
-
     def _plan(self, model: ModelSpec) -> _Plan:
         """Everything but the weights. Raises RefusedError and InputError."""
         family, dims = family_of(model.config), dims_of(model.config)
-        config = {**model.config, _TIED: _is_tied(family, model)}
+        config = {**model.config, TIED: is_tied(family, model)}
         settings, rope = write_config(config)
         vocab = vocab_of(model.files, config, dims.vocab)
         places = list(family.places(dims, config))
         _check_inventory(family, places, model)
-        entries = [self._entry(place, model) for place in places]
+        traits = Traits.of(dims, config)
+        entries = [self._entry(place, model, traits) for place in places]
         if rope.kind == "llama3":
             factors = Place(FREQ_FACTORS, (), (dims.head // 2,), "same")
             entries.append(_Entry(factors, None, BLOCKS["f32"]))
-        metadata = {**_general(family, config, entries), **settings, **write_vocab(vocab)}
-        return _Plan(file_name(model, entries), metadata, tuple(entries), dims, rope)
+        kind = self.type if isinstance(self.type, str) and is_mix(self.type) else _commonest(entries)
+        metadata = {**_general(family, config, kind), **settings, **write_vocab(vocab)}
+        return _Plan(file_name(model, kind), metadata, tuple(entries), dims, rope)
 
-    def _entry(self, place: Place, model: ModelSpec) -> _Entry:
+    def _entry(self, place: Place, model: ModelSpec, traits: Traits) -> _Entry:
         source = next((name for name in place.hf if name in model.tensors), None)
         if source is None:
             raise InputError(f"tensor {place.hf[0]} is missing, and GGUF needs it")
         spec = model.tensors[source]
         if spec.shape != place.shape:
             raise InputError(f"tensor {source} has the shape {list(spec.shape)}; config.json means {list(place.shape)}")
-        block, reason = self._block(source, spec), self.misfit(source, spec, model)
-        if block is None or reason is not None:
+        if reason := self.misfit(source, spec, model):
             raise RefusedError(f"tensor {source}: {reason}")
-        return _Entry(place, source, block)
+        block = type_of(spec.format) if spec.format else None
+        return self._rounded(place, source, spec, traits) if block is None else _Entry(place, source, block)
+
+    def _rounded(self, place: Place, source: str, spec: TensorSpec, traits: Traits) -> _Entry:
+        """The entry of a tensor that is not quantized yet. llama.cpp computes with norms and biases in fp32 only."""
+        if len(spec.shape) < 2:
+            return _Entry(place, source, BLOCKS["f32"])
+        chosen: str = resolve(self.type, source.removesuffix(".weight")) or "f16"
+        columns = spec.shape[-1]
+        wanted = mixed(chosen, place.gguf, columns, traits) if is_mix(chosen) else chosen
+        found = fitting(wanted, columns)
+        if found != wanted and self.strict:
+            raise RefusedError(
+                f"tensor {source}: {wanted} has super-blocks, and rows of {columns} do not divide into them",
+                f"llama.cpp takes {found} for it: say so, or leave strict out",
+            )
+        if reason := _undivided(BLOCKS[found], spec):
+            raise RefusedError(f"tensor {source}: {reason}")
+        return _Entry(place, source, BLOCKS[found], Substitute(wanted, found, columns) if found != wanted else None)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor to write: its place, the tensor it comes from (None: computed), its block type."""
+    """One tensor to write: its place, the tensor it comes from (None: computed), its block type.
+
+    `substitute`: what that stands for, if its rows do not fit what was asked for.
+    """
 
     place: Place
     source: str | None
     block: BlockType
+    substitute: Substitute | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +226,11 @@ class _Plan:
             raise type(error)(f"tensor {entry.source}: {error}", error.hint) from error
 
 
+def _undivided(block: BlockType, spec: TensorSpec) -> str | None:
+    reason = block.misfit(spec.shape)
+    return reason and f"{reason}; what fits: f16, bf16 or f32, unquantized"
+
+
 def _file(path: Path) -> Path:
     found = gguf_file(path)
     if found is None:
@@ -203,20 +238,12 @@ def _file(path: Path) -> Path:
     return found
 
 
-def file_name(model: ModelSpec, entries: Sequence[_Entry]) -> str:
-    """What llama.cpp's users expect: the model's name, then the type of most weights: `SmolLM2-135M-Q4_0.gguf`."""
+def file_name(model: ModelSpec, kind: str) -> str:
+    """What llama.cpp's users expect: the model's name, then its mix or the type of most weights:
+    `SmolLM2-135M-Q4_0.gguf`.
+    """
     name = re.sub(r"[^\w.-]+", "-", model.name or _said_name(model.config) or "model", flags=re.ASCII)
-    return f"{name[:_LONGEST_NAME].strip('.-') or 'model'}-{_commonest(entries).upper()}{SUFFIX}"
-
-
-def _is_tied(family: Architecture, model: ModelSpec) -> bool:
-    """Whether the embedding serves as output: where there is no other, or only a dense copy of it."""
-    names = [f"{slot.hf}.weight" for slot in family.top if slot.untied]
-    heads = [model.tensors[name] for name in names if name in model.tensors]
-    said = model.config.get(_TIED)
-    if not heads:
-        return said is not False
-    return bool(said) and heads[0].format is None
+    return f"{name[:_LONGEST_NAME].strip('.-') or 'model'}-{LABELS.get(kind, kind).upper()}{SUFFIX}"
 
 
 def _check_inventory(family: Architecture, places: list[Place], model: ModelSpec) -> None:
@@ -228,14 +255,14 @@ def _check_inventory(family: Architecture, places: list[Place], model: ModelSpec
             raise RefusedError(f"tensor {name}: llama.cpp's {family.name} models have no such tensor")
 
 
-def _general(family: Architecture, config: Mapping[str, Any], entries: list[_Entry]) -> dict[str, Value]:
+def _general(family: Architecture, config: Mapping[str, Any], kind: str) -> dict[str, Value]:
     # None is made up where there is none: llama.cpp goes by it (what calls itself phi3 must have its special tokens).
     name = _said_name(config)
     return {
         "general.architecture": string(family.name),
         "general.type": string("model"),
         **({"general.name": string(name[:_LONGEST_NAME])} if name else {}),
-        "general.file_type": uint(_FILE_TYPES[_commonest(entries)]),
+        "general.file_type": uint(_FILE_TYPES[kind]),
         "general.quantization_version": uint(_QUANTIZATION_VERSION),
     }
 

@@ -21,12 +21,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from compress.formats.base import ModelSpec
 from compress.kernels.qtensor import QTensor
 
 Axis = Literal["hidden", "inner", "vocab", "query", "key", "head", "fused", "query+key+value", "gate+up"]
 Sequences = Literal["same", "rope", "fused"]
 # When there is a bias: never, always, or where config.json says so.
 Bias = Literal["never", "always", "attention_bias", "mlp_bias"]
+TIED = "tie_word_embeddings"
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class Architecture:
     def places(self, dims: Dims, config: Mapping[str, Any]) -> Iterator[Place]:
         """Every tensor that a model of these sizes and this config.json has."""
         for slot in self.top:
-            if not (slot.untied and config.get("tie_word_embeddings")):
+            if not (slot.untied and config.get(TIED)):
                 yield from _places(slot, "", "", dims, config)
         for layer in range(dims.layers):
             for slot in self.block:
@@ -133,6 +135,16 @@ def _places(slot: Slot, gguf: str, hf: str, dims: Dims, config: Mapping[str, Any
     for kind, extents in (("weight", shape), ("bias", shape[:1]))[: 1 + biased]:
         names = tuple(f"{hf}{stem}.{kind}" for stem in (slot.hf, slot.also) if stem)
         yield Place(f"{gguf}{slot.gguf}.{kind}", names, extents, slot.rows, slot.plus)
+
+
+def is_tied(family: Architecture, model: ModelSpec) -> bool:
+    """Whether the embedding serves as output: where there is no other, or only a dense copy of it."""
+    names = [f"{slot.hf}.weight" for slot in family.top if slot.untied]
+    heads = [model.tensors[name] for name in names if name in model.tensors]
+    said = model.config.get(TIED)
+    if not heads:
+        return said is not False
+    return bool(said) and heads[0].format is None
 
 
 def row_order(place: Place, dims: Dims) -> Tensor | None:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Literal, Self, cast
 
 from pydantic import Field
 
-from compress.formats.options import PerTensor, resolve
+from compress.formats.base import ModelSpec
+from compress.formats.errors import RefusedError
+from compress.formats.gguf.mixes import (
+    Mix,
+    Substitute,
+    base_of,
+    fitting,
+    is_mix,
+    mixed_modules,
+    substitutes_told,
+)
+from compress.formats.options import Match, PerTensor, resolve
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.half_tables import HalfTableFormat
@@ -15,6 +28,7 @@ from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.numbers.k_scaled import KScaledFormat
 from compress.kernels.numbers.tables import Table
 from compress.kernels.qtensor import NumberFormat
+from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.integers import IntegerOptions
 from compress.passes.options.tables import TableOptions
 
@@ -22,7 +36,8 @@ Float = Literal["fp8", "mxfp4", "nvfp4"]
 GGMLType = Literal[
     "q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "iq4_xs", "tq1_0", "tq2_0"
 ]  # fmt: skip
-_NAMED: dict[Float | GGMLType, NumberFormat] = {
+Named = Literal["int"] | Table | Float | GGMLType | Mix
+_NAMED: dict[str, NumberFormat] = {
     "fp8": FloatFormat("channel"),
     "mxfp4": Float4Format("mxfp4"),
     "nvfp4": Float4Format("nvfp4"),
@@ -49,15 +64,46 @@ class FormatOptions(IntegerOptions, TableOptions):
     `bits` to `zero` speak of integers, `block_size` and `double_quant` of tables; the others have no options.
     """
 
-    format: PerTensor[Literal["int"] | Table | Float | GGMLType] = Field(
-        "int", description="the number format; GGUF's are named as there: q4_k, q6_k, q8_0"
+    format: PerTensor[Named] = Field(
+        "int", description="the number format; GGUF's types and mixes are named as there: q4_k, q8_0, q4_k_m"
     )
+    strict: bool = Field(
+        False,
+        description="refuse rows that a type of GGUF's does not divide; else they get llama.cpp's substitute for it",
+    )
+
+    def settled(self, model: ModelSpec, anatomy: Anatomy, note: Callable[[str], None]) -> Self:
+        """Mixes become types, and types whose super-blocks do not divide a module's rows their substitutes."""
+        step = super().settled(model, anatomy, note)
+        said = {name: str(resolve(step.format, name)) for name in sorted(step.formatted(model, anatomy))}
+        wanted = said | mixed_modules(model, {name: kind for name, kind in said.items() if is_mix(kind)})
+        substitutes = self._substitutes(model, wanted)
+        for line in substitutes_told(Counter(substitutes.values())):
+            note(f"{self.name}: {line}")
+        found = wanted | {name: each.found for name, each in substitutes.items()}
+        if found == said:
+            return step
+        step._refuse_wrong_rules(anatomy)  # before others take their place
+        rules = tuple(Match[Named](match=name, value=cast(Named, kind)) for name, kind in found.items())
+        return step.model_copy(update={"format": rules})
+
+    def _substitutes(self, model: ModelSpec, wanted: Mapping[str, str]) -> dict[str, Substitute]:
+        """What modules get whose rows do not fit. Raises RefusedError if that is not wanted."""
+        columns = {name: model.tensors[f"{name}.weight"].shape[-1] for name in wanted}
+        each = {name: Substitute(kind, fitting(kind, columns[name]), columns[name]) for name, kind in wanted.items()}
+        found = {name: one for name, one in each.items() if one.found not in (one.wanted, "f16")}
+        for name, one in found.items() if self.strict else ():
+            raise RefusedError(
+                f"{self.name}: {name}: rows of {one.columns} do not divide into super-blocks of {one.wanted}",
+                f"llama.cpp takes {one.found} for it: say so, or leave strict out",
+            )
+        return found
 
     def integral(self, name: str) -> bool:
         return resolve(self.format, name) == "int"
 
     def number_format(self, name: str) -> NumberFormat | None:
-        chosen: Literal["int"] | Table | Float | GGMLType | None = resolve(self.format, name)
+        chosen: Named | None = resolve(self.format, name)
         match chosen:
             case None:
                 return None
@@ -66,4 +112,4 @@ class FormatOptions(IntegerOptions, TableOptions):
             case "nf4" | "fp4" | "quantile" | "lloyd_max":
                 return self.codebook_format(chosen, name)
             case _:
-                return _NAMED[chosen]
+                return _NAMED[base_of(chosen) if is_mix(chosen) else chosen]

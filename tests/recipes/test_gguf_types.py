@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from torch import Tensor
 from transformers import LlamaConfig
 
 from compress.formats import open_checkpoint
+from compress.formats.errors import RefusedError
 from compress.formats.gguf.file import gguf_file
 from compress.kernels.qtensor import QTensor
+from compress.passes.core.report import Reporter
+from compress.recipes.plan import plan
 from compress.recipes.recipe import build
 from compress.recipes.run import run
 from compress.recipes.yaml import Document
@@ -33,11 +37,26 @@ def wide_llama(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) 
     return make_model(tmp_path_factory.mktemp("wide"), "llama", config=config)
 
 
+class Listening(Reporter):
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
 def exported(model: Path, out: Path, *passes: dict[str, Any], **export: Any) -> Path:
     """The one GGUF file of a run."""
     steps = [*passes, {"export": {"dialect": "gguf", **export}}]
     report = run(build(Document("types", {"model": str(model), "passes": steps}, {})), out)
-    found = gguf_file(Path(report.artifacts[0].path))
+    return only_file(report.artifacts[0].path)
+
+
+def only_file(folder: str) -> Path:
+    """The GGUF file in a folder."""
+    found = gguf_file(Path(folder))
     assert found is not None
     return found
 
@@ -99,3 +118,47 @@ def test_every_solver_runs_on_them(
     data = {"calibrate": {"data": str(corpus), "samples": 4, "seq_len": 32}}
     kinds = {kind for kind, _ in library_values(exported(wide_llama, tmp_path, data, *passes)).values()}
     assert next(iter(passes[-1].values()))["format"] in kinds
+
+
+def test_a_mix_in_a_pass_and_in_an_export_choose_alike(wide_llama: Path, tmp_path: Path) -> None:
+    """One layer: the first and last eighth of one are the last; so v and down are finer."""
+    expected = {"attn_v": "q6_k", "ffn_down": "q6_k", "attn_q": "q4_k", "ffn_up": "q4_k", "attn_output": "q4_k"}
+    quantized = exported(wide_llama, tmp_path / "a", {"rtn": {"format": "q4_k_m"}})
+    rounded = exported(wide_llama, tmp_path / "b", type="q4_k_m")
+    for file in (quantized, rounded):
+        kinds = {name: kind for name, (kind, _) in library_values(file).items()}
+        assert {stem: kinds[f"blk.0.{stem}.weight"] for stem in expected} == expected
+    assert rounded.name.endswith("-Q4_K_M.gguf") and library_values(rounded)["token_embd.weight"][0] == "q6_k"
+    fields = gguf.GGUFReader(rounded).fields
+    assert int(fields["general.file_type"].contents()) == gguf.LlamaFileType.MOSTLY_Q4_K_M
+
+
+def test_substitutes_are_counted_and_said_by_the_plan_and_the_run(tiny_llama: Path, tmp_path: Path) -> None:
+    """Rows of 64 and 128 columns: no super-blocks."""
+    steps = [{"rtn": {"format": "q4_k"}}, {"export": {"dialect": "gguf", "type": "q6_k"}}]
+    recipe = build(Document("types", {"model": str(tiny_llama), "passes": steps}, {}))
+    listening = Listening()
+    planned = plan(recipe, reporter=listening)
+    assert listening.notes == [
+        "rtn: 12 matrices in q5_0, not q4_k: 64 columns are no super-blocks",
+        "rtn: 2 matrices in q5_0, not q4_k: 128 columns are no super-blocks",
+    ]
+    said = "1 matrix in q8_0, not q6_k: 64 columns are no super-blocks"
+    assert said in planned.artifacts[0].notes
+    report = run(recipe, tmp_path / "out")
+    assert f"gguf-q6_k: {said}" in report.notes
+    kinds = Counter(kind for kind, _ in library_values(only_file(report.artifacts[0].path)).values())
+    assert (kinds["q5_0"], kinds["q8_0"]) == (14, 1)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [{"rtn": {"format": "q4_k", "strict": True}}, {"export": {"dialect": "gguf"}}],
+        [{"export": {"dialect": "gguf", "type": "q4_k_m", "strict": True}}],
+    ],
+)
+def test_strict_refuses_substitutes(steps: list[dict[str, Any]], tiny_llama: Path) -> None:
+    with pytest.raises(RefusedError, match="super-blocks") as refused:
+        plan(build(Document("types", {"model": str(tiny_llama), "passes": steps}, {})))
+    assert "llama.cpp takes q" in str(refused.value.hint)
