@@ -67,7 +67,11 @@ class GGUFFile:
     def read(self, name: str) -> Tensor | QTensor:
         """One tensor in torch's shape. Raises InputError also if it holds NaN or Inf."""
         info = self.header.tensors[name]
-        tensor = info.type.decode(self.read_raw(name), info.shape)
+        raw = self.read_raw(name)
+        try:
+            tensor = info.type.decode(raw, info.shape)
+        except InputError as error:
+            raise InputError(f"{self.path}: {name}: {error}", error.hint) from error
         check_finite(f"{self.path}: {name}", tensor)
         return tensor
 

@@ -43,11 +43,16 @@ def join_xs(fields: Fields) -> Tensor:
 
 
 def split_mx(raw: Tensor) -> Fields:
-    """The fields of MXFP4 blocks [blocks, 17] uint8. Raises InputError for a scale whose 6 is no float32."""
-    scale, codes = raw.split([1, 16], 1)
-    if bool((scale > TOP_EXPONENT).any()):
-        raise InputError(f"MXFP4 blocks hold the exponent {int(scale.max())}, which float32 does not", "damaged file?")
-    return {"codes": apart(codes, 4, 16), "scale": scale}
+    """The fields of MXFP4 blocks [blocks, 17] uint8.
+
+    Raises InputError for a scale whose 6 is no float32, unless all it scales are zeros: those get another.
+    """
+    scale, packed = raw.split([1, 16], 1)
+    codes = apart(packed, 4, 16)
+    above = scale > TOP_EXPONENT
+    if bool((above & (codes & 0x07).any(1, keepdim=True)).any()):
+        raise InputError(f"mxfp4 blocks hold the exponent {int(scale.max())}, which float32 does not", "damaged file?")
+    return {"codes": codes, "scale": scale.masked_fill(above, TOP_EXPONENT)}
 
 
 def join_mx(fields: Fields) -> Tensor:

@@ -106,14 +106,17 @@ def test_data_mutants_are_decoded_or_refused(tmp_path: Path) -> None:
         ("q4_0", (18, b"\0\x7c"), r"x.gguf: w \(scale\) holds inf at index \[1, 0\]"),
         ("q4_1", (20 + 2, b"\1\x7e"), r"x.gguf: w \(minimum\) holds nan at index \[1, 0\]"),
         ("mxfp4", (17, b"\xff"), None),
-        ("iq4_nl", (18, b"\0\x7c"), r"x.gguf: w holds (nan|-?inf) at index \[1, 0\]"),
+        ("iq4_nl", (18, b"\0\x7c"), r"x.gguf: w \(scale\) holds inf at index \[1, 0\]"),
+        ("mxfp4", (17, b"\xff\x01"), r"x.gguf: w: mxfp4 blocks hold the exponent 255"),
+        ("iq3_s", (110, b"\0\x7c"), r"x.gguf: w holds (nan|-?inf) at index \[1, 0\]"),
     ],
 )
 def test_nan_and_inf_are_named(tmp_path: Path, kind: str, damage: tuple[int, bytes], message: str | None) -> None:
     at, raw = damage
-    data = bytearray(BLOCKS[kind].nbytes((2, 32)))
+    shape = (2, max(32, BLOCKS[kind].block))
+    data = bytearray(BLOCKS[kind].nbytes(shape))
     data[at : at + len(raw)] = raw
-    write_gguf(tmp_path / "x.gguf", {}, [("w", (2, 32), BLOCKS[kind])], lambda _: data)
+    write_gguf(tmp_path / "x.gguf", {}, [("w", shape, BLOCKS[kind])], lambda _: data)
     file = GGUFFile(tmp_path / "x.gguf")
     if message is None:
         file.read("w")

@@ -128,6 +128,9 @@ def test_what_cannot_be_is_refused(name: str) -> None:
 def test_mxfp4_that_no_float32_holds_is_refused() -> None:
     with pytest.raises(InputError, match="exponent 253"):
         split_mx(torch.full((1, 17), 253, dtype=torch.uint8))
+    zeros = torch.zeros(1, 17, dtype=torch.uint8)
+    zeros[0, 0] = 255
+    assert split_mx(zeros)["scale"].item() == TOP_EXPONENT
 
 
 def test_ternary_digits_lead_with_the_first() -> None:
