@@ -93,6 +93,8 @@ class GQA(ModelPass):
         walk = walk_cost(model, anatomy, sequences, budget, streams=several, statistics=True, rounds=several)
         rows, hidden = model.tensors[f"{heads.output}.weight"].shape[::-1]
         each = merge_effort(heads.kept // self.kv_heads, heads.width, hidden) * (2 * self.kv_heads)
+        if heads.alike and self.kv_heads > 1:  # any two are tried
+            each += merge_effort(2, heads.width, hidden) * (heads.kept * (heads.kept - 1))
         each += Hessian.effort(tokens, hidden, None)
         if self.repair:
             each += Hessian.effort(tokens, rows, hidden) + Drift.effort(tokens, rows, hidden)

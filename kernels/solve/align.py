@@ -59,6 +59,34 @@ def merge(
     return mixes, turns
 
 
+def merge_loss(
+    heads: Tensor, weights: Tensor, how: How, pairs: Sequence[tuple[int, int]], free: Sequence[int]
+) -> Tensor:
+    """Σ tr((A_i − T_iS)ᵀ·G_i·(A_i − T_iS)) of what `merge` gives: a scalar, fp64."""
+    mixes, turns = merge(heads, weights, how, pairs, free)
+    gap = heads - turns @ (mixes @ heads).sum(0)
+    return (weights @ gap * gap).sum()
+
+
+def neighbours(losses: Tensor, groups: int) -> Tensor:
+    """An order [n] int64 of n heads in which neighbours, `groups` of equal size, lose little together.
+
+    `losses` [n, n] fp64, symmetric, are of two heads each, and add up. From the order there is, the best exchange of
+    two is made, one after the other, until none helps.
+    """
+    count = len(losses)
+    group = torch.arange(count, device=losses.device) // (count // groups)
+    while True:
+        within = losses @ torch.nn.functional.one_hot(group, groups).to(losses)
+        own, other = within.gather(1, group[:, None]), within[:, group]
+        change = other + other.T - own - own.T - 2 * losses
+        change = torch.where(group == group[:, None], torch.inf, change)
+        first, second = divmod(int(change.argmin()), count)
+        if change[first, second] >= -_LEAST * losses.sum():
+            return group.argsort(stable=True)
+        group[[first, second]] = group[[second, first]]
+
+
 def merge_effort(heads: int, width: int, columns: int) -> Effort:
     """What `merge` takes at most: products with all rows, and the eigenvectors of theirs with each other."""
     rows = heads * width

@@ -43,6 +43,7 @@ class Heads:
     Linears go by their names. `count` heads of queries share `kept` of keys and values, neighbours one; `output` reads
     a head's `width` columns. Of a key `pairs` of entries may be multiplied as complex numbers, and the `free` ones by
     any matrix, if queries make up for it: what positions do to keys goes along. Where a norm forbids it there are none.
+    Heads that are `alike` may change places, each with those that share it: none has a slope or a sink of its own.
     """
 
     queries: str
@@ -54,6 +55,7 @@ class Heads:
     width: int
     pairs: tuple[tuple[int, int], ...] = ()
     free: tuple[int, ...] = ()
+    alike: bool = False
 
     @property
     def sharing(self) -> int:

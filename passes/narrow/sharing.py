@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
 from compress.kernels.measure.channels import factor
-from compress.kernels.solve.align import How, merge
+from compress.kernels.solve.align import How, merge, merge_loss, neighbours
 from compress.passes.model.anatomy import Anatomy, Heads
 
 _SETTING = "num_key_value_heads"
@@ -73,7 +74,8 @@ class Pooled:
 def pool(heads: Heads, kept: int, how: How, weights: Mapping[str, Tensor], hessian: Tensor, tokens: int) -> Pooled:
     """`kept` heads of keys and values for neighbours among those of `weights` fp32, and what reads them turned to them.
 
-    `hessian` Σxᵀx [columns, columns] fp32 is of so many `tokens` of the inputs of q, k and v.
+    `hessian` Σxᵀx [columns, columns] fp32 is of so many `tokens` of the inputs of q, k and v. Where heads are alike
+    they change places before, if others lose less together.
     """
     lower = factor(hessian.double(), _DAMP)
     rows = {
@@ -83,9 +85,13 @@ def pool(heads: Heads, kept: int, how: How, weights: Mapping[str, Tensor], hessi
     output = weights[f"{heads.output}.weight"].double().unflatten(1, (heads.count, heads.width))
     asked = _summed(queries.seen @ queries.seen.mT, heads)
     read = _summed(torch.einsum("ohi,ohj->hij", output, output), heads)
-    everything = tuple(range(heads.width))
-    keys, turns, key_error = keys.merged(kept, how, asked, heads.pairs, heads.free)
-    values, against, value_error = values.merged(kept, how, read, (), everything)
+    free = tuple(range(heads.width))
+    sides = ((keys.seen, asked, heads.pairs, heads.free), (values.seen, read, (), free))
+    order = neighbours(_losses(how, sides), kept) if _arranged(heads, kept, how) else torch.arange(heads.kept)
+    readers = torch.arange(heads.count).unflatten(0, (heads.kept, -1))[order.cpu()].flatten()
+    queries, output = queries.placed(readers), output[:, readers]
+    keys, turns, key_error = keys.placed(order).merged(kept, how, asked[order], heads.pairs, heads.free)
+    values, against, value_error = values.placed(order).merged(kept, how, read[order], (), free)
     queries = queries.turned(turns.mT.repeat_interleave(heads.sharing, 0))
     output = torch.einsum("ohi,hij->ohj", output, against.repeat_interleave(heads.sharing, 0)).flatten(1)
     tensors = {name: tensor for each in (queries, keys, values) for name, tensor in each.tensors()}
@@ -126,6 +132,10 @@ class _Rows:
         lost = (groups - turns @ seen[:, None]).square().sum() / groups.square().sum().clamp(min=1e-300)
         return replace(self, seen=seen, own=own), turns.flatten(0, 1), float(lost)
 
+    def placed(self, order: Tensor) -> _Rows:
+        """The heads in another order."""
+        return replace(self, seen=self.seen[order], own=self.own[order])
+
     def turned(self, turns: Tensor) -> _Rows:
         """Each head's rows times its own matrix of `turns` [heads, width, width]."""
         return replace(self, seen=turns @ self.seen, own=turns @ self.own)
@@ -135,6 +145,26 @@ class _Rows:
         yield f"{self.module}.weight", rows[:, :-1] if self.biased else rows
         if self.biased:
             yield f"{self.module}.bias", rows[:, -1]
+
+
+Side = tuple[Tensor, Tensor, Sequence[tuple[int, int]], Sequence[int]]
+"""Rows of heads [heads, width, ·], what reads them [heads, width, width], and how they may be turned."""
+
+
+def _arranged(heads: Heads, kept: int, how: How) -> bool:
+    """Whether there is a choice who is whose neighbour; plain means are of those that the literature takes."""
+    return heads.alike and kept > 1 and how != "mean"
+
+
+def _losses(how: How, sides: Sequence[Side]) -> Tensor:
+    """What any two heads lose together [heads, heads] fp64: the parts of all that is read of keys and of values."""
+    count = len(sides[0][0])
+    losses = torch.zeros(count, count, dtype=torch.float64, device=sides[0][0].device)
+    for rows, weights, pairs, free in sides:
+        energy = (weights @ rows * rows).sum().clamp(min=1e-300)
+        for two in map(list, combinations(range(count), 2)):
+            losses[two, two[::-1]] += merge_loss(rows[two], weights[two], how, pairs, free) / energy
+    return losses
 
 
 def _summed(each: Tensor, heads: Heads) -> Tensor:

@@ -130,6 +130,24 @@ def test_heads_that_are_turns_of_one_another_are_merged_without_loss(
         assert (found - whole).norm() > 0.1 * whole.norm()
 
 
+def test_heads_find_those_that_they_are_like(
+    tmp_path: Path, make_model: Callable[..., Path], rows: Sequences, begin: Callable[..., Run],
+    carry_out: Callable[..., Run],
+) -> None:  # fmt: skip
+    """Turns of one another are heads 0 and 2, 1 and 3: no neighbours."""
+    source = make_model(tmp_path / "model", "llama", config=llama())
+    make_alike(source, lambda layer, head: complex_turn(10 * layer + head, 8, 8, True), 2)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    for layer in model.model.layers:
+        attention = layer.self_attn
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+            linear.weight.data = linear.weight.unflatten(0, (4, -1))[[0, 2, 1, 3]].flatten(0, 1)
+    model.save_pretrained(source)
+    done = carry_out(begin(source, tmp_path / "work"), GQA(kv_heads=2, repair=False))
+    found = logits(written(done, source, tmp_path / "dense"), rows)
+    torch.testing.assert_close(found, logits(source, rows), rtol=1e-4, atol=1e-4)
+
+
 def written(run: Run, source: Path, folder: Path) -> torch.nn.Module:
     """transformers' model of what a run has made of `source`, from its configuration and its tensors."""
     config = AutoModelForCausalLM.from_pretrained(source).config

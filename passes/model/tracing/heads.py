@@ -36,7 +36,7 @@ def find_heads(tell: Tell, linears: Mapping[str, tuple[int, int]]) -> Heads | No
     if rest or count % kept or [linears[name][1] // width for name in roles] != [count, kept, kept]:
         return None
     attention = _Attention(tell, Heads(*roles, seen.output, count, kept, width))
-    return attention.turnable() if attention.in_order() else None
+    return replace(attention.turnable(), alike=attention.alike()) if attention.in_order() else None
 
 
 def _roles(tell: Tell, given: Mapping[str, Tensor], before: Seen) -> tuple[str, str, str] | None:
@@ -63,6 +63,7 @@ class _Attention:
         self.queries, self.keys, self.values = (
             _random(seed, 1, _TOKENS, count, heads.width) for seed, count in enumerate(counts)
         )
+        self.whole = self.outputs(self.queries, self.keys, self.values)
 
     def cached(self, keys: Tensor) -> Tensor:
         """`keys` as they are cached."""
@@ -85,7 +86,17 @@ class _Attention:
         """Whether each head of values serves neighbours among the heads of queries: they are turned as it is."""
         turns = _rotations(3, self.heads.kept, self.heads.width)
         turned = self.outputs(self.queries, self.keys, _turned(self.values, turns))
-        return _close(turned, _turned(self.outputs(self.queries, self.keys, self.values), self._shared(turns)))
+        return _close(turned, _turned(self.whole, self._shared(turns)))
+
+    def alike(self) -> bool:
+        """Whether heads that change places change nothing else."""
+        backwards = self.outputs(*(self._backwards(states) for states in (self.queries, self.keys, self.values)))
+        return _close(backwards, self._backwards(self.whole))
+
+    def _backwards(self, states: Tensor) -> Tensor:
+        """`states` [sequences, tokens, heads, width] with the last head of keys, and those that share it, first."""
+        backwards: Tensor = states.view(*states.shape[:2], self.heads.kept, -1, states.shape[-1]).flip(2).flatten(2, 3)
+        return backwards
 
     def turnable(self) -> Heads:
         """The heads, with the turns of keys and queries that change no output."""
@@ -95,7 +106,7 @@ class _Attention:
         turns = _any_turns(found)
         against = self._shared(turns.inverse().transpose(1, 2))
         turned = self.outputs(_turned(self.queries, against), _turned(self.keys, turns), self.values)
-        return found if _close(turned, self.outputs(self.queries, self.keys, self.values)) else self.heads
+        return found if _close(turned, self.whole) else self.heads
 
     def _shared(self, turns: Tensor) -> Tensor:
         """Those of the heads that are kept, for each head of queries."""

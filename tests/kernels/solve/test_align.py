@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Sequence
+from itertools import permutations, product
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from compress.kernels.solve.align import How, merge, merge_effort
+from compress.kernels.solve.align import How, merge, merge_effort, merge_loss, neighbours
 
 WIDTH, COLUMNS = 6, 20
 PAIRS = ((0, 3), (1, 4), (2, 5))
@@ -134,6 +135,32 @@ def test_heads_without_weights_give_one_without() -> None:
         shared, turns = merged(heads, weights(3), how, pairs, () if pairs else ALL)
         assert shared.isfinite().all() and turns.isfinite().all()
     assert not merged(0 * heads + 0, weights(3), "shared", (), ALL)[0].any()
+
+
+def test_the_loss_is_that_of_the_merged_heads() -> None:
+    heads, weight = randn(3, WIDTH, COLUMNS), weights(3)
+    found = float(merge_loss(heads, weight, "shared", PAIRS, ()))
+    assert found == pytest.approx(lost(heads, weight, *merged(heads, weight, "shared", PAIRS, ())))
+
+
+def test_neighbours_are_those_that_lose_least() -> None:
+    """Against all orders of six heads, in threes and in twos; heads that lose nothing anywhere stay where they are."""
+    upper = randn(6, 6).square().triu(1)
+    losses = upper + upper.T
+    for groups in (2, 3):
+        order = neighbours(losses, groups)
+        assert sorted(order.tolist()) == list(range(6))
+        totals = [total(losses, each, groups) for each in permutations(range(6))]
+        assert total(losses, order.tolist(), groups) <= sorted(totals)[len(totals) // 20]
+        assert total(losses, order.tolist(), groups) <= total(losses, range(6), groups)
+    assert neighbours(0 * losses, 3).tolist() == list(range(6))
+    paired = (torch.arange(6)[:, None] % 3 != torch.arange(6) % 3).double()
+    assert total(paired, neighbours(paired, 3).tolist(), 3) == 0
+
+
+def total(losses: Tensor, order: Sequence[int], groups: int) -> float:
+    parts = torch.tensor(order).view(groups, -1)
+    return float(sum(losses[part][:, part].sum() for part in parts))
 
 
 def test_effort_grows_with_heads() -> None:

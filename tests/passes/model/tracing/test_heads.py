@@ -48,6 +48,7 @@ def test_linears_and_turns_are_found(heads: Callable[[str], tuple[Heads | None, 
     assert found is not None and (found.pairs, found.free) == TURNS[family]
     leaves = [name.rpartition(".")[2] for name in (found.queries, found.keys, found.values, found.output)]
     assert leaves[:3] == ["q_proj", "k_proj", "v_proj"] and leaves[3] in ("o_proj", "out_proj")
+    assert found.alike == (family != "gpt_oss")  # its heads have sinks, each its own
     assert (found.count, found.kept) == (4, 4 if family.startswith("gpt") and family != "gpt_oss" else 2)
 
 
@@ -74,13 +75,13 @@ def toy(order: Callable[[Tensor], Tensor], scored: Callable[[Tensor], Tensor]) -
 
 def test_heads_in_another_order_are_none() -> None:
     neighbours = toy(lambda values: values.repeat_interleave(2, 1), lambda keys: keys)
-    assert find_heads(neighbours, LINEARS) == Heads("q", "k", "v", "o", 4, 2, 2, (), (0, 1))
+    assert find_heads(neighbours, LINEARS) == Heads("q", "k", "v", "o", 4, 2, 2, (), (0, 1), alike=True)
     assert find_heads(toy(lambda values: values.repeat(1, 2, 1, 1), lambda keys: keys), LINEARS) is None
 
 
 def test_keys_that_a_square_changes_do_not_turn() -> None:
     found = find_heads(toy(lambda values: values.repeat_interleave(2, 1), lambda keys: keys * keys.abs()), LINEARS)
-    assert found == Heads("q", "k", "v", "o", 4, 2, 2)
+    assert found == Heads("q", "k", "v", "o", 4, 2, 2, alike=True)
 
 
 def test_a_layer_that_caches_nothing_has_none() -> None:
