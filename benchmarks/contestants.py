@@ -1,6 +1,6 @@
 """Who runs on fixed work S: one list. A row of ours stands before the peer that it is measured against.
 
-Ours are recipes without `calibrate` (work_s.py puts it first) and `export`. A peer is a script in peers/, for
+Ours are recipes without `calibrate` (fixed_work.py puts it first) and `export`. A peer is a script in peers/, for
 the interpreter of an environment that has its library, and the settings that the script takes.
 """
 

@@ -1,7 +1,7 @@
 """Child processes: what they take, and what they answer. Imports nothing large.
 
 Linux counts into a child's peak what its parent had resident when it forked: so nothing here, nor in
-work_s.py, may import torch.
+fixed_work.py, may import torch.
 """
 
 from __future__ import annotations

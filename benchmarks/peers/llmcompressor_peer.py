@@ -1,7 +1,8 @@
 """llm-compressor: MODEL ROWS OUTPUT {"method": …, "scheme": …, "static": false, "smooth": α}.
 
 `method` is rtn, gptq, awq or cache (FP8 keys and values alone), `scheme` int4 (symmetric, groups of 64), int8, fp8,
-mxfp4 or nvfp4, `static` the inputs' scales, `smooth` SmoothQuant's α. What it saves is kept as it is.
+mxfp4 or nvfp4, `static` the inputs' scales, `smooth` SmoothQuant's α. What it saves is kept as it is. Or `method` is
+sparsegpt or wanda, with `sparsity` or `pattern`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from compressed_tensors.quantization import preset_name_to_scheme
 from datasets import Dataset
 from llmcompressor import oneshot
+from llmcompressor.modifiers.pruning import SparseGPTModifier, WandaPruningModifier
 from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -48,8 +50,18 @@ def main(source: str, rows: str, output: str, settings: str) -> None:
     AutoTokenizer.from_pretrained(source).save_pretrained(output)
 
 
-def recipe(method: str, scheme: str = "", static: bool = False, smooth: float | None = None) -> list[Any]:
+def recipe(
+    method: str,
+    scheme: str = "",
+    static: bool = False,
+    smooth: float | None = None,
+    sparsity: float = 0.5,
+    pattern: str = "0:0",
+) -> list[Any]:
     """The modifiers, with llm-compressor's own defaults."""
+    if method in ("sparsegpt", "wanda"):
+        pruner = {"sparsegpt": SparseGPTModifier, "wanda": WandaPruningModifier}[method]
+        return [pruner(sparsity=sparsity, mask_structure=pattern, targets=["Linear"], ignore=["lm_head"])]
     if method == "cache":
         return [QuantizationModifier(kv_cache_scheme=FP8_CACHE, targets=[], ignore=["lm_head"])]
     modifier = {"rtn": QuantizationModifier, "gptq": GPTQModifier}[method]
