@@ -29,7 +29,7 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     "alps correct": {"correct": True},
 }
 THEIRS = {"sparsegpt": "SparseGPT", "wanda": "Wanda"}
-DENSE = "dense"
+DENSE = "untouched"
 _HEAD = (
     "| | perplexity | log-perplexity + | × SparseGPT | × Wanda | KL | top-1 | seconds | × SparseGPT | peak RSS | of |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
