@@ -1,42 +1,33 @@
 """Bits per tensor, chosen from what each would cost: the fewest bits, or the least loss, for the whole model.
 
-Every linear is tried at every candidate with the pass that follows. The error energy of its outputs over their
-energy, tr(E·H·Eᵀ) / tr(W·H·Wᵀ), says what a candidate costs; the choice of least sum under the budget is a
-multiple-choice knapsack (Kellerer et al., Knapsack Problems, 2004, ch. 11). The sum only ranks choices: what is
-chosen is judged by the KL divergence of the whole model.
+Every linear is tried at every number of bits with the pass that follows: choice/allocation.py says how they compare.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
-from compress.kernels.effort import Effort
 from compress.kernels.numbers.int import IntFormat
+from compress.passes.choice.allocation import PROBES, Allocation, best, evenly, priced
 from compress.passes.choice.bit_budget import Allocations, Unit, average, largest_choices, spread, tied_modules
-from compress.passes.choice.chooser import Choice, Chooser
+from compress.passes.choice.chooser import Choice
 from compress.passes.choice.sensitivity import Trials
 from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
 from compress.passes.core.linear import LinearPass
 from compress.passes.core.outcome import Outcome
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
-from compress.passes.model.anatomy import Anatomy, kind_of
+from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.integers import Bits
-from compress.passes.sweep.cost import gather_effort, rewrite_effort
 
 _BISECTIONS = 8
-_PROBES = 13  # four sorts of linears in three thirds of the layers, and none of them
 
 
 class Chosen(Committed):
@@ -47,14 +38,12 @@ class Chosen(Committed):
     kl_divergence: float
 
 
-class Mixed(Chooser):
+class Mixed(Allocation):
     """Choose the bits of each linear layer for the pass right after it (`gptq`, `rtn`, `awq`), by measured loss.
 
     It takes the place of that pass's `bits`; modules that a rule there matches keep theirs, and do not count.
     Layers that engines join get the same bits: q/k/v, gate/up, the experts of a layer.
     """
-
-    calibrated: ClassVar[bool] = True
 
     average_bits: float | None = Field(
         None, gt=0, le=16, description="bits per weight, scales included, on average at most"
@@ -63,7 +52,6 @@ class Mixed(Chooser):
         None, gt=0, description="take the fewest bits whose KL divergence on calibration sequences is at most this"
     )
     bits: tuple[Bits, ...] = Field((2, 3, 4, 8), min_length=2, description="the candidates, ascending")
-    samples: int = Field(16, ge=1, le=1 << 20, description="calibration sequences that KL is measured on")
 
     @field_validator("bits")
     @classmethod
@@ -78,10 +66,12 @@ class Mixed(Chooser):
             raise ValueError("say average_bits (as 3.5), or max_kl (as 0.05), or both")
         return self
 
-    @property
-    def _checks(self) -> int:
-        """How often KL is measured, at most."""
-        return _PROBES + (2 if self.max_kl is None else 1 + _BISECTIONS)
+    def checks(self) -> int:
+        return super().checks() if self.max_kl is None else PROBES + 1 + _BISECTIONS
+
+    def attempts(self, steps: Sequence[LayerPass], anatomy: Anatomy) -> list[LayerPass]:
+        solver = self._solver(steps)
+        return [solver.with_bits(dict.fromkeys(anatomy.linears, bits)) for bits in self.bits]
 
     def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
         units = self._units(self._solver(steps), model, anatomy)
@@ -91,29 +81,12 @@ class Mixed(Chooser):
         units = self._units(self._solver(steps), model, anatomy)
         return [spread(units, [at] * len(units), self.bits) for at in range(len(self.bits))]
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
-        solver, judged = self._solver(following), (min(self.samples, sequences[0]), sequences[1])
-        walk = walk_cost(model, anatomy, sequences, budget, statistics=True)
-        check = walk_cost(model, anatomy, judged, budget).effort + score_effort(model, anatomy, judged, 2)
-        trials = Effort()
-        for bits in self.bits:
-            trials += rewrite_effort([solver.with_bits(dict.fromkeys(anatomy.linears, bits))], model, anatomy)
-        gathered = gather_effort([solver], model, anatomy, sequences)
-        return replace(walk, effort=walk.effort + gathered + trials + check * self._checks)
-
     def model(self, run: Run, stage: Stage) -> Outcome:
         solver = self._solver(stage.following)
         units = self._units(solver, run.model.spec, run.skeleton.anatomy)
         modules = frozenset(name for unit in units for name in unit.modules)
-        trials = Trials(run, stage, solver, modules, self.bits)
+        steps: dict[float, LayerPass] = {bits: solver.with_bits(dict.fromkeys(modules, bits)) for bits in self.bits}
+        trials = Trials(run, stage, steps, modules)
         if not run.journal.of(Chosen, stage.key):
             with torch.no_grad():
                 trials.measure()
@@ -163,35 +136,14 @@ class Mixed(Chooser):
             judged.append(trials.divergence(len(judged), spread(units, chosen, self.bits), self.samples))
             return judged[-1]
 
-        allocations = Allocations(units, self._priced(units, trials.errors(units), judge), self._most(units))
+        most = self._most(units)
+        allocations = Allocations(units, priced(units, trials.errors(units), evenly(units, most)[0], judge), most)
         if self.max_kl is None:
-            chosen, divergence = _best([allocations.at(allocations.levels), self._evenly(units)], judge)
+            chosen, divergence = best([allocations.at(allocations.levels), evenly(units, most)], judge)
         else:
             chosen, divergence = _fewest(allocations, judge, self.max_kl)
         bits = spread(units, chosen, self.bits)
         return Chosen(stage=trials.stage.key, bits=bits, average_bits=average(units, chosen), kl_divergence=divergence)
-
-    def _priced(self, units: Sequence[Unit], errors: Tensor, judge: Callable[[Sequence[int]], float]) -> Tensor:
-        """Errors [units, candidates] in KL: times what those of each sort of unit cost when it alone has fewer bits.
-
-        An error in one place costs many times what it does in another, and that no layer can tell by itself.
-        """
-        most = len(self.bits) - 1
-        fewer = min(self._evenly(units)[0], most - 1)
-        sorts = _sorts(units)
-        spotless = judge([most] * len(units))
-        for sort in dict.fromkeys(sorts):
-            members = [number for number, found in enumerate(sorts) if found == sort]
-            cost = judge([fewer if found == sort else most for found in sorts]) - spotless
-            caused = float((errors[members, fewer] - errors[members, most]).sum())
-            errors[members] *= abs(cost) / caused if caused > 0 else 1.0  # a gain is noise of that size
-        return errors
-
-    def _evenly(self, units: Sequence[Unit]) -> list[int]:
-        """The same bits everywhere, as many as the budget allows: errors add up to KL only about."""
-        most = self._most(units)
-        fitting = [at for at in range(len(self.bits)) if sum(unit.costs[at] for unit in units) <= most]
-        return [fitting[-1]] * len(units)
 
 
 def _unit(names: tuple[str, ...], steps: Sequence[LinearPass], model: ModelSpec) -> Unit:
@@ -207,21 +159,8 @@ def _unit(names: tuple[str, ...], steps: Sequence[LinearPass], model: ModelSpec)
     return Unit(names, sum(map(_size, shapes.values())), tuple(costs))
 
 
-def _sorts(units: Sequence[Unit]) -> list[tuple[str, int]]:
-    """What each unit is, and in which third of the layers it lies."""
-    kinds = [kind_of(unit.modules[0]) for unit in units]
-    return [(kind, 3 * kinds[:number].count(kind) // kinds.count(kind)) for number, kind in enumerate(kinds)]
-
-
 def _size(shape: tuple[int, ...]) -> int:
     return shape[0] * shape[1]
-
-
-def _best(choices: Sequence[list[int]], judge: Callable[[Sequence[int]], float]) -> tuple[list[int], float]:
-    """Of the different ones among `choices`, the one of least KL."""
-    different = [chosen for at, chosen in enumerate(choices) if chosen not in choices[:at]]
-    judged = [judge(chosen) for chosen in different]
-    return different[judged.index(min(judged))], min(judged)
 
 
 def _fewest(allocations: Allocations, judge: Callable[[Sequence[int]], float], limit: float) -> tuple[list[int], float]:

@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from compress.formats.base import ModelSpec, Zeros
-from compress.formats.errors import RefusedError
+from compress.formats.errors import RefusedError, UsageError
+from compress.formats.options import PerTensor, plain, resolve, with_chosen
 from compress.kernels.effort import Effort
 from compress.kernels.measure.hessian import shrunk
 from compress.kernels.solve.alps import alps, alps_effort
@@ -33,6 +34,7 @@ from compress.kernels.solve.sparsegpt import sparsegpt, sparsegpt_effort
 from compress.kernels.solve.swap import swap, swap_effort
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Place
 from compress.passes.core.change import Change
+from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.targets import Selection
 from compress.passes.distill import Distill
 from compress.passes.finetune import Finetune
@@ -41,6 +43,7 @@ from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Stat
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.rewind import Rewind
 
+Share = Annotated[float, Field(gt=0, lt=1)]
 _PATTERNS = {"2:4": (2, 4), "4:8": (4, 8)}
 _SOLVERS = {"sparsegpt": sparsegpt, "alps": alps}
 _SCHEDULED = ("schedule", "steps", "between", "rewind")
@@ -76,7 +79,7 @@ class Prune(Selection, LayerPass):
         description="what a weight is worth: its size, with its inputs (`wanda`, `obd`), by OBS, or searched for. "
         "`wanda` compares the weights of a row, `sparsegpt` those of 128 inputs, the others all of a layer",
     )
-    sparsity: float = Field(0.5, gt=0, lt=1, description="which part of every weight becomes zero")
+    sparsity: PerTensor[Share] = Field(0.5, description="which part of every weight becomes zero")
     pattern: Literal["2:4", "4:8"] | None = Field(
         None, description="or so many of every 4 or 8 neighbouring inputs stay, which costs quality"
     )
@@ -110,6 +113,8 @@ class Prune(Selection, LayerPass):
             raise ValueError(f"{said[0]} is of a schedule, and there is none: say schedule: cubic")
         if self.schedule and self.between is None:
             raise ValueError("a schedule trains between its steps: say how, between: {finetune: {…}}")
+        if self.schedule and isinstance(self.sparsity, tuple):
+            raise ValueError("a schedule comes to one sparsity: say a number, as 0.7")
         if self.schedule and self.pattern:
             raise ValueError("a schedule comes to a sparsity, step by step: leave pattern out")
         if self.schedule and self.correct:
@@ -134,7 +139,7 @@ class Prune(Selection, LayerPass):
         between: list[tuple[Place, Pass]] = [(("between", training.name), training)]
         if self.rewind:
             between.insert(0, (("rewind",), Rewind()))
-        first, *others = (((), self._once(share)) for share in cubic(self.sparsity, self.steps))
+        first, *others = (((), self._once(share)) for share in cubic(plain(self.sparsity), self.steps))
         return [first, *(each for step in others for each in (*between, step))]
 
     def _once(self, share: float) -> Prune:
@@ -155,6 +160,7 @@ class Prune(Selection, LayerPass):
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         self.refuse_unknown_stacks(anatomy)
         targets = sorted(self.targets(anatomy))
+        self._refuse_wrong_rules(targets, anatomy)
         for name in targets:
             spec = model.tensors[f"{name}.weight"]
             if spec.format is not None:
@@ -169,12 +175,22 @@ class Prune(Selection, LayerPass):
                     f"prune: {self.kept[1]} does not divide the {spec.shape[1]} inputs of {name}",
                     f"say sparsity: 0.5 in place of the pattern, or skip: [{name}]",
                 )
-        zeros = Zeros(self.sparsity, self.pattern, self.correct)  # the part is 0.5 with every pattern
-        return replace(model, pruned={**model.pruned, **dict.fromkeys(targets, zeros)})
+        zeros = {name: Zeros(self._share(name), self.pattern, self.correct) for name in targets}
+        return replace(model, pruned={**model.pruned, **zeros})
+
+    def _refuse_wrong_rules(self, targets: Sequence[str], anatomy: Anatomy) -> None:
+        """No rule of `sparsity` decides for nothing, and one speaks of every module."""
+        others = {*anatomy.linears, *anatomy.routers, *anatomy.ends}.difference(targets)
+        refuse_idle_rules(self, self.name, targets, others)
+        if silent := [name for name in targets if resolve(self.sparsity, name) is None]:
+            raise UsageError(
+                f"prune: no rule of sparsity speaks of {silent[0]}",
+                "say what holds for all others, as `default: 0.5`, or leave them as they are: `skip`",
+            )
 
     def _refuse_fewer(self, name: str, before: Zeros) -> None:
         """What was pruned `before` may lose more of what it has."""
-        if before.pattern or self.pattern or self.sparsity <= before.share:
+        if before.pattern or self.pattern or self._share(name) <= before.share:
             raise RefusedError(
                 f"prune: {name} was pruned by an earlier pass ({before}), and its zeros stay",
                 f"ask for more of them than that, by sparsity in both passes, or skip: [{name}]",
@@ -185,8 +201,20 @@ class Prune(Selection, LayerPass):
                 "leave correct out of one of the two",
             )
 
+    def with_shares(self, chosen: Mapping[str, float]) -> Self:
+        return self.model_copy(update={"sparsity": with_chosen(self.sparsity, chosen)}) if chosen else self
+
+    def _share(self, name: str) -> float:
+        """Which part of the module `name` becomes zero: 0.5 with every pattern."""
+        share: float | None = resolve(self.sparsity, name)
+        assert share is not None  # or it was refused
+        return share
+
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
-        return {name: self._pruned(weight, stats, stats.kept.get(name)) for name, weight in weights.items()}
+        return {
+            name: self.model_copy(update={"sparsity": self._share(name)})._pruned(weight, stats, stats.kept.get(name))
+            for name, weight in weights.items()
+        }
 
     def effort(self, weights: Mapping[str, tuple[int, ...]]) -> Effort:
         return sum((self._effort(shape) for shape in weights.values()), Effort())
@@ -211,7 +239,7 @@ class Prune(Selection, LayerPass):
         """Values and mask as `method` has them, and what was done in its stead if it could not be."""
         kind: Score = "wanda"
         if hessian is not None and (solver := _SOLVERS.get(self.method)):
-            share, pattern = self.sparsity, self.kept
+            share, pattern = plain(self.sparsity), self.kept
             found = solver(target, hessian, sparsity=share, pattern=pattern, within=within, damp=self.damp)
             if found is not None:
                 return *found, ""
@@ -225,7 +253,8 @@ class Prune(Selection, LayerPass):
         if self.kept:
             return keep_groups(score, *self.kept)
         score = score if within is None else score.masked_fill(~within, -1.0)
-        mask = keep_share(score, self.sparsity) if rows else keep_share_of_all(score, self.sparsity)
+        share = plain(self.sparsity)
+        mask = keep_share(score, share) if rows else keep_share_of_all(score, share)
         return mask if within is None else mask & within
 
     def _energy(self, weight: Tensor, stats: LinearStats) -> Tensor:

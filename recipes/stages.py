@@ -59,11 +59,18 @@ def _ways(
     before: Pass | None = None
     for steps in (*stages(passes), ()):
         following = layerwise(steps)
-        chosen = choices(before, following) if isinstance(before, Chooser) else [{}]
         others = () if following else steps
-        ways = [(*way, *others, *(step.with_bits(bits) for step in following)) for way in ways for bits in chosen]
+        ways = [(*way, *others, *given) for way in ways for given in _given(before, following, choices)]
         before = others[0] if others else None
     return ways
+
+
+def _given(
+    before: Pass | None, following: Sequence[LayerPass], choices: Callable[[Chooser, Sequence[LayerPass]], list[Choice]]
+) -> list[Sequence[LayerPass]]:
+    if not isinstance(before, Chooser):
+        return [following]
+    return [[before.give(step, choice) for step in following] for choice in choices(before, following)]
 
 
 def keyed(passes: Sequence[Pass], base: Mapping[str, Any], texts: Texts, work: Path) -> list[Stage]:

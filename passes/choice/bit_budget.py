@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from compress.passes.model.anatomy import Anatomy
 
 _LEVELS = 1 << 14
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,9 @@ def _mixture(units: Sequence[Unit], most: int, low: int, high: int) -> list[int]
     return chosen
 
 
-def spread(units: Sequence[Unit], chosen: Sequence[int], bits: Sequence[int]) -> Mapping[str, int]:
-    """A choice as bits by module name."""
-    return {name: bits[index] for unit, index in zip(units, chosen) for name in unit.modules}
+def spread(units: Sequence[Unit], chosen: Sequence[int], candidates: Sequence[T]) -> Mapping[str, T]:
+    """A choice as candidates by module name."""
+    return {name: candidates[index] for unit, index in zip(units, chosen) for name in unit.modules}
 
 
 def average(units: Sequence[Unit], chosen: Sequence[int]) -> float:

@@ -1,20 +1,21 @@
-"""A stage that chooses bits for the layer-wise stage after it."""
+"""A stage that chooses bits, or shares of zeros, for the layer-wise stage after it."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from compress.formats.base import ModelSpec
 from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.model.anatomy import Anatomy
 
-Choice = Mapping[str, int]
-"""Bits by module."""
+Choice = Mapping[str, Any]
+"""Bits, or the part that becomes zero, by module."""
 
 
 class Chooser(ModelPass):
-    """Leaves the bits (`Outcome.bits`) that `Stage.following`, the passes of the next stage, are to take."""
+    """Leaves what `Stage.following`, the passes of the next stage, are to take: `Outcome.bits`, or `Outcome.shares`."""
 
     @abstractmethod
     def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
@@ -27,3 +28,7 @@ class Chooser(ModelPass):
     @abstractmethod
     def even(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
         """Every candidate for all modules: what cannot be done with one of them is refused beforehand."""
+
+    def give(self, step: LayerPass, choice: Choice) -> LayerPass:
+        """The following pass `step` with what was chosen."""
+        return step.with_bits(choice)

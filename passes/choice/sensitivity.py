@@ -1,4 +1,4 @@
-"""What each number of bits costs: every linear solved at every candidate, and the model's KL at any choice of them."""
+"""What each candidate costs: every linear rewritten at every one, and the model's KL at any choice of them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from compress.formats.files.native import NativeFile, save_tensors
 from compress.kernels.measure.error import output_energy
 from compress.kernels.qtensor import QTensor
 from compress.passes.choice.bit_budget import Unit
+from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
-from compress.passes.core.linear import LinearPass
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.scores import score
@@ -40,23 +40,23 @@ class Checked(Committed):
 
 
 class Trials:
-    """`step` tried on `modules` at every candidate of `bits`; each layer's trials and errors are committed.
+    """`steps`, one for every candidate, tried on `modules`; each layer's trials and errors are committed.
 
     A layer's trials are solved on the inputs that the untouched layers before it give, so that they can be put
-    together in any choice; they take a byte per weight and candidate on disk until `clear`.
+    together in any choice; they take a byte or two per weight and candidate on disk until `clear`.
     """
 
-    def __init__(self, run: Run, stage: Stage, step: LinearPass, modules: frozenset[str], bits: Sequence[int]) -> None:
-        self.run, self.stage, self.step, self.modules, self.bits = run, stage, step, modules, bits
+    def __init__(self, run: Run, stage: Stage, steps: Mapping[float, LayerPass], modules: frozenset[str]) -> None:
+        self.run, self.stage, self.steps, self.modules = run, stage, steps, modules
 
     def measure(self) -> None:
         """One forward of the calibration sequences, or what is left of it: it also is what KL is measured against."""
-        kinds = self.step.needs() | {Hessian}
+        kinds = frozenset({Hessian}).union(*(step.needs() for step in self.steps.values()))
         walk = calibration_walk(self.run, self.stage, kinds)
         layers = self.run.skeleton.anatomy.layers
         done = self.run.journal.of(Tried, self.stage.key)
         self.run.reporter.start("measure sensitivities", len(layers), "layer", done=len(done))
-        trials: dict[str, QTensor] = {}
+        trials: dict[str, Tensor | QTensor] = {}
         energies: dict[str, list[float]] = {}
 
         def pauses(index: int, module: nn.Module) -> list[Pause]:
@@ -89,7 +89,7 @@ class Trials:
         energies = self._energies()
         return torch.stack([self._unit_errors([(name, energies[name]) for name in unit.modules]) for unit in units])
 
-    def divergence(self, number: int, chosen: Mapping[str, int], sequences: int) -> float:
+    def divergence(self, number: int, chosen: Mapping[str, float], sequences: int) -> float:
         """KL in nats per token over the first `sequences` for calibration, untouched ‖ `chosen`: check `number`."""
         known = {record.number: record.divergence for record in self.run.journal.of(Checked, self.stage.key)}
         if number not in known:
@@ -104,7 +104,7 @@ class Trials:
     def _try(
         self,
         weights: Mapping[str, Tensor],
-        trials: dict[str, QTensor],
+        trials: dict[str, Tensor | QTensor],
         energies: dict[str, list[float]],
         stats: LinearStats,
     ) -> None:
@@ -112,12 +112,15 @@ class Trials:
         hessian = stats[Hessian].matrix
         originals = {name: weight.detach() for name, weight in weights.items()}
         energies.update({name: [output_energy(weight, hessian)] for name, weight in originals.items()})
-        for bits in self.bits:
-            step = self.step.with_bits(dict.fromkeys(weights, bits))
+        for candidate, step in self.steps.items():
             for name, change in step.siblings(originals, stats).items():
-                assert isinstance(change.weight, QTensor)
-                trials[_trial(name, bits)] = change.weight
+                trials[_trial(name, candidate)] = self._stored(name, change.weight)
                 energies[name].append(output_energy(originals[name] - change.values, hessian))
+
+    def _stored(self, name: str, weight: Tensor | QTensor) -> Tensor | QTensor:
+        if isinstance(weight, QTensor):
+            return weight
+        return weight.to("cpu", getattr(torch, self.run.model.spec.tensors[f"{name}.weight"].dtype))
 
     def _energies(self) -> dict[str, list[float]]:
         records = self.run.journal.of(Tried, self.stage.key)
@@ -131,7 +134,7 @@ class Trials:
         sums = torch.stack([torch.tensor(rows, dtype=torch.float64).sum(0) for rows in sorts.values()])
         return torch.where(sums[:, :1] > 0, sums[:, 1:] / sums[:, :1], 0.0).sum(0)
 
-    def _diverge(self, chosen: Mapping[str, int], count: int) -> float:
+    def _diverge(self, chosen: Mapping[str, float], count: int) -> float:
         run, stage, sequences = self.run, self.stage, self.run.left.calibration
         assert sequences is not None  # the plan refuses a run without
         files = [NativeFile(path) for path in sorted(stage.folder.glob("trials-*.safetensors"))]
@@ -143,8 +146,7 @@ class Trials:
             if module not in chosen or module == name:
                 return model(name)
             trial = trials[key := _trial(module, chosen[module])].read(key)
-            assert isinstance(trial, QTensor)
-            return trial.dequantize()
+            return trial.dequantize() if isinstance(trial, QTensor) else trial.float()
 
         judged = sequences.batch(0, min(count, sequences.count))
         untouched = Stream(model, stage.hidden_states("0", sequences, run.skeleton.width))
@@ -159,5 +161,5 @@ class Trials:
         return divergence
 
 
-def _trial(module: str, bits: int) -> str:
-    return f"{module}.{bits}"
+def _trial(module: str, candidate: float) -> str:
+    return f"{module}.{candidate:g}"

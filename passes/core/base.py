@@ -212,6 +212,10 @@ class LayerPass(Pass):
         """This pass with the bits that were chosen for modules, by name; as it is, if bits are none of its options."""
         return self
 
+    def with_shares(self, chosen: Mapping[str, float]) -> Self:
+        """This pass with the part that becomes zero as it was chosen for modules; as it is, if it makes no zeros."""
+        return self
+
     def leaves_open(self, name: str) -> bool:
         """Whether `with_bits` would decide for the module `name`, and none of its own rules does."""
         return False

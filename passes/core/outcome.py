@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """`calibration`: the sequences to go by; `bits`: chosen by module name; `scores`: of the model as it stands.
+    """`calibration`: the sequences to go by; `bits`, `shares` of zeros: chosen by module name; `scores`: of the model.
 
     `authors` are the passes that rewrote a tensor, joined by +; `reports` what there is to say of a rewritten
     module; `manifest` is what artifacts say of the stage. What a stage does not speak of is None, or empty. `called`:
@@ -23,6 +23,7 @@ class Outcome:
 
     calibration: Sequences | None = None
     bits: Mapping[str, int] | None = None
+    shares: Mapping[str, float] | None = None
     scores: Scores | None = None
     authors: Mapping[str, str] = field(default_factory=dict)
     reports: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
@@ -36,6 +37,7 @@ class Outcome:
         return Outcome(
             calibration=self.calibration if later.calibration is None else later.calibration,
             bits=self.bits if later.bits is None else later.bits,
+            shares=self.shares if later.shares is None else later.shares,
             scores=self.scores if later.scores is None else later.scores,
             authors={**self.authors, **later.authors},
             reports={**self.reports, **later.reports},
@@ -47,6 +49,7 @@ class Outcome:
         return replace(
             self,
             bits=None if self.bits is None else _under(modules, self.bits),
+            shares=None if self.shares is None else _under(modules, self.shares),
             authors=_under(called, self.authors),
             reports=_under(modules, self.reports),
         )

@@ -254,6 +254,7 @@ def holds(run: Run, walk: Walk) -> bool:
 
 
 def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:
-    """Execute one stage of layer-wise passes, with the bits that a stage before it chose."""
+    """Execute one stage of layer-wise passes, with the bits, and the shares of zeros, that a stage before it chose."""
+    bits, shares = run.left.bits or {}, run.left.shares or {}
     with torch.no_grad():
-        return Sweep(run, stage, [step.with_bits(run.left.bits or {}) for step in passes]).execute()
+        return Sweep(run, stage, [step.with_bits(bits).with_shares(shares) for step in passes]).execute()

@@ -301,6 +301,21 @@ def test_what_would_fill_zeros_or_come_too_late_is_refused(
         plan(recipe(*steps))
 
 
+def test_rules_say_what_becomes_zero_of_each_layer(recipe: Build, tmp_path: Path) -> None:
+    steps = [{"prune": {"sparsity": {"down_proj": 0.3, "default": 0.6}, "method": "magnitude", "solve": False}}]
+    report = run(recipe(*steps), tmp_path / "out")
+    checkpoint = open_checkpoint(Path(report.artifacts[0].path))
+    for name in checkpoint.spec.tensors:
+        if name.endswith("_proj.weight"):
+            weight = checkpoint.read(name)
+            assert isinstance(weight, Tensor)
+            share = 0.3 if "down_proj" in name else 0.6
+            assert int((weight == 0).sum()) == round(share * weight.numel())
+    for rules, said in (({"nowhere": 0.3, "default": 0.6}, "no layer is named so"), ({"down_proj": 0.3}, "no rule of")):
+        with pytest.raises(UsageError, match=said):
+            plan(recipe({"prune": {"sparsity": rules}}))
+
+
 @pytest.mark.parametrize("steps", [[], [{"gptq": GRID}]])
 def test_a_pattern_is_refused_where_the_engine_gains_nothing_from_it(
     recipe: Build, steps: list[dict[str, Any]]

@@ -24,7 +24,8 @@ BITS = (2, 4, 8)
 def trials(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> Trials:
     run = begin(tiny_llama, tmp_path / "work")
     modules = frozenset(run.skeleton.anatomy.linears)
-    found = Trials(run, Stage((), {}, run.work), STEP, modules, BITS)
+    steps = {bits: STEP.with_bits(dict.fromkeys(modules, bits)) for bits in BITS}
+    found = Trials(run, Stage((), {}, run.work), steps, modules)
     with torch.no_grad():
         found.measure()
     return found

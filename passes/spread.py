@@ -1,0 +1,115 @@
+"""Zeros per tensor, chosen from what each would cost: the least loss of the whole model for as many zeros.
+
+Every linear is pruned by Wanda at every candidate: choice/allocation.py says how they compare. Which layers bear
+more zeros than others hardly depends on the method that then prunes (OWL, arXiv 2310.05175, goes by outliers alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+
+from compress.formats.base import ModelSpec
+from compress.formats.errors import UsageError
+from compress.passes.choice.allocation import Allocation, best, evenly, priced
+from compress.passes.choice.bit_budget import Allocations, Unit, spread, tied_modules
+from compress.passes.choice.chooser import Choice
+from compress.passes.choice.sensitivity import Trials
+from compress.passes.core.base import LayerPass
+from compress.passes.core.journal import Committed
+from compress.passes.core.outcome import Outcome
+from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.prune import Prune
+
+_STEPS = (1.0, 0.5, 0.0, -0.5, -1.0)
+_LEAST = 0.02
+
+
+class Chosen(Committed):
+    """The choice: which part of each module becomes zero, and what that costs on the calibration sequences."""
+
+    shares: Mapping[str, float]
+    kl_divergence: float
+
+
+class Spread(Allocation):
+    """Choose how much of each layer the `prune` right after it makes zero, by measured loss: more where it costs less.
+
+    It takes the place of that pass's `sparsity`. Layers that share an input get the same part.
+    """
+
+    sparsity: float = Field(gt=0, lt=1, description="which part of all weights together becomes zero")
+    within: float = Field(0.2, gt=0, lt=1, description="how far a layer may be from it, to either side")
+
+    def shares(self) -> tuple[float, ...]:
+        """The candidates: most zeros first, for they take least."""
+        return tuple(min(1 - _LEAST, max(_LEAST, self.sparsity + self.within * step)) for step in _STEPS)
+
+    def attempts(self, steps: Sequence[LayerPass], anatomy: Anatomy) -> list[LayerPass]:
+        return list(self._attempts(self._pruner(steps)).values())
+
+    def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
+        return [dict.fromkeys(self._pruner(steps).targets(anatomy), self.sparsity)]
+
+    def even(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
+        return self.largest(steps, model, anatomy)
+
+    def give(self, step: LayerPass, choice: Choice) -> LayerPass:
+        return step.with_shares(choice)
+
+    def model(self, run: Run, stage: Stage) -> Outcome:
+        pruner, anatomy = self._pruner(stage.following), run.skeleton.anatomy
+        modules = pruner.targets(anatomy)
+        units = [self._unit(names, run.model.spec) for names in tied_modules(anatomy, modules)]
+        trials = Trials(run, stage, self._attempts(pruner), modules)
+        if not run.journal.of(Chosen, stage.key):
+            with torch.no_grad():
+                trials.measure()
+                run.journal.append(self._choose(units, trials))
+        trials.clear()
+        (choice,) = run.journal.of(Chosen, stage.key)
+        least, most = min(choice.shares.values()), max(choice.shares.values())
+        run.reporter.note(f"spread: {100 * least:g} to {100 * most:g} % of a layer, {100 * self.sparsity:g} % of all")
+        return Outcome(shares=choice.shares, manifest={"spread": choice.model_dump(exclude={"stage"})})
+
+    def _pruner(self, steps: Sequence[LayerPass]) -> Prune:
+        """The `prune` that leaves open how much. Raises UsageError if there is none."""
+        found = [step for step in steps if isinstance(step, Prune)]
+        if not found:
+            raise UsageError(
+                "spread chooses how much the prune right after it makes zero, and there is none",
+                "put `- prune: {}` there",
+            )
+        for option in ("sparsity", "pattern"):
+            if option in found[0].model_fields_set:
+                raise UsageError(f"prune says its {option}, and spread is to choose", f"leave {option} out of prune")
+        return found[0]
+
+    def _attempts(self, pruner: Prune) -> dict[float, LayerPass]:
+        plain = {"method": "wanda", "solve": False, "swap": False, "correct": False}
+        return {share: pruner.model_copy(update={**plain, "sparsity": share}) for share in self.shares()}
+
+    def _unit(self, names: tuple[str, ...], model: ModelSpec) -> Unit:
+        """What stays at each candidate, in weights."""
+        sizes = [model.tensors[f"{name}.weight"].size for name in names]
+        return Unit(
+            names, sum(sizes), tuple(sum(round(size * (1 - share)) for size in sizes) for share in self.shares())
+        )
+
+    def _choose(self, units: Sequence[Unit], trials: Trials) -> Chosen:
+        judged: list[float] = []
+
+        def judge(chosen: Sequence[int]) -> float:
+            judged.append(trials.divergence(len(judged), spread(units, chosen, self.shares()), self.samples))
+            return judged[-1]
+
+        most = sum(unit.costs[_STEPS.index(0.0)] for unit in units)
+        even = evenly(units, most)
+        allocations = Allocations(units, priced(units, trials.errors(units), even[0], judge), most)
+        chosen, divergence = best([allocations.at(allocations.levels), even], judge)
+        shares = spread(units, chosen, self.shares())
+        return Chosen(stage=trials.stage.key, shares=shares, kl_divergence=divergence)

@@ -1,0 +1,78 @@
+"""Zeros per tensor: the part of all weights, what is tied, KL against even zeros, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from compress.formats.errors import UsageError
+from compress.passes.choice.bit_budget import tied_modules
+from compress.passes.choice.sensitivity import Trials
+from compress.passes.gptq import GPTQ
+from compress.passes.prune import Prune
+from compress.passes.spread import Spread
+
+
+@pytest.fixture
+def chosen(begin, carry_out):
+    """chosen(source, work, spread, *steps) → the run after `spread` has chosen for `steps`."""
+
+    def run_stage(source, work, step, *steps):
+        return carry_out(begin(source, work), step, following=steps or (Prune(),))
+
+    return run_stage
+
+
+def uneven(make_model, path):
+    """A model whose last layer's inputs have channels that dwarf the others: few of its weights matter."""
+    source = make_model(path, "llama", layers=3)
+    tensors = load_file(source / "model.safetensors")
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        tensors[f"model.layers.2.{name}.weight"][::16] *= 12
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    return source
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_as_many_weights_stay_and_layers_with_one_input_lose_the_same_part(family, tmp_path, make_model, chosen):
+    run = chosen(make_model(tmp_path / family, family), tmp_path / "work", Spread(sparsity=0.6))
+    shares = run.left.shares
+    assert set(shares) == set(run.skeleton.anatomy.linears)
+    for names in tied_modules(run.skeleton.anatomy, frozenset(shares)):
+        assert len({shares[name] for name in names}) == 1
+    sizes = {name: run.source.spec.tensors[f"{name}.weight"].size for name in shares}
+    part = sum(shares[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    assert 0.6 - 1e-6 <= part < 0.65
+
+
+def test_kl_is_lower_than_with_as_many_zeros_everywhere(tmp_path, make_model, begin, scores, chosen, carry_out):
+    source = uneven(make_model, tmp_path / "model")
+    even = carry_out(begin(source, tmp_path / "even"), Prune(sparsity=0.6))
+    run = carry_out(chosen(source, tmp_path / "spread", Spread(sparsity=0.6), Prune()), Prune())
+    assert len(set(run.left.shares.values())) > 1
+    ours, theirs = (scores(each, each.model, each.source).kl_divergence for each in (run, even))
+    assert ours < 0.9 * theirs
+    for name, share in run.left.shares.items():
+        weight = run.model.read(f"{name}.weight")
+        assert int((weight == 0).sum()) == pytest.approx(share * weight.numel(), abs=1)
+        assert run.model.spec.pruned[name].share == share
+
+
+def test_a_resumed_stage_measures_nothing_again(tmp_path, tiny_llama, monkeypatch, chosen):
+    first = chosen(tiny_llama, tmp_path / "work", Spread(sparsity=0.6)).left.shares
+    monkeypatch.setattr(Trials, "measure", lambda self: pytest.fail("measured again"))
+    assert chosen(tiny_llama, tmp_path / "work", Spread(sparsity=0.6)).left.shares == first
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ((GPTQ(),), "the prune right after it makes zero, and there is none"),
+        ((Prune(sparsity=0.5),), "prune says its sparsity"),
+        ((Prune(pattern="2:4"),), "prune says its pattern"),
+    ],
+)
+def test_what_leaves_nothing_to_choose_is_refused(steps, said, tmp_path, tiny_llama, begin):
+    run = begin(tiny_llama, tmp_path / "work")
+    with pytest.raises(UsageError, match=said):
+        Spread(sparsity=0.5).largest(steps, run.model.spec, run.skeleton.anatomy)
