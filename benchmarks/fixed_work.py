@@ -94,7 +94,8 @@ class FixedWork:
         paths = [str(work / slug(name) / "artifact") for name in names]
         text = ["--data", str(self.options.evaluation), "--windows", str(WINDOWS), "--seq-len", str(WINDOW)]
         found = answer(compress("eval", *paths, "--reference", str(work / "dense"), *text, "--json", "--quiet"))
-        for name, scores in zip(names, found["results"]):
+        _, *rows = found["results"]  # the reference's own row stands first
+        for name, scores in zip(names, rows, strict=True):
             measures = {"kl": "kl_divergence", "perplexity": "perplexity", "top1": "top1_agreement"}
             self.keep(name, {short: scores[long] for short, long in measures.items()}, self.kept()[name])
 

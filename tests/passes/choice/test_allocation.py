@@ -1,4 +1,4 @@
-"""What stands beside a choice: the same candidate everywhere, sorts of linears priced by KL, and the best of choices."""
+"""Beside a choice: the same candidate everywhere, sorts of linears priced by KL, and the best of several choices."""
 
 from __future__ import annotations
 
