@@ -2,7 +2,7 @@
 
 Channels of feed-forward layers and groups of attention heads go layer by layer, on what the layers before it give by
 then, and what reads them makes up for it. Every layer keeps as many, for engines know one number. Or whole layers go:
-those that change least.
+those that change least. Or channels of the residual stream, the same in all layers and at both ends.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from compress.passes.narrow.ffn import find_ffns, layers_size, narrowed, width_f
 from compress.passes.narrow.heads import find_groups, with_groups
 from compress.passes.narrow.inner import Inner
 from compress.passes.narrow.layers import fewer, influences, renumbered, strongest
+from compress.passes.narrow.stream import ResidualStream, find_stream, stream_width_for, thinner
+from compress.passes.narrow.thin import Thinning, thin_effort
 from compress.passes.narrow.walk import narrow
 
-Axis = Literal["ffn", "kv_heads", "layers"]
+Axis = Literal["ffn", "kv_heads", "layers", "hidden"]
 Sizes = Mapping[Axis, tuple[Sequence[Inner], int]]
 """What is narrowed within layers, by axis: the units that there are, and how many are to be left."""
 
@@ -45,7 +47,8 @@ class Shrink(ModelPass):
     axes: tuple[Axis, ...] = Field(
         ("ffn",),
         min_length=1,
-        description="what `to` is reached by: [ffn], [ffn, kv_heads] (as large a part of heads, rounded up), [layers]",
+        description="what `to` is reached by: [ffn], [ffn, kv_heads] (as large a part of heads, rounded up), [layers] "
+        "or [hidden]",
     )
     ffn: int | None = Field(None, ge=1, description="how many channels feed-forward layers are to have")
     kv_heads: int | None = Field(
@@ -56,8 +59,15 @@ class Shrink(ModelPass):
     layers: int | None = Field(
         None, ge=1, description="how many layers to keep: those that turn the hidden states most (ShortGPT)"
     )
+    hidden: int | None = Field(
+        None,
+        ge=1,
+        description="how many channels the residual stream is to have: those go that add least to what is read",
+    )
     multiple: int = Field(
-        64, ge=1, description="`ffn` is a multiple of it: 64 is what kernels like, 256 what K-quants of GGUF need"
+        64,
+        ge=1,
+        description="`ffn` and `hidden` are multiples of it: 64 is what kernels like, 256 what K-quants of GGUF need",
     )
     score: Score = Field(
         "hessian",
@@ -77,14 +87,17 @@ class Shrink(ModelPass):
     @model_validator(mode="after")
     def _has_an_aim(self) -> Self:
         within = self.ffn is not None or self.kv_heads is not None
-        if [self.to is not None, within, self.layers is not None].count(True) != 1:
+        if [self.to is not None, within, self.layers is not None, self.hidden is not None].count(True) != 1:
             raise ValueError(
-                "say `to` (as 0.8), or `ffn` (as 1280) and `kv_heads` (as 2), or `layers` (as 24); each in its own step"
+                "say `to` (as 0.8), or `ffn` (as 1280) and `kv_heads` (as 2), or `layers` (as 24), or `hidden` (as "
+                "512); each in its own step"
             )
         if "axes" in self.model_fields_set and self.to is None:
             raise ValueError("`axes` is of `to`: say that, or leave it out")
-        if "layers" in self.axes and len(self.axes) > 1:
-            raise ValueError("layers go in a step of their own: say axes: [layers] there")
+        if {"layers", "hidden"}.intersection(self.axes) and len(self.axes) > 1:
+            raise ValueError("layers and hidden go in steps of their own: say axes: [layers], or [hidden], there")
+        if self.correct and (self._by_layers or self._by_stream):
+            raise ValueError("correct is of ffn and kv_heads: say them, or leave it out")
         if self.correct and not self.repair:
             raise ValueError("correct is of the repair: say repair: true")
         return self
@@ -104,11 +117,22 @@ class Shrink(ModelPass):
             )
         if self._by_layers:
             return fewer(model, anatomy, self._count(anatomy))
+        if self._by_stream:
+            stream = find_stream(model, anatomy)
+            return thinner(model, anatomy, stream, self._stream_width(model, anatomy, stream))
         return self._resized(model, anatomy, self._sizes(model, anatomy))
 
     @property
     def _by_layers(self) -> bool:
         return self.layers is not None or "layers" in self.axes
+
+    @property
+    def _by_stream(self) -> bool:
+        return self.hidden is not None or "hidden" in self.axes
+
+    def _stream_width(self, model: ModelSpec, anatomy: Anatomy, stream: ResidualStream) -> int:
+        width = self.hidden or stream_width_for(model, anatomy, stream, self.to or 1.0, self.multiple)
+        return self._width("hidden", width, stream.width)
 
     def _count(self, anatomy: Anatomy) -> int:
         """How many layers are to be left. Raises RefusedError for what cannot be."""
@@ -135,7 +159,8 @@ class Shrink(ModelPass):
         if self.ffn or (self.to and "ffn" in self.axes):
             ffns, smaller = find_ffns(model, anatomy), self._resized(model, anatomy, sizes)
             most = int((self.to or 1.0) * layers_size(model, anatomy))
-            sizes["ffn"] = ffns, self._width(self.ffn or width_for(smaller, anatomy, ffns, most, self.multiple), ffns)
+            width = self.ffn or width_for(smaller, anatomy, ffns, most, self.multiple)
+            sizes["ffn"] = ffns, self._width("ffn", width, ffns[0].units)
         return sizes
 
     def _groups(self, groups: Sequence[Inner]) -> int:
@@ -149,21 +174,22 @@ class Shrink(ModelPass):
             )
         return self.kv_heads
 
-    def _width(self, width: int, ffns: Sequence[Inner]) -> int:
+    def _width(self, axis: Axis, width: int, there: int) -> int:
+        what = "feed-forward layers" if axis == "ffn" else "the residual stream"
         if width % self.multiple:
             nearest = max(1, round(width / self.multiple)) * self.multiple
             raise RefusedError(
-                f"shrink: ffn: {width} is no multiple of {self.multiple}", f"say ffn: {nearest}, or another `multiple`"
+                f"shrink: {axis}: {width} is no multiple of {self.multiple}",
+                f"say {axis}: {nearest}, or another `multiple`",
             )
         if width <= 0:
             raise RefusedError(
-                f"shrink: to: {self.to} leaves feed-forward layers no {self.multiple} channels",
+                f"shrink: to: {self.to} leaves {what} no {self.multiple} channels",
                 "say a larger part, more `axes`, or a smaller `multiple`",
             )
-        if width >= ffns[0].units:
+        if width >= there:
             raise RefusedError(
-                f"shrink: feed-forward layers have {ffns[0].units} channels, and are to have {width}",
-                "say a smaller number",
+                f"shrink: {what}: there are {there} channels, and {width} are to be left", "say a smaller number"
             )
         return width
 
@@ -182,6 +208,10 @@ class Shrink(ModelPass):
         if self._by_layers:
             return walk_cost(model, anatomy, sequences, budget)
         walk = walk_cost(model, anatomy, sequences, budget, streams=2 if self.correct else 1, statistics=True)
+        if self._by_stream:
+            stream = find_stream(model, anatomy)
+            width, tokens = self._stream_width(model, anatomy, stream), sequences[0] * sequences[1]
+            return replace(walk, effort=walk.effort + thin_effort(model, stream, self._choice(), width, tokens))
         choice, effort, solving = self._choice(), walk.effort, 0
         for inners, units in self._sizes(model, anatomy).values():
             shape = model.tensors[f"{inners[0].reader}.weight"].shape
@@ -192,7 +222,23 @@ class Shrink(ModelPass):
         return replace(walk, effort=effort, memory=walk.memory + int(HEAP * solving))
 
     def model(self, run: Run, stage: Stage) -> Outcome:
+        if self._by_stream:
+            return self._narrower_stream(run, stage)
         return self._with_fewer_layers(run, stage) if self._by_layers else self._narrower_layers(run, stage)
+
+    def _narrower_stream(self, run: Run, stage: Stage) -> Outcome:
+        before, anatomy = run.model.spec, run.skeleton.anatomy
+        planned, stream = self.plan(before, anatomy), find_stream(before, anatomy)
+        width = self._stream_width(before, anatomy, stream)
+        thinning = Thinning(run, stage, stream, self._choice())
+        thinning.gather()
+        errors = {module: error for record in thinning.thin(width) for module, error in record.errors.items()}
+        run.model.become(planned)
+        return Outcome(
+            authors=self._authors(run, {name: name for name in stream.axes(before, anatomy)}),
+            reports={module: {"relative_error": error} for module, error in errors.items()},
+            manifest=self._told(run, hidden=width, hidden_before=self._first(run, "hidden_before", stream.width)),
+        )
 
     def _with_fewer_layers(self, run: Run, stage: Stage) -> Outcome:
         anatomy, before = run.skeleton.anatomy, run.model.spec

@@ -21,7 +21,8 @@ SMALLER = {
     "channels": [{"ffn": 64}],
     "heads": [{"kv_heads": 1}],
     "layers": [{"layers": 2}],
-    "all": [{"layers": 2}, {"ffn": 64, "kv_heads": 1}],
+    "stream": [{"hidden": 32}],
+    "all": [{"layers": 2}, {"ffn": 64, "kv_heads": 1}, {"hidden": 32}],
 }
 
 

@@ -189,8 +189,8 @@ def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(
 
 REFUSED = {
     "no multiple": ({"ffn": 100}, "no multiple of 64", "say ffn: 128"),
-    "nothing to drop": ({"ffn": 128}, "have 128 channels", "smaller"),
-    "wider": ({"ffn": 256}, "have 128 channels", "smaller"),
+    "nothing to drop": ({"ffn": 128}, "there are 128 channels", "smaller"),
+    "wider": ({"ffn": 256}, "there are 128 channels", "smaller"),
     "nothing left": ({"to": 0.1}, "leaves feed-forward layers no 64 channels", "larger part"),
 }
 

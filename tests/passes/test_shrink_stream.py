@@ -1,0 +1,143 @@
+"""A narrower residual stream, the same channels everywhere: with other steps, and as transformers reads it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from compress.formats.errors import RefusedError
+from compress.passes.model.sequences import Sequences
+from compress.passes.shrink import Shrink
+from compress.recipes.plan import plan
+from compress.recipes.recipe import Recipe, from_data
+from compress.recipes.run import run
+
+KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
+DENSE32 = {"export": {"dialect": "dense", "dtype": "float32"}}
+EVALUATE = {"evaluate": {"data": "builtin", "samples": 4, "seq_len": 32}}
+NARROW = {"hidden": 48, "multiple": 16}
+
+
+@pytest.fixture
+def zeroed(tmp_path: Path, tiny_llama: Path) -> Path:
+    """Every fourth channel of the stream stays empty."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
+    gone = torch.arange(1, 64, 4)
+    model.model.embed_tokens.weight.data[:, gone] = 0
+    for layer in model.model.layers:
+        for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+            linear.weight.data[gone] = 0
+    shutil.copytree(tiny_llama, tmp_path / "zeroed")  # with the tokenizer
+    model.save_pretrained(tmp_path / "zeroed")
+    return tmp_path / "zeroed"
+
+
+@pytest.fixture
+def recipe(corpus: Path) -> Callable[..., Recipe]:
+    calibrate = {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}}
+    return lambda model, *steps: from_data({"model": str(model), "passes": [calibrate, *steps]})
+
+
+def logits(model: Path, rows: Sequences) -> Tensor:
+    """What transformers gives for `rows`."""
+    found = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    with torch.no_grad():
+        answer: Tensor = found(rows.ids, use_cache=False).logits
+    return answer
+
+
+def test_channels_that_are_empty_go_and_logits_stay(
+    tmp_path: Path, zeroed: Path, recipe: Callable[..., Recipe], rows: Sequences
+) -> None:
+    """To rounding: a mean over fewer channels is another number, for which the norm's weight makes up."""
+    made = recipe(zeroed, {"shrink": NARROW}, DENSE32, {"export": {"dialect": "gguf", "type": "f32"}})
+    planned, report = plan(made), run(made, tmp_path / "out")
+    assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
+    dense = tmp_path / "out" / "dense"
+    config, told = (json.loads((dense / name).read_text()) for name in ("config.json", "compress.json"))
+    assert (config["hidden_size"], config["head_dim"]) == (48, 16)
+    assert told["shrink"] == {"hidden": 48, "hidden_before": 64}
+    torch.testing.assert_close(logits(dense, rows), logits(zeroed, rows), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_what_is_repaired_reads_more(
+    tmp_path: Path, make_model: Callable[..., Path], recipe: Callable[..., Recipe], family: str
+) -> None:
+    """A head that is an embedding of its own (of qwen3 here) is among it."""
+    model, errors = make_model(tmp_path / "model", family), []
+    for repair in (False, True):
+        options = {**NARROW, "score": "activation", "repair": repair, "shrinkage": 0}
+        run(recipe(model, {"shrink": options}, DENSE32), tmp_path / str(repair))
+        told = json.loads((tmp_path / str(repair) / "dense" / "compress.json").read_text())["tensors"]
+        errors.append({name: report["relative_error"] for name, report in told.items()})
+    bare, repaired = errors
+    assert ("lm_head" in bare) == (family == "qwen3") and len(bare) == 10 + (family == "qwen3")
+    assert all(repaired[name] < bare[name] for name in bare)
+
+
+def test_narrower_in_every_way_then_taught_and_quantized(
+    tmp_path: Path, tiny_llama: Path, recipe: Callable[..., Recipe]
+) -> None:
+    learn = {
+        "data": "builtin",
+        "samples": 10,
+        "seq_len": 32,
+        "steps": 2,
+        "batch": 4,
+        "held_out": 2,
+        "precision": "fp32",
+    }
+    steps = [
+        {"shrink": {"kv_heads": 1, "ffn": 96, "multiple": 32}}, {"shrink": {"hidden": 32, "multiple": 32}},
+        {"distill": learn}, {"gptq": {"group_size": 32, "correct": True, "skip": ["k_proj", "v_proj"]}}, EVALUATE,
+    ]  # fmt: skip
+    made = recipe(tiny_llama, *steps, {"export": {"dialect": "gptq"}}, DENSE32)
+    planned, report = plan(made), run(made, tmp_path / "out")
+    assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
+    told = json.loads((tmp_path / "out" / "dense" / "compress.json").read_text())["shrink"]
+    assert (told["ffn"], told["kv_heads"], told["hidden"]) == (96, 1, 32)
+
+
+def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(tmp_path: Path, tiny_llama: Path, corpus: Path) -> None:
+    passes = [
+        {"calibrate": {"data": str(corpus), "samples": 4, "seq_len": 16}}, {"shrink": {"to": 0.8, "axes": ["hidden"],
+        "multiple": 16}}, {"gptq": {"group_size": 16, "correct": True}}, {"export": {"dialect": "dense"}},
+    ]  # fmt: skip
+    text = json.dumps({"model": str(tiny_llama), "passes": passes})
+    subprocess.run([sys.executable, KILLER, tmp_path, "3"], input=text, text=True, check=True)
+    killed = sorted(tmp_path.glob("killed-*/dense/*.safetensors"))
+    assert len(killed) >= 3
+    assert {path.read_bytes() for path in killed} == {(tmp_path / "whole/dense/model.safetensors").read_bytes()}
+
+
+REFUSED = {
+    "no multiple": ({"hidden": 50}, "no multiple of 64", "say hidden: 64"),
+    "as wide": ({"hidden": 64}, "there are 64 channels", "smaller"),
+    "of no use to heads": ({"hidden": 50, "multiple": 1}, "hidden: 50", "multiple of 4"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_impossible_widths_are_refused_by_the_plan(tiny_llama: Path, recipe: Callable[..., Recipe], case: str) -> None:
+    options, message, hint = REFUSED[case]
+    with pytest.raises(RefusedError, match=message) as refused:
+        plan(recipe(tiny_llama, {"shrink": options}, DENSE32))
+    assert hint in str(refused.value.hint)
+
+
+@pytest.mark.parametrize("options", [{"hidden": 48, "ffn": 96}, {"hidden": 48, "correct": True}])
+def test_options_that_do_not_go_together(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="say"):
+        Shrink.model_validate(options)
