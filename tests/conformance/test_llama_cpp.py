@@ -64,6 +64,7 @@ EXTRA: dict[str, Callable[[], Any]] = {
     "phi3": lambda: AutoConfig.for_model("phi3", **SIZES, pad_token_id=0),
     "smollm3": lambda: AutoConfig.for_model("smollm3", **{**SIZES, "num_hidden_layers": 4}, pad_token_id=0),
     "starcoder2": lambda: AutoConfig.for_model("starcoder2", **SIZES),
+    "wide": lambda: LlamaConfig(**{**SIZES, "hidden_size": 256, "intermediate_size": 512}),  # rows for super-blocks
 }
 FAMILIES = ("llama", "qwen3", "gpt_neox")
 
@@ -98,7 +99,7 @@ def make(make_model: MakeModel, tmp_path: Path) -> Callable[[str], Checkpoint]:
         torch.manual_seed(1)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         for parameter in model.parameters():
-            parameter.data.add_(torch.randn_like(parameter), alpha=0.2)
+            parameter.data.add_(torch.randn_like(parameter), alpha=0.2 * (64 / config.hidden_size) ** 0.5)
         model.save_pretrained(directory)
         return open_checkpoint(directory)
 
@@ -152,7 +153,9 @@ def test_the_model_is_the_same(name: str, make: Callable[[str], Checkpoint], lla
     assert tokens == favourites(model, PROMPT, tokens)
 
 
-BLOCKS_EACH = [("llama", kind) for kind in ("f16", "bf16", "q5_1", "q5_0", "q4_1", "q4_0")]
+BLOCKS_EACH = [("llama", kind) for kind in ("f16", "bf16", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "mxfp4")]
+SUPER_BLOCKS = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "tq1_0", "tq2_0", "q4_k_m")
+BLOCKS_EACH += [("wide", kind) for kind in SUPER_BLOCKS]
 
 
 @pytest.mark.parametrize(("name", "kind"), [*BLOCKS_EACH, *((name, "q8_0") for name in FAMILIES)])
@@ -165,7 +168,7 @@ def test_every_block_type_is_computed_as_we_decode_it(
         logits, wanted = engine.log_probabilities(PROMPT, 320), expected(model, PROMPT)
     # llama.cpp rounds activations to 8 bits where weights are blocks, to bf16 where weights are bf16.
     torch.testing.assert_close(logits, wanted, rtol=0, atol=0.02 if kind == "f16" else 0.3)
-    assert wanted.std() > 1.5
+    assert wanted.std() > 1.3
 
 
 @pytest.mark.parametrize("name", FAMILIES)
