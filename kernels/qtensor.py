@@ -61,9 +61,9 @@ class NumberFormat(ABC):
         return True
 
     @property
-    def gain(self) -> str | None:
-        """The parameter that all values of a group of columns are proportional to, if there is one."""
-        return None
+    def levers(self) -> tuple[str, ...]:
+        """Parameters that values are linear in, and 0 without: [rows, groups] each, as many, one for its columns."""
+        return ()
 
     def misfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a tensor of this shape cannot have this format, or None if it can."""

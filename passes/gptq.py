@@ -116,7 +116,8 @@ class GPTQ(FormatOptions, LinearPass):
         if plain(self.correct):
             effort += correct_effort(shape)
         if plain(self.tune):
-            effort += tune_effort(shape, number_format.groups(shape) if number_format.gain else 0)
+            shapes = number_format.param_shapes(shape)
+            effort += tune_effort(shape, sum(shapes[lever][0][1] for lever in number_format.levers))
         return effort
 
     def _target(self, weight: Tensor, stats: LinearStats) -> Tensor:

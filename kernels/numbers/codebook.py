@@ -55,8 +55,8 @@ class CodebookFormat(NumberFormat):
         return LEVELS
 
     @property
-    def gain(self) -> str | None:
-        return None if self.double_quant else "scale"
+    def levers(self) -> tuple[str, ...]:
+        return () if self.double_quant else ("scale",)
 
     @property
     def rows_apart(self) -> bool:

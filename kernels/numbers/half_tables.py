@@ -60,8 +60,8 @@ class HalfTableFormat(NumberFormat):
         return _KINDS[self.kind].units.levels
 
     @property
-    def gain(self) -> str | None:
-        return "scale"
+    def levers(self) -> tuple[str, ...]:
+        return ("scale",)
 
     def columns_misfit(self, columns: int) -> str | None:
         block = _KINDS[self.kind].block

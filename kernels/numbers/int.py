@@ -68,8 +68,8 @@ class IntFormat(NumberFormat):
         return 1 << self.bits
 
     @property
-    def gain(self) -> str | None:
-        return None if self.zero == "real" else "scale"
+    def levers(self) -> tuple[str, ...]:
+        return () if self.zero == "real" else ("scale",)
 
     def columns_misfit(self, columns: int) -> str | None:
         if columns % self._group(columns) == 0:

@@ -61,6 +61,10 @@ class KAffineFormat(NumberFormat):
     def levels(self) -> int:
         return 1 << _KINDS[self.kind].bits
 
+    @property
+    def levers(self) -> tuple[str, ...]:
+        return ("d", "dmin")
+
     def columns_misfit(self, columns: int) -> str | None:
         return super_blocks_misfit(self.kind, columns)
 

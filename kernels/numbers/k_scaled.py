@@ -66,6 +66,10 @@ class KScaledFormat(NumberFormat):
     def levels(self) -> int:
         return _KINDS[self.kind].units.levels
 
+    @property
+    def levers(self) -> tuple[str, ...]:
+        return ("d",)
+
     def columns_misfit(self, columns: int) -> str | None:
         return super_blocks_misfit(self.kind, columns)
 

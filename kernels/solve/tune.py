@@ -62,40 +62,55 @@ def tune_effort(shape: tuple[int, ...], groups: int, rounds: int = 2) -> Effort:
 def fit_scales(weight: Tensor, hessian: Tensor, quantized: QTensor) -> QTensor:
     """The scales that are best for the codes as they are: row by row, C·H·Cᵀ·s = C·H·w.
 
-    C [groups, columns] holds the row's values for a scale of 1, each group in a line of its own. A scale that
-    comes out as zero, not finite or of the other sign stays as it was.
+    Scales are what values are linear in (`levers`): of K-quants d, or d and dmin. C [scales, columns] holds the row's
+    values for a scale of 1 and all others 0. One that comes out as zero, not finite or of the other sign stays as it
+    was.
     """
-    gain = quantized.format.gain
-    if gain is None:
+    levers = quantized.format.levers
+    if not levers:
         return quantized
-    before = quantized.params[gain]
-    spread = quantized.format.expand(quantized.params, quantized.shape)
-    units = quantized.format.value(quantized.codes.float(), {**spread, gain: torch.ones_like(spread[gain])})
-    step = max(1, _CHUNK // (before.shape[1] * quantized.shape[1]))
-    fitted = torch.cat([
-        _solve_scales(*parts, hessian)
-        for parts in zip(units.split(step), weight.split(step), before.float().split(step))
-    ]).to(before.dtype)  # fmt: skip
-    usable = fitted.isfinite() & (fitted * before.sign() > 0)
-    return replace(quantized, params={**quantized.params, gain: torch.where(usable, fitted, before)})
+    before = torch.stack([quantized.params[lever].float() for lever in levers], 1)
+    units = torch.stack([_unit_values(quantized, lever) for lever in levers], 1)
+    step = max(1, _CHUNK // (before[0].numel() * quantized.shape[1]))
+    solved = torch.cat([
+        _solve_scales(*parts, hessian) for parts in zip(units.split(step), weight.split(step), before.split(step))
+    ])  # fmt: skip
+    fitted = {lever: _usable(solved[:, at], quantized.params[lever]) for at, lever in enumerate(levers)}
+    return replace(quantized, params={**quantized.params, **fitted})
+
+
+def _unit_values(quantized: QTensor, lever: str) -> Tensor:
+    """The values [rows, columns] if one of the format's levers were 1 and the others 0."""
+    levers = {name: torch.zeros_like(quantized.params[name]) for name in quantized.format.levers}
+    levers[lever] += 1
+    return replace(quantized, params={**quantized.params, **levers}).dequantize()
+
+
+def _usable(fitted: Tensor, before: Tensor) -> Tensor:
+    """`fitted` fp32 as the type of `before` holds it; that itself where it is no number, or of another sign."""
+    stored = fitted.to(before.dtype)
+    return torch.where(stored.isfinite() & (stored * before.sign() > 0), stored, before)
 
 
 def _solve_scales(units: Tensor, weight: Tensor, before: Tensor, hessian: Tensor) -> Tensor:
-    """Scales [rows, groups] for `units` and `weight` [rows, columns], near `before` where H leaves a choice."""
-    rows, groups = before.shape
-    shape = (rows, groups, -1)
+    """Scales [rows, levers, groups] for `units` [rows, levers, columns] and `weight` [rows, columns].
+
+    They are near `before` where H leaves a choice.
+    """
+    shape = (*before.shape, -1)
     normal = torch.stack(
         [
-            ((part @ hessian[start : start + part.shape[1]]) * units).view(shape).sum(-1)
-            for start, part in _column_groups(units, groups)
+            ((part @ hessian[start : start + part.shape[1]]).unsqueeze(1) * units).view(shape).sum(-1).flatten(1)
+            for lever in units.unbind(1)
+            for start, part in _column_groups(lever, before.shape[2])
         ],
         1,
     )
-    right = ((weight @ hessian) * units).view(shape).sum(-1)
+    right = ((weight @ hessian).unsqueeze(1) * units).view(shape).sum(-1).flatten(1)
     ridge = _RIDGE * normal.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
     normal.diagonal(dim1=1, dim2=2).add_(ridge)
-    solved: Tensor = torch.linalg.solve_ex(normal, right + ridge * before).result
-    return solved
+    solved: Tensor = torch.linalg.solve_ex(normal, right + ridge * before.flatten(1)).result
+    return solved.view_as(before)
 
 
 def _column_groups(matrix: Tensor, groups: int) -> list[tuple[int, Tensor]]:

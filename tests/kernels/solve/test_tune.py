@@ -13,6 +13,8 @@ from torch import Tensor
 from compress.kernels.measure.error import output_energy
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.int import IntFormat
+from compress.kernels.numbers.k_affine import KAffineFormat
+from compress.kernels.numbers.k_scaled import KScaledFormat
 from compress.kernels.qtensor import NumberFormat, QTensor
 from compress.kernels.solve.gptq import gptq_solve
 from compress.kernels.solve.tune import fit_scales, revisit_codes, tune
@@ -68,6 +70,27 @@ def test_scales_are_the_least_squares_solution() -> None:
             basis[group, 16 * group : 16 * group + 16] = centred[16 * group : 16 * group + 16]
         best = torch.linalg.lstsq(root @ basis.T, (root @ weight[row].double()).unsqueeze(1)).solution[:, 0]
         assert torch.allclose(found[row], best, rtol=5e-3)  # float16, and a ridge of 1e-4
+
+
+@pytest.mark.parametrize("number_format", [KAffineFormat("q4_k"), KScaledFormat("q6_k")], ids=lambda f: f.name)
+def test_the_float16_scales_of_k_quants_are_the_least_squares_solution(number_format: NumberFormat) -> None:
+    """By the normal equations of each row, its values written out from the stored parameters."""
+    weight, hessian = problem(rows=3, columns=512)
+    quantized = number_format.search(weight)
+    levers = number_format.levers
+    found = fit_scales(weight, hessian, quantized).params
+    for row in range(3):
+        lines = []
+        for lever in levers:
+            for block in range(2):
+                params = {**quantized.params, **{name: torch.zeros_like(quantized.params[name]) for name in levers}}
+                params[lever][row, block] = 1
+                lines.append(replace(quantized, params=params).dequantize()[row].double())
+        basis, h = torch.stack(lines), hessian.double()
+        best = torch.linalg.solve(basis @ h @ basis.T, basis @ h @ weight[row].double())
+        ours = torch.cat([found[lever][row] for lever in levers]).double()
+        torch.testing.assert_close(ours, best, rtol=5e-3, atol=0)
+    assert error(weight, hessian, replace(quantized, params=found)) < error(weight, hessian, quantized)
 
 
 def test_no_single_code_is_left_to_improve() -> None:
