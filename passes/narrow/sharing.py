@@ -15,6 +15,7 @@ from compress.formats.errors import RefusedError
 from compress.kernels.measure.channels import factor
 from compress.kernels.solve.align import How, merge, merge_loss, neighbours
 from compress.passes.model.anatomy import Anatomy, Heads
+from compress.passes.model.config import config_of
 
 _SETTING = "num_key_value_heads"
 _DAMP = 1e-3
@@ -187,6 +188,4 @@ def _refuse_others(model: ModelSpec, heads: Heads) -> None:
 
 def _set(model: ModelSpec) -> object:
     """How many heads of keys transformers makes of the configuration."""
-    from compress.passes.model.config import config_of  # here, for a plan that refuses before needs no transformers
-
     return getattr(config_of(model.config, Path()), _SETTING, None)

@@ -51,6 +51,7 @@ def test_what_does_not_fit_half_the_budget_is_forwarded_twice(spare: int, forwar
     budget = 2 * held_bytes(MODEL, ANATOMY, (3, 5), 1) + spare
     assert may_hold(MODEL, ANATOMY, (3, 5), 1, budget) == (forwards == 1)
     assert walk_cost(MODEL, ANATOMY, (3, 5), budget, statistics=True).forwards == forwards
+    assert walk_cost(MODEL, ANATOMY, (3, 5), budget, statistics=True, rounds=2).forwards == 2 * forwards - 1
     assert walk_cost(MODEL, ANATOMY, (3, 5), budget).forwards == 1  # nothing pauses
 
 
