@@ -20,18 +20,19 @@ IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 class Units:
     """`codes` of the nearest numbers to any fp32 tensor, and `values` of codes; codes are whole fp32, 0 … levels − 1.
 
-    Neither overwrites its argument, and no number is NaN.
+    `nearest` are those numbers. None overwrites its argument, and no number is NaN.
     """
 
     codes: Callable[[Tensor], Tensor]
     values: Callable[[Tensor], Tensor]
+    nearest: Callable[[Tensor], Tensor]
     levels: int
     reach: float
 
     @property
     def multiples(self) -> Multiples:
         """These numbers as a search wants them."""
-        return Multiples(lambda x: self.values(self.codes(x)), self.reach, self.levels)
+        return Multiples(self.nearest, self.reach, self.levels)
 
 
 @cache
@@ -40,6 +41,7 @@ def whole(lowest: int, highest: int) -> Units:
     return Units(
         lambda x: x.round().clamp_(lowest, highest).sub_(lowest),
         lambda codes: codes + lowest,
+        lambda x: x.round().clamp_(lowest, highest),
         highest - lowest + 1,
         float(max(-lowest, highest)),
     )
@@ -58,6 +60,7 @@ def table(values: tuple[float, ...]) -> Units:
     return Units(
         lambda x: steps(x.device).below(x),
         lambda codes: looked_up(numbers.to(codes.device), codes),
+        lambda x: looked_up(numbers.to(x.device), steps(x.device).below(x)),
         len(values),
         max(abs(value) for value in values),
     )

@@ -59,7 +59,7 @@ def real_multiples(groups: Tensor, importance: Tensor, table: Multiples) -> Tens
 
     def attempt(scale: Tensor) -> None:
         nonlocal best, gain
-        values = table.nearest((groups / scale.unsqueeze(-1)).nan_to_num_(0.0))
+        values = table.nearest(groups / torch.where(scale == 0, 1.0, scale).unsqueeze(-1))
         wanted = (weighted * values).sum(-1)
         power = values.square().mul_(importance).sum(-1)
         better = wanted.square() > gain * power
@@ -87,7 +87,7 @@ class _Multiples:
     def values(self) -> tuple[Tensor, Tensor]:
         """The nearest numbers of the table [rows, super-blocks, groups, n], and the scale of every group."""
         slope = (self.d * self.scale).unsqueeze(-1)
-        return self.table.nearest((self.region.groups / slope).nan_to_num_(0.0)), slope
+        return self.table.nearest(self.region.groups / torch.where(slope == 0, 1.0, slope)), slope
 
     def error(self) -> Tensor:
         """The weighted squared error of every group."""
