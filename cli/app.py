@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from compress.cli.commands import checkpoints, listing, recipes
+from compress.cli.commands.serve import serve
 from compress.cli.terminal.help import Command, Group
 from compress.cli.terminal.output import print_json
 from compress.cli.terminal.signals import Interrupted, interruptible
@@ -38,6 +39,7 @@ app.command("export", cls=Command)(checkpoints.export)
 app.command("eval", cls=Command)(checkpoints.evaluate)
 app.command("verify", cls=Command)(checkpoints.verify)
 app.command("generate", cls=Command)(checkpoints.generate)
+app.command("serve", cls=Command)(serve)
 app.command("passes", cls=Command)(listing.passes)
 app.command("dialects", cls=Command)(listing.dialects)
 app.command("recipes", cls=Command)(listing.recipes)

@@ -53,6 +53,14 @@ def engines(incomplete: str) -> list[tuple[str, str]]:
     return _beginning(incomplete, dict.fromkeys(names, ""))
 
 
+def servers(incomplete: str) -> list[tuple[str, str]]:
+    """The engines that serve: their scripts hold a command."""
+    from compress.recipes.engines import scripts
+
+    files = sorted(Path(scripts.__path__[0]).glob("[a-z]*.py"))
+    return _beginning(incomplete, {path.stem: "" for path in files if "\ndef command(" in path.read_text()})
+
+
 def devices(incomplete: str) -> list[tuple[str, str]]:
     """Kinds of device: no GPU is asked."""
     return _beginning(incomplete, {"cpu": "", "cuda": "the first GPU", "cuda:1": "the second GPU"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -30,6 +30,20 @@ def interruptible() -> Iterator[None]:
         yield  # handlers can only be set in the main thread
         return
     before = {number: signal.signal(number, _stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def forwarded(receive: Callable[[int], None]) -> Iterator[None]:
+    """Within, SIGINT and SIGTERM only call `receive`, each time, and interrupt nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda number, _: receive(number)) for number in _SIGNALS}
     try:
         yield
     finally:

@@ -31,8 +31,8 @@ class Dense(InDirectory):
 
     name: ClassVar[str] = "dense"
     loads: ClassVar[Mapping[str, str]] = {
-        "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")',
         "vllm": "vllm serve {path}",
+        "transformers": 'AutoModelForCausalLM.from_pretrained("{path}")',
     }
     reader = DenseCheckpoint
     judge = read_floats

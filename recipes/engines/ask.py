@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from compress.formats.errors import CompressError
+from compress.formats.errors import CompressError, RefusedError, UsageError, suggest
 
 _LAUNCH = Path(__file__).with_name("launch.py")
 _SCRIPTS = _LAUNCH.parent / "scripts"
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Refused|Exit)\b.*", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last)"
+_MODULE = "ModuleNotFoundError: "
 _TERMINATED = re.compile(r"^  what\(\):  (.*)", re.MULTILINE)  # C++'s own last words
 _RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # what vLLM puts before every line of it
 
@@ -41,6 +43,21 @@ def engines() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _SCRIPTS.glob("[a-z]*.py")))
 
 
+def script_of(engine: str) -> str:
+    """The name of an engine's script. Raises UsageError for an engine that there is none for."""
+    name = engine.replace(".", "_").replace("-", "_")
+    if name not in engines():
+        raise UsageError(f"there is no engine {engine!r}{suggest(name, engines())}")
+    return name
+
+
+def not_installed(engine: str, python: Path, message: str) -> RefusedError:
+    """The error of an engine whose `message` is a ModuleNotFoundError, with what to install for `python`."""
+    module = message.rpartition("No module named ")[2].strip("'\"").partition(".")[0]
+    hint = f"{python} -m pip install {shlex.quote(module)}, or name an interpreter that has it: --python PATH"
+    return RefusedError(f"{engine} is not installed for {python}: {message.rpartition(_MODULE)[2]}", hint)
+
+
 def ask(engine: str, python: Path, path: Path, sequences: Sequence[Sequence[int]], timeout: float) -> Answer:
     """Let `engine`, installed for the interpreter `python`, load `path` and tell of the token after each sequence.
 
@@ -50,13 +67,19 @@ def ask(engine: str, python: Path, path: Path, sequences: Sequence[Sequence[int]
     return Answer(found["versions"], _matrix(found["log_probs"]))
 
 
-def serving(engine: str, python: Path, path: Path, port: int, timeout: float = 300) -> list[str]:
+def serving(
+    engine: str, python: Path, path: Path, port: int, options: Mapping[str, Any] | None = None, timeout: float = 300
+) -> list[str]:
     """The command line that serves `path` with `engine`, installed for `python`, on that port, as OpenAI's API does.
 
-    `timeout` is in seconds. Raises CompressError with the engine's own last words if it does not serve.
+    `options` are keywords of its script's `command`; `timeout` is in seconds. Raises RefusedError naming the options
+    that the engine lacks, CompressError with its own last words if it does not serve.
     """
-    command = _reply(engine, python, {"path": str(path.absolute()), "port": port}, timeout)["command"]
-    return [str(part) for part in command]
+    request = {"path": str(path.absolute()), "port": port, "options": dict(options or {})}
+    found = _reply(engine, python, request, timeout)
+    if lacks := found.get("lacks"):
+        raise RefusedError(f"{engine} has no {', '.join(f'--{name}' for name in lacks)}", "leave it out")
+    return [str(part) for part in found["command"]]
 
 
 def build_of(engine: str, python: Path, timeout: float = 300) -> str:

@@ -5,15 +5,18 @@ holds), so it runs where only the engine is installed. `-P` keeps this directory
 
     standard input                                              standard output
     {"path": "the artifact", "sequences": [[token ids], …]}     {"versions": {package: version}, "log_probs": [[…], …]}
-    {"path": "the artifact", "port": 8000}                      {"command": ["program", "argument", …]}
+    {"path": "the artifact", "port": 8000, "options": {…}}      {"command": ["program", "argument", …]}
+                                                                {"lacks": ["names of options that it does not have"]}
     {}                                                          {"build": "the target of facts.py that it is"}
 
-`python -P launch.py ENGINE PATH PORT` serves, for an engine whose packages have no command that does.
+`python -P launch.py ENGINE PATH PORT [OPTIONS]` serves, for an engine whose packages have no command that does;
+OPTIONS are one JSON object.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import json
 import os
 import sys
@@ -48,7 +51,10 @@ def reply(engine: ModuleType, request: Mapping[str, Any]) -> dict[str, Any]:
         return {"build": engine.build() if hasattr(engine, "build") else engine.__name__.rpartition(".")[2]}
     if not hasattr(engine, "command"):
         raise LookupError("it has no server: it only computes")
-    return {"command": engine.command(request["path"], request["port"])}
+    options = request.get("options", {})
+    if lacks := sorted(options.keys() - inspect.signature(engine.command).parameters.keys()):
+        return {"lacks": lacks}
+    return {"command": engine.command(request["path"], request["port"], **options)}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -61,8 +67,8 @@ def main() -> None:
     """One request in, one reply out; what libraries print goes to standard error."""
     engine, *serving = sys.argv[1:]
     if serving:
-        path, port = serving
-        script(engine).serve(path, int(port))
+        path, port, *options = serving
+        script(engine).serve(path, int(port), **json.loads(options[0] if options else "{}"))
         return
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compress.formats import dialects, open_checkpoint
 from compress.formats.base import Checkpoint
-from compress.formats.errors import CompressError, InputError, RefusedError, UsageError, suggest
+from compress.formats.errors import CompressError, InputError, RefusedError
 from compress.passes.artifact.compare import answers_again, rounded_answers, twice
 from compress.passes.artifact.fingerprint import Fingerprint, disagreements, largest_difference, tokens_of
 from compress.passes.artifact.inventory import Reading, check_inventory
@@ -25,7 +25,7 @@ from compress.passes.model.blank import fitted
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.recipes.artifacts import artifact_at, manifest_at, missed_gates
-from compress.recipes.engines.ask import ask, engines
+from compress.recipes.engines.ask import ask, not_installed, script_of
 from compress.recipes.engines.here import unable_here
 from compress.recipes.engines.machine import Machine
 
@@ -85,7 +85,7 @@ def verify(
     path = artifact_at(path, "compress verify")
     python = python or Path(sys.executable)
     if engine is not None:
-        engine = _script(engine)
+        engine = script_of(engine)
         if shutil.which(python) is None:
             raise RefusedError(f"{python} is not an interpreter that can be started", "give the path of a python")
     checks = _Checks(path, _read_record(path), reporter or Reporter(), asks=engine is not None)
@@ -248,7 +248,7 @@ class _Checks:
             answer = ask(engine, python, self.path, recorded.prompts, _TIMEOUT)
         except CompressError as error:
             if "ModuleNotFoundError" in str(error):
-                raise _not_installed(engine, python, str(error)) from error
+                raise not_installed(engine, python, str(error)) from error
             yield engine, str(error)
             return
         self.versions = dict(answer.versions)
@@ -273,20 +273,6 @@ def _read_record(path: Path) -> tuple[str, Record]:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{where}: {place}: {first['msg']}", "was it written by an older version?") from error
-
-
-def _script(engine: str) -> str:
-    """The name of an engine's script. Raises UsageError for an engine that there is none for."""
-    name = engine.replace(".", "_").replace("-", "_")
-    if name not in engines():
-        raise UsageError(f"there is no engine {engine!r}{suggest(name, engines())}")
-    return name
-
-
-def _not_installed(engine: str, python: Path, message: str) -> RefusedError:
-    module = message.rpartition("No module named ")[2].strip("'\"").partition(".")[0]
-    hint = f"{python} -m pip install {module}, or name an interpreter that has it: --python PATH"
-    return RefusedError(f"{engine} is not installed for {python}: {message}", hint)
 
 
 def _changed(found: Mapping[str, str], recorded: Mapping[str, str], kind: str) -> Iterator[tuple[str, str]]:

@@ -6,17 +6,19 @@ module, nothing else of ours, and holds
     PACKAGES                  the packages whose versions an answer names, by the name that they are imported by
     answer(path, sequences)   natural logarithms of the probabilities of the token after each sequence of token ids,
                               one list each, by token id, for the whole vocabulary; None where the engine keeps quiet
-    command(path, port)       optional: the command line that serves the artifact on that port of the loopback
-                              interface, as OpenAI's API does, and does not end by itself
+    command(path, port, *, …)  optional: the command line that serves the artifact on that port, as OpenAI's API does,
+                              and does not end by itself. Its keywords are the options that the server has: `host`
+                              (the loopback interface), `context` (tokens of one conversation), `cache` (type of keys
+                              and values, in the engine's word), `parallel` (conversations at once); None: its default
     build()                   optional: which target of ../facts.py this build of the engine is, where there are several
-    serve(path, port)         where `command` is launch.py's own: does that here
+    serve(path, port, *, …)    where `command` is launch.py's own: does that here
 
 What an engine cannot do it raises, in its own words. This module holds what several of them need.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,11 @@ def gguf_file(path: str) -> Path | None:
     """The GGUF file at `path` or in the directory `path`, if there is one."""
     place = Path(path)
     return place if place.suffix == ".gguf" else next(iter(sorted(place.glob("*.gguf"))), None)
+
+
+def arguments(options: Mapping[str, object]) -> list[str]:
+    """`--name value` of those that have one."""
+    return [part for name, value in options.items() if value is not None for part in (f"--{name}", str(value))]
 
 
 def stored(path: str) -> dict[str, Tensor]:

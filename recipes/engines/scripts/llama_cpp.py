@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from . import HOST, gguf_file
+from . import HOST, arguments, gguf_file
 
 PACKAGES = ("xllamacpp",)
+_CACHES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+"""llama.cpp, common/arg.cpp kv_cache_types."""
 
 
 def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
@@ -29,25 +33,75 @@ def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
     return [log_probabilities(server.listening_address, sequence) for sequence in sequences]
 
 
-def command(path: str, port: int) -> list[str]:
-    """`llama-server` where there is one, else the same server out of `xllamacpp`, which has no command of its own."""
+def command(
+    path: str,
+    port: int,
+    *,
+    host: str = HOST,
+    context: int | None = None,
+    cache: str | None = None,
+    parallel: int | None = None,
+) -> list[str]:
+    """`llama-server` where there is one, else the same server out of `xllamacpp`, which has no command of its own.
+
+    Raises ValueError for a `cache` that is no type of xllamacpp's.
+    """
     if program := shutil.which("llama-server"):
-        return [program, "-m", str(gguf_file(path) or path), "--host", HOST, "--port", str(port)]
+        options = {
+            "model": gguf_file(path) or path,
+            "host": host,
+            "port": port,
+            "ctx-size": context and context * (parallel or 1),  # its is that of all conversations together
+            "cache-type-k": cache,
+            "cache-type-v": cache,
+            "parallel": parallel,
+        }
+        return [program, *arguments(options)]
     import xllamacpp  # noqa: F401 (says now that it is not there)
 
+    if cache is not None:
+        _type(cache)
     launch = Path(__file__).parent.parent / "launch.py"
-    return [sys.executable, "-P", str(launch), "llama_cpp", path, str(port)]
+    given = {"host": host, "context": context, "cache": cache, "parallel": parallel}
+    options = {name: value for name, value in given.items() if value is not None}
+    return [sys.executable, "-P", str(launch), "llama_cpp", path, str(port), json.dumps(options)]
 
 
-def serve(path: str, port: int) -> None:
-    """The server of `xllamacpp`, until the process is ended."""
+def serve(
+    path: str,
+    port: int,
+    *,
+    host: str = HOST,
+    context: int | None = None,
+    cache: str | None = None,
+    parallel: int | None = None,
+) -> None:
+    """The server of `xllamacpp`, until SIGINT or SIGTERM; what it is answering then it answers to the end."""
     import xllamacpp
 
     params = settings(path)
-    params.port = port
-    server = xllamacpp.Server(params)
-    while server:  # it works in threads of its own
-        threading.Event().wait()
+    params.hostnames, params.port = [host], port
+    params.n_parallel = parallel or 1
+    if context is not None:
+        params.n_ctx = context * params.n_parallel
+    if cache is not None:
+        params.cache_type_k = params.cache_type_v = _type(cache)
+    server = xllamacpp.Server(params)  # it works in threads of its own
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    while any(slot["is_processing"] for slot in _get(server.listening_address, "/slots")):
+        time.sleep(0.1)
+
+
+def _type(cache: str) -> Any:
+    """ggml's type of that name. Raises ValueError for one that is not among those of caches."""
+    from xllamacpp import ggml_type
+
+    if cache not in _CACHES:
+        raise ValueError(f"a cache is in {', '.join(_CACHES)}, not in {cache!r}")
+    return ggml_type[f"GGML_TYPE_{cache.upper()}"]
 
 
 def settings(path: str) -> Any:
@@ -77,6 +131,11 @@ def log_probabilities(address: str, sequence: list[int]) -> list[float | None]:
     )
     found = {entry["id"]: entry["logprob"] for entry in done["completion_probabilities"][0]["top_logprobs"]}
     return [found.get(token) for token in range(max(found) + 1)]
+
+
+def _get(address: str, path: str) -> Any:
+    with urllib.request.urlopen(address + path) as reply:
+        return json.load(reply)
 
 
 def _post(address: str, path: str, **body: object) -> dict[str, Any]:

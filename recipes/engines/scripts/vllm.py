@@ -12,7 +12,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
-from . import HOST
+from . import HOST, arguments
 
 PACKAGES = ("vllm", "torch")
 
@@ -35,10 +35,33 @@ def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
     return [_dense(one.outputs[0].logprobs[0]) for one in done]
 
 
-def command(path: str, port: int) -> list[str]:
-    """vLLM's server by its module: `vllm serve` fails in the distribution vllm-cpu 0.32.0, which is not named vllm."""
-    serve = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    return [*serve, "--model", path, "--host", HOST, "--port", str(port)]
+def command(
+    path: str,
+    port: int,
+    *,
+    host: str = HOST,
+    context: int | None = None,
+    cache: str | None = None,
+    parallel: int | None = None,
+) -> list[str]:
+    """vLLM's server by its module: `vllm serve` fails in the distribution vllm-cpu 0.32.0, which is not named vllm.
+
+    Raises RuntimeError if it was built for devices that are not here.
+    """
+    if build() != "vllm-cpu":
+        from vllm.platforms import current_platform
+
+        if current_platform.is_unspecified():
+            raise RuntimeError("vLLM sees no device here that it was built for")
+    options = {
+        "model": path,
+        "host": host,
+        "port": port,
+        "max-model-len": context,
+        "kv-cache-dtype": cache,
+        "max-num-seqs": parallel,
+    }
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(options)]
 
 
 def build() -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from compress.cli.terminal import completion
 from compress.recipes.engines.ask import engines
+from compress.recipes.engines.choice import servers
 
 ASK = """
 import sys
@@ -37,3 +38,7 @@ def test_values_are_completed(
 
 def test_the_engines_that_answer_are_completed() -> None:
     assert [name for name, _ in completion.engines("")] == list(engines())
+
+
+def test_the_engines_that_serve_are_completed() -> None:
+    assert [name for name, _ in completion.servers("")] == list(servers())

@@ -14,7 +14,7 @@ from contextlib import suppress
 import pytest
 
 from compress.cli.app import main
-from compress.cli.terminal.signals import Interrupted, interruptible
+from compress.cli.terminal.signals import Interrupted, forwarded, interruptible
 
 WAITING = """
 import sys, time
@@ -94,3 +94,14 @@ def test_signal_handlers_are_put_back(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["--version"]) == 0
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     assert capsys.readouterr().out
+
+
+def test_forwarded_signals_interrupt_nothing() -> None:
+    received: list[int] = []
+    with interruptible():
+        before = signal.getsignal(signal.SIGTERM)
+        with forwarded(received.append):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(signal.SIGTERM) is before
+    assert received == [signal.SIGINT, signal.SIGTERM, signal.SIGTERM]

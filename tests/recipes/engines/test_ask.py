@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from compress.formats.errors import CompressError
-from compress.recipes.engines.ask import ask, engines, serving
+from compress.formats.errors import CompressError, RefusedError, UsageError
+from compress.recipes.engines.ask import ask, engines, not_installed, script_of, serving
 
 SEQUENCES = [[196, 171, 119, 86, 198], [5, 6, 7, 8, 9, 10, 11]]
 
@@ -60,16 +60,23 @@ def test_every_engine_has_a_script() -> None:
     assert engines() == wanted
 
 
-def test_vllm_is_served_by_its_own_module(tmp_path: Path) -> None:
-    command = serving("vllm", Path(sys.executable), tmp_path, 8123)
-    assert command[:2] == [sys.executable, "-m"]
-    assert command[command.index("--model") + 1] == str(tmp_path)
-    assert command[-4:] == ["--host", "127.0.0.1", "--port", "8123"]
+def test_scripts_go_by_the_engine_s_name() -> None:
+    assert script_of("llama.cpp") == "llama_cpp"
+    with pytest.raises(UsageError, match="did you mean 'transformers'"):
+        script_of("transformer")
+
+
+def test_what_is_missing_is_named_with_how_to_install_it() -> None:
+    error = not_installed("x", Path("/bin/python"), "x: ModuleNotFoundError: No module named 'pack[extra]'")
+    assert str(error) == "x is not installed for /bin/python: No module named 'pack[extra]'"
+    assert error.hint.startswith("/bin/python -m pip install 'pack[extra]',")
 
 
 def test_transformers_is_served_by_its_own_command(tmp_path: Path) -> None:
+    pytest.importorskip("fastapi")  # of transformers[serving]
     artifact = tmp_path / "artifact"
     artifact.mkdir()
+    (artifact / "config.json").write_text("{}")
     command = serving("transformers", Path(sys.executable), artifact, 8123)
     assert command[command.index("serve") + 1] == str(artifact)
     (artifact / "tiny-Q8_0.gguf").touch()
@@ -86,7 +93,12 @@ def test_llama_server_is_used_where_there_is_one(tmp_path: Path, monkeypatch: py
     (tmp_path / "tiny.gguf").touch()
     command = serving("llama_cpp", Path(sys.executable), tmp_path, 8123)
     model = str(tmp_path / "tiny.gguf")
-    assert command == [str(program), "-m", model, "--host", "127.0.0.1", "--port", "8123"]
+    assert command == [str(program), "--model", model, "--host", "127.0.0.1", "--port", "8123"]
+
+
+def test_options_that_an_engine_lacks_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="transformers has no --cache, --context"):
+        serving("transformers", Path(sys.executable), tmp_path, 8123, {"host": "::1", "context": 9, "cache": "q8_0"})
 
 
 def test_an_engine_without_a_server_says_so(tmp_path: Path) -> None:

@@ -56,6 +56,15 @@ def test_a_port_asks_for_the_command_that_serves(alone: Path) -> None:
     assert json.loads(done.stdout) == {"command": ["127.0.0.1", "x", "8123"]}
 
 
+def test_options_that_its_command_has_reach_it_and_others_are_named(alone: Path) -> None:
+    more = "def command(path, port, *, host, cache=None): return [path, str(port), host, cache]\n"
+    (alone.parent / "scripts" / "other.py").write_text(f"PACKAGES = ()\n{more}")
+    done = run(alone, "other", path="x", port=8123, options={"host": "::1", "cache": "q8_0"})
+    assert json.loads(done.stdout) == {"command": ["x", "8123", "::1", "q8_0"]}
+    done = run(alone, "other", path="x", port=8123, options={"host": "::1", "parallel": 2, "context": 9})
+    assert json.loads(done.stdout) == {"lacks": ["context", "parallel"]}
+
+
 def test_an_engine_without_a_command_has_no_server(alone: Path) -> None:
     (alone.parent / "scripts" / "other.py").write_text("PACKAGES = ()\n")
     done = run(alone, "other", path="x", port=8123)
@@ -63,8 +72,11 @@ def test_an_engine_without_a_command_has_no_server(alone: Path) -> None:
 
 
 def test_a_script_serves_where_no_package_does(alone: Path) -> None:
-    (alone.parent / "scripts" / "other.py").write_text("def serve(path, port): print(path, port + 1)\n")
-    assert run(alone, "other", "x", "8123").stdout == "x 8124\n"
+    (alone.parent / "scripts" / "other.py").write_text(
+        "def serve(path, port, *, host=0): print(path, port + 1, host)\n"
+    )
+    assert run(alone, "other", "x", "8123").stdout == "x 8124 0\n"
+    assert run(alone, "other", "x", "8123", '{"host": "::1"}').stdout == "x 8124 ::1\n"
 
 
 @pytest.mark.parametrize("file", sorted(SCRIPTS.glob("[a-z]*.py")), ids=lambda file: file.stem)

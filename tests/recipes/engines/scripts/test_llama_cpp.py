@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,7 +92,7 @@ def test_llama_server_serves_where_there_is_one(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
     file = str(tmp_path / "tiny.gguf")
     assert llama_cpp.command(str(tmp_path), 8123) == [
-        "/bin/llama-server", "-m", file, "--host", "127.0.0.1", "--port", "8123",
+        "/bin/llama-server", "--model", file, "--host", "127.0.0.1", "--port", "8123",
     ]  # fmt: skip
 
 
@@ -99,7 +100,46 @@ def test_else_the_library_does_in_a_process_of_ours(library: list[Any], monkeypa
     monkeypatch.setattr(shutil, "which", lambda name: None)
     python, _, launch, *arguments = llama_cpp.command("here", 8123)
     assert python == sys.executable and Path(launch).is_file()
-    assert arguments == ["llama_cpp", "here", "8123"]
+    assert arguments == ["llama_cpp", "here", "8123", '{"host": "127.0.0.1"}']
+    *_, options = llama_cpp.command("here", 8123, host="::1", context=512, parallel=2)
+    assert json.loads(options) == {"host": "::1", "context": 512, "parallel": 2}
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(ModuleNotFoundError):
         llama_cpp.command("here", 8123)
+
+
+def test_a_cache_is_of_a_type_that_llama_cpp_keeps_one_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    xllamacpp = pytest.importorskip("xllamacpp")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert llama_cpp.command("here", 8123, cache="q8_0")
+    with pytest.raises(ValueError, match=r"q8_0, .*, not in 'fp8'"):
+        llama_cpp.command("here", 8123, cache="fp8")
+    assert all(hasattr(xllamacpp.ggml_type, f"GGML_TYPE_{name.upper()}") for name in llama_cpp._CACHES)
+
+
+SERVING = """
+import sys, threading
+from types import SimpleNamespace
+from compress.recipes.engines.scripts import llama_cpp
+
+slots = [[{"is_processing": True}], [{"is_processing": True}], [{"is_processing": False}]]
+llama_cpp._get = lambda address, path: (print("asked", address, path), slots.pop(0))[1]
+made = SimpleNamespace(model=SimpleNamespace())
+ready = lambda params: (threading.Timer(0.5, print, ["ready"], {"flush": True}).start(), made)[1]
+made.listening_address = "there"
+types = {"GGML_TYPE_Q8_0": 8}
+sys.modules["xllamacpp"] = SimpleNamespace(CommonParams=lambda: made, Server=ready, ggml_type=types)
+llama_cpp.serve("here", 8123, host="::1", context=512, cache="q8_0", parallel=2)
+print(made.hostnames, made.port, made.n_ctx, made.n_parallel, made.cache_type_k, made.cache_type_v)
+"""
+
+
+def test_it_serves_until_it_is_told_and_has_answered(environment: Mapping[str, str]) -> None:
+    command = [sys.executable, "-c", SERVING]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        process.terminate()
+        *asked, told = process.stdout.read().splitlines()
+    assert process.returncode == 0
+    assert asked == ["asked there /slots"] * 3
+    assert told == "['::1'] 8123 1024 2 8 8"

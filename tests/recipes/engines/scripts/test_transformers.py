@@ -38,7 +38,15 @@ def test_other_containers_need_no_word(config: dict[str, Any], tmp_path: Path) -
     assert transformers.options(str(tmp_path)) == {}
 
 
-def test_a_gguf_file_is_named_behind_its_directory(tmp_path: Path) -> None:
+@pytest.fixture
+def present(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The packages that are there, as far as the script sees; empty it, and none is."""
+    names = {"fastapi", "uvicorn", "openai", "gptqmodel"}
+    monkeypatch.setattr(transformers, "find_spec", lambda name: name in names)
+    return names
+
+
+def test_a_gguf_file_is_named_behind_its_directory(tmp_path: Path, present: set[str]) -> None:
     file = tmp_path / "tiny.gguf"
     file.touch()
     assert transformers.options(str(tmp_path)) == {"gguf_file": "tiny.gguf"}
@@ -46,7 +54,23 @@ def test_a_gguf_file_is_named_behind_its_directory(tmp_path: Path) -> None:
         assert f"{tmp_path}:tiny.gguf" in transformers.command(str(path), 8123)
 
 
-def test_its_server_listens_on_the_loopback_interface_only() -> None:
-    command = transformers.command("here", 8123)
+def test_its_server_listens_on_the_loopback_interface_unless_told(tmp_path: Path, present: set[str]) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    command = transformers.command(str(tmp_path), 8123)
     assert command[0] == sys.executable
-    assert command[4:] == ["here", "--host", "127.0.0.1", "--port", "8123"]
+    assert command[4:] == [str(tmp_path), "--host", "127.0.0.1", "--port", "8123"]
+    assert transformers.command(str(tmp_path), 8123, host="::1")[-4:] == ["--host", "::1", "--port", "8123"]
+
+
+@pytest.mark.parametrize(
+    ("method", "gone", "missing"),
+    [("gptq", "openai", r"'transformers\[serving\]'"), ("awq", "gptqmodel", "'gptqmodel'")],
+)
+def test_what_its_server_needs_is_looked_for(
+    method: str, gone: str, missing: str, present: set[str], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": method}}))
+    assert transformers.command(str(tmp_path), 8123)
+    present.remove(gone)
+    with pytest.raises(ModuleNotFoundError, match=f"No module named {missing}"):
+        transformers.command(str(tmp_path), 8123)

