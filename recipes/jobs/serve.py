@@ -80,13 +80,13 @@ class Server:
 
         `timeout` is in seconds. Raises CompressError with its last lines if it ends, or takes longer: it is killed.
         """
-        if self._asked:
+        if self._told():
             return False
         began = said = time.monotonic()
         process = self._process = self._started()
-        if self._asked:  # while it was being started
+        if self._told():  # while it was being started
             process.send_signal(self._asked)
-        while not self._asked and process.poll() is None:
+        while not self._told() and process.poll() is None:
             if _answers(address):
                 self._answers = True
                 return True
@@ -99,7 +99,7 @@ class Server:
                 last = f": {self._lines[-1]}" if self._lines else ""
                 self._tell(f"waiting for {self.engine}, {now - began:.0f} s{last}")
             time.sleep(_POLL_SECONDS)
-        if self._asked:
+        if self._told():
             return False
         self._end()
         raise self._error(f"{self.engine} {_how(process.returncode)} before it answered")
@@ -113,12 +113,12 @@ class Server:
         if process is None:
             return 128 + self._asked
         while process.poll() is None:
-            if self._asked and time.monotonic() - said >= _SAY_SECONDS:
+            if self._told() and time.monotonic() - said >= _SAY_SECONDS:
                 said = time.monotonic()
                 self._tell(f"waiting for {self.engine} to finish what it answers; the second signal kills it")
             time.sleep(_POLL_SECONDS)
         self._end()
-        if not self._asked:
+        if not self._told():
             raise self._error(f"{self.engine} {_how(process.returncode)}; it is not started again")
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
@@ -126,6 +126,10 @@ class Server:
         """Nothing of it runs when this returns."""
         if self._process is not None:
             self._end()
+
+    def _told(self) -> bool:
+        """Whether a signal has come; a call, for it comes at any time."""
+        return bool(self._asked)
 
     def _started(self) -> subprocess.Popen[str]:
         try:
