@@ -43,6 +43,7 @@ class Metrics(BaseModel):
     reference_perplexity: float | None = None
     kl_divergence: float | None = None
     top1_agreement: float | None = None
+    acceptance: float | None = None
 
 
 class PassReport(BaseModel):

@@ -43,12 +43,18 @@ def inspection(found: Inspection) -> list[RenderableType]:
 
 def results(rows: Sequence[EvalResult]) -> list[RenderableType]:
     """Evaluations side by side."""
-    table = new_table("model", "size", "perplexity", "KL (nats)", "top-1", "tokens", right=(1, 2, 3, 4, 5))
+    table = new_table(
+        "model", "size", "perplexity", "KL (nats)", "top-1", "accepted", "tokens", right=(1, 2, 3, 4, 5, 6)
+    )
     for row in rows:
         kl = "–" if row.kl_divergence is None else f"{row.kl_divergence:.4f}"
-        top1 = "–" if row.top1_agreement is None else f"{100 * row.top1_agreement:.1f} %"
-        table.add_row(row.path, file_size(row.bytes), f"{row.perplexity:.3f}", kl, top1, f"{row.tokens:,}")
+        top1, accepted = (_part(part) for part in (row.top1_agreement, row.acceptance))
+        table.add_row(row.path, file_size(row.bytes), f"{row.perplexity:.3f}", kl, top1, accepted, f"{row.tokens:,}")
     return [table]
+
+
+def _part(part: float | None) -> str:
+    return "–" if part is None else f"{100 * part:.1f} %"
 
 
 def verification(found: Verification) -> list[RenderableType]:

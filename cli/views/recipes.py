@@ -118,6 +118,8 @@ def _quality(metrics: Metrics) -> list[RenderableType]:
         text += f" · KL divergence {metrics.kl_divergence:.4f} nats per token"
     if metrics.top1_agreement is not None:
         text += f" · top-1 agreement {100 * metrics.top1_agreement:.1f} %"
+    if metrics.acceptance is not None:
+        text += f" · as a draft {100 * metrics.acceptance:.1f} % accepted"
     return [text]
 
 

@@ -69,3 +69,4 @@ def _scores(scores: Mapping[str, float] | None) -> Iterator[str]:
         yield f"| perplexity | {scores['reference_perplexity']:.2f} | {scores['perplexity']:.2f} |"
         yield f"| KL divergence (nats per token) | 0 | {scores['kl_divergence']:.4f} |"
         yield f"| top-1 agreement | 100 % | {100 * scores['top1_agreement']:.1f} % |"
+        yield f"| accepted, if it drafts for the original | 100 % | {100 * scores['acceptance']:.1f} % |"

@@ -1,4 +1,4 @@
-"""Perplexity, KL divergence and top-1 agreement, from hidden states that stand before the final norm.
+"""Perplexity, KL divergence, top-1 agreement and acceptance, from hidden states that stand before the final norm.
 
 Logits exist for a few hundred tokens at a time: nothing of the vocabulary's size is kept for the whole data.
 """
@@ -20,9 +20,11 @@ _CHUNK = 256
 
 @dataclass(frozen=True)
 class Scores:
-    """KL divergence in nats per token, reference ‖ candidate; top-1 agreement as a part of 1.
+    """KL divergence in nats per token, reference ‖ candidate; top-1 agreement and acceptance as parts of 1.
 
-    The first token of every sequence is not scored. Without a reference the last three are None.
+    `acceptance` is how many of the tokens that the candidate samples the reference takes, if one drafts for the other
+    (Leviathan et al. 2023, arXiv 2211.17192, definition 3.1: Σ min(p, q)); greedy decoding takes `top1_agreement`.
+    The first token of every sequence is not scored. Without a reference the last four are None.
     """
 
     tokens: int
@@ -30,6 +32,7 @@ class Scores:
     reference_perplexity: float | None = None
     kl_divergence: float | None = None
     top1_agreement: float | None = None
+    acceptance: float | None = None
 
 
 @dataclass
@@ -39,6 +42,7 @@ class _Sums:
     reference_loss: float = 0.0
     divergence: float = 0.0
     agreements: int = 0
+    acceptance: float = 0.0
 
     def add(self, logits: Tensor, reference: Tensor | None, targets: Tensor) -> None:
         """logits, reference: [tokens, vocabulary]; targets: [tokens], the tokens that really followed."""
@@ -48,9 +52,15 @@ class _Sums:
         if reference is not None:
             log_q = reference.float().log_softmax(-1)
             self.reference_loss -= float(log_q.gather(1, targets[:, None]).sum(dtype=torch.float64))
+            self.acceptance += float(accepted(log_q, log_p).sum(dtype=torch.float64))
             divergence, agreement = divergences(log_q, log_p)
             self.divergence += float(divergence.sum(dtype=torch.float64))
             self.agreements += int(agreement.sum())
+
+
+def accepted(log_q: Tensor, log_p: Tensor) -> Tensor:
+    """Token by token: how likely q takes what p samples (`Scores.acceptance`), [tokens]; arguments as `divergences`."""
+    return torch.minimum(log_q, log_p).exp_().sum(-1)
 
 
 def divergences(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,6 +93,7 @@ def score(candidate: Walk, reference: Walk | None, advance: Callable[[], None] =
         reference_perplexity=math.exp(sums.reference_loss / sums.tokens),
         kl_divergence=sums.divergence / sums.tokens,
         top1_agreement=sums.agreements / sums.tokens,
+        acceptance=sums.acceptance / sums.tokens,
     )
 
 

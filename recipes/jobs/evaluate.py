@@ -28,12 +28,13 @@ from compress.recipes.artifacts import artifact_at
 
 
 class EvalResult(BaseModel):
-    """One checkpoint's scores; KL divergence and agreement are None without a reference."""
+    """One checkpoint's scores; KL divergence, agreement and acceptance are None without a reference."""
 
     path: str
     perplexity: float
     kl_divergence: float | None
     top1_agreement: float | None
+    acceptance: float | None = None
     bytes: int
     tokens: int
 
@@ -105,6 +106,7 @@ def _result(name: str, checkpoint: Checkpoint, scores: Scores) -> EvalResult:
         perplexity=scores.perplexity,
         kl_divergence=scores.kl_divergence,
         top1_agreement=scores.top1_agreement,
+        acceptance=scores.acceptance,
         bytes=checkpoint.nbytes(),
         tokens=scores.tokens,
     )

@@ -38,6 +38,7 @@ def test_the_untouched_model_is_its_own_equal(evaluated: Evaluated) -> None:
     scores = run.left.scores
     assert scores is not None and scores.tokens == 3 * 15
     assert scores.kl_divergence == 0 and scores.top1_agreement == 1
+    assert scores.acceptance == pytest.approx(1, abs=1e-5)
     assert scores.perplexity == scores.reference_perplexity > 1
     assert run.left.manifest["evaluation"]["tokens"] == 3 * 16
 

@@ -38,7 +38,13 @@ def test_a_run_from_beginning_to_end(
     (artifact,) = report["artifacts"]
     assert {"dialect", "path", "bytes", "bits_per_weight"} <= set(artifact)
     assert 0 < artifact["ends"]["bytes"] < artifact["bytes"]
-    assert set(report["metrics"]) == {"perplexity", "reference_perplexity", "kl_divergence", "top1_agreement"}
+    assert set(report["metrics"]) == {
+        "perplexity",
+        "reference_perplexity",
+        "kl_divergence",
+        "acceptance",
+        "top1_agreement",
+    }
     assert {"passes", "seconds", "peak_ram_bytes", "peak_vram_bytes"} <= set(report)
     (file,) = Path(artifact["path"]).glob("*.gguf")
     assert file.stat().st_size == artifact["bytes"]
@@ -55,7 +61,7 @@ def test_a_run_from_beginning_to_end(
     assert main(["eval", artifact["path"], *measure, "--json"]) == 0
     reference, row = json.loads(capfd.readouterr().out)["results"]
     assert reference["path"] == str(tiny_llama)
-    assert set(row) == {"path", "perplexity", "kl_divergence", "top1_agreement", "bytes", "tokens"}
+    assert set(row) == {"path", "perplexity", "kl_divergence", "top1_agreement", "acceptance", "bytes", "tokens"}
     assert 0 <= row["kl_divergence"] < 1
 
 

@@ -1,4 +1,4 @@
-"""KL divergence and agreement, against numbers that were worked out by hand."""
+"""KL divergence, agreement and acceptance, against numbers that were worked out by hand."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from compress.passes.forward.scores import divergences
+from compress.passes.forward.scores import accepted, divergences
 
 
 def test_two_distributions_by_hand() -> None:
@@ -16,6 +16,15 @@ def test_two_distributions_by_hand() -> None:
     assert float(divergence[0]) == pytest.approx(0.5 * math.log(2) - 0.25 * math.log(2), rel=1e-6)
     assert float(divergence[1]) == 0
     assert agreement.tolist() == [False, True]
+
+
+def test_what_is_accepted_by_hand_and_by_speculative_sampling() -> None:
+    q, p = torch.tensor([[0.5, 0.25, 0.25], [0.8, 0.1, 0.1]]), torch.tensor([[0.25, 0.5, 0.25], [0.8, 0.1, 0.1]])
+    torch.testing.assert_close(accepted(q.log(), p.log()), torch.tensor([0.75, 1.0]))
+    generator = torch.Generator().manual_seed(0)
+    drafted = torch.multinomial(p[0], 20_000, replacement=True, generator=generator)
+    taken = torch.rand(20_000, generator=generator) < (q[0] / p[0])[drafted]
+    assert float(taken.float().mean()) == pytest.approx(0.75, abs=0.02)
 
 
 def test_the_reference_comes_first() -> None:
