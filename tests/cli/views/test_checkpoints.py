@@ -53,10 +53,10 @@ def test_who_loads_it_and_which_gates_it_missed(shown: Shown) -> None:
 
 def test_what_has_no_reference_has_a_dash(shown: Shown) -> None:
     row = EvalResult(path="here", perplexity=12.3456, kl_divergence=None, top1_agreement=None, bytes=1000, tokens=2046)
-    compared = row.model_copy(update={"kl_divergence": 0.01234, "top1_agreement": 0.8125})
+    compared = row.model_copy(update={"kl_divergence": 0.01234, "top1_agreement": 0.8125, "acceptance": 0.875})
     assert shown(results([row, compared]))[-3:-1] == [
-        "here 1.00 kB 12.346 – – 2,046",
-        "here 1.00 kB 12.346 0.0123 81.2 % 2,046",
+        "here 1.00 kB 12.346 – – – 2,046",
+        "here 1.00 kB 12.346 0.0123 81.2 % 87.5 % 2,046",
     ]
 
 
