@@ -29,7 +29,7 @@ from compress.passes.narrow.heads import find_groups, with_groups
 from compress.passes.narrow.inner import Inner
 from compress.passes.narrow.layers import fewer, influences, renumbered, strongest
 from compress.passes.narrow.stream import ResidualStream, find_stream, stream_width_for, thinner
-from compress.passes.narrow.thin import Thinning, thin_effort
+from compress.passes.narrow.thin import Thinning, thin_disk, thin_effort
 from compress.passes.narrow.walk import narrow
 
 Axis = Literal["ffn", "kv_heads", "layers", "hidden"]
@@ -211,7 +211,8 @@ class Shrink(ModelPass):
         if self._by_stream:
             stream = find_stream(model, anatomy)
             width, tokens = self._stream_width(model, anatomy, stream), sequences[0] * sequences[1]
-            return replace(walk, effort=walk.effort + thin_effort(model, stream, self._choice(), width, tokens))
+            effort = walk.effort + thin_effort(model, stream, self._choice(), width, tokens)
+            return replace(walk, effort=effort, disk=walk.disk + thin_disk(stream))
         choice, effort, solving = self._choice(), walk.effort, 0
         for inners, units in self._sizes(model, anatomy).values():
             shape = model.tensors[f"{inners[0].reader}.weight"].shape

@@ -31,7 +31,7 @@ from compress.passes.narrow.inner import ascending
 from compress.passes.narrow.stream import ResidualStream, StreamLayer
 from compress.passes.sweep.sweep import calibration_walk, holds
 
-_SCORES, _ERROR = "scores", 1e-3
+_SCORES, _GATHERED, _ERROR = "scores", "gathered", 1e-3
 
 
 class Gathered(Committed):
@@ -146,7 +146,7 @@ class Thinning:
         return found
 
     def _commit(self, boundary: int, found: Mapping[str, Tensor]) -> None:
-        path = self.stage.file(f"gathered-{boundary:04d}.safetensors")
+        path = self.stage.file(f"{_GATHERED}-{boundary:04d}.safetensors")
         save_tensors(path, found)
         self.run.journal.append(
             Gathered(stage=self.stage.key, boundary=boundary, file=path.name, sha256=sha256_file(path))
@@ -154,20 +154,25 @@ class Thinning:
         self.run.reporter.advance(path.stem)
 
     def thin(self, width: int) -> list[Thinned]:
-        """Cut every tensor, layer by layer; `run.model` has them then, and its configuration is the caller's."""
-        gathered = [
-            NativeFile(self.stage.file(record.file)) for record in self.run.journal.of(Gathered, self.stage.key)
-        ]
-        scores = torch.stack([_read(file, _SCORES) for file in gathered]).sum(0)
-        kept = ascending(scores.sort(stable=True).indices[: self.stream.width - width], self.stream.width)
+        """Cut every tensor, layer by layer; `run.model` has them then, and its configuration is the caller's.
+
+        What was gathered is dropped when all is cut.
+        """
         done = len(self.run.journal.of(Thinned, self.stage.key))
-        with torch.no_grad():
-            for number, file in enumerate(gathered[done:], start=done):
-                self._thin(number, file, kept)
-        records = self.run.journal.of(Thinned, self.stage.key)
-        for record in records:
+        if done <= len(self.stream.layers):
+            records = self.run.journal.of(Gathered, self.stage.key)
+            gathered = [NativeFile(self.stage.file(record.file)) for record in records]
+            scores = torch.stack([_read(file, _SCORES) for file in gathered]).sum(0)
+            kept = ascending(scores.sort(stable=True).indices[: self.stream.width - width], self.stream.width)
+            with torch.no_grad():
+                for number, file in enumerate(gathered[done:], start=done):
+                    self._thin(number, file, kept)
+        for path in self.stage.folder.glob(f"{_GATHERED}-*"):
+            path.unlink()
+        thinned = self.run.journal.of(Thinned, self.stage.key)
+        for record in thinned:
             self.run.model.overlay(self.stage.file(record.file))
-        return records
+        return thinned
 
     def _thin(self, number: int, file: NativeFile, kept: Tensor) -> None:
         """The layer of that number, or after the last one both ends."""
@@ -232,6 +237,11 @@ def thin_effort(model: ModelSpec, stream: ResidualStream, choice: Choice, width:
         shapes = (model.tensors[f"{name}.weight"].shape for name in names)
         effort = sum((repair_effort(shape, width) for shape in shapes if choice.repair), effort)
     return effort
+
+
+def thin_disk(stream: ResidualStream) -> int:
+    """Bytes that the statistics of all layers take on disk meanwhile."""
+    return sum(len(layer.readers) for layer in stream.layers) * 4 * stream.width**2
 
 
 def _read(file: NativeFile, name: str) -> Tensor:

@@ -17,7 +17,7 @@ from compress.passes.core.stage import Stage
 from compress.passes.model.sequences import Sequences
 from compress.passes.narrow.choice import Choice
 from compress.passes.narrow.stream import find_stream
-from compress.passes.narrow.thin import Gathered, Thinned, Thinning, _refuse_offset, thin_effort
+from compress.passes.narrow.thin import Gathered, Thinned, Thinning, _refuse_offset, thin_disk, thin_effort
 from compress.passes.rtn import RTN
 
 CHOICE = Choice("activation", True, 0.5, False)
@@ -56,6 +56,8 @@ def test_norms_and_repair_are_those_of_the_equations(
     work = thinning(model)
     run = work.run
     work.gather()
+    lying = sum(path.stat().st_size for path in work.stage.folder.glob("gathered-*"))
+    assert thin_disk(work.stream) == pytest.approx(lying, rel=0.5) and thin_disk(work.stream) < lying
     work.thin(48)
     whole, cut = run.source.read("model.embed_tokens.weight"), read(run, "model.embed_tokens.weight")
     assert isinstance(whole, Tensor)
@@ -97,6 +99,7 @@ def test_a_kill_costs_the_layer_at_hand(
         again = thinning(tiny_llama, f"killed-{at}")
         again.gather()
         assert [record.sha256 for record in again.thin(48)] == expected
+        assert not list(again.stage.folder.glob("gathered-*"))
 
 
 def test_a_norm_that_does_more_is_refused(tiny_llama: Path) -> None:
