@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from compress.formats.base import Checkpoint, ModelSpec
-from compress.passes.core.base import LayerPass, ModelPass
+from compress.formats.base import Checkpoint
+from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.outcome import Outcome
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.sample import completed, sample_cost
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent
+from compress.passes.forward.cost import Cost
 from compress.passes.forward.text import TextOptions, sequences_of
-from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
 
@@ -32,16 +30,9 @@ class Calibrate(TextOptions, ModelPass):
         assert sequences is not None  # `read` gave them
         return {"tokens": sequences.sha256()}
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
-        nothing = super().cost(model, anatomy, sequences, budget, following, crew)
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy = setting.model, setting.anatomy
+        nothing = super().cost(setting)
         return nothing.after(sample_cost(model, anatomy, self.own, self.seq_len))
 
     def model(self, run: Run, stage: Stage) -> Outcome:

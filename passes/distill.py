@@ -6,19 +6,17 @@ and scales that learn, or with both.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from compress.formats.base import ModelSpec
-from compress.passes.core.base import LayerPass
+from compress.passes.core.base import Setting
 from compress.passes.core.outcome import Outcome
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_cost
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent
+from compress.passes.forward.cost import Cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.teach.layer_cost import layerwise_cost
 from compress.passes.teach.lesson import LessonOptions
@@ -54,19 +52,12 @@ class Distill(Taught):
         learning(model, sorted(model.tensors), self, anatomy)
         return model
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         if self.scope == "layer":
             cost = layerwise_cost(self, model, anatomy, sequences, budget)
             return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))
-        return super().cost(model, anatomy, sequences, budget, following, crew)
+        return super().cost(setting)
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         if self.scope == "layer":

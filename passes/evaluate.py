@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,19 +10,17 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 
-from compress.formats.base import Checkpoint, ModelSpec
+from compress.formats.base import Checkpoint
 from compress.kernels.numbers.activations import Grid
-from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.carry import carry
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
+from compress.passes.forward.cost import Cost, score_effort, walk_cost
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.text import TextOptions, sequences_of
-from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.weights import cached_as, dense
@@ -54,15 +52,8 @@ class Evaluate(TextOptions, ModelPass):
         assert sequences is not None  # `read` gave them
         return {"tokens": sequences.sha256(), "kv_cache": self.kv_cache}
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         once = walk_cost(model, anatomy, sequences, budget)
         effort = once.effort * 2 + score_effort(model, anatomy, sequences, 2)
         return replace(once, effort=effort, disk=3 * once.disk // 2)  # the first model's last boundary stays

@@ -16,14 +16,12 @@ from compress.formats.views.matrices import restored_spec
 from compress.kernels.effort import Effort
 from compress.passes.artifact.fingerprint import TOKENS
 from compress.passes.artifact.write import FOLDER, Written, refuse_foreign, write_artifact, written_at
-from compress.passes.core.base import LayerPass, ModelPass, Product
+from compress.passes.core.base import ModelPass, Product, Setting
 from compress.passes.core.outcome import Outcome
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import HEAP, RUNTIME, Cost, Extent, score_effort, walk_cost
-from compress.passes.model.anatomy import Anatomy
+from compress.passes.forward.cost import HEAP, RUNTIME, Cost, score_effort, walk_cost
 
 _VERIFIED = 0.022
 """Calls for each weight: packed, written, hashed, compared as two readers read it, on one thread. Measured."""
@@ -83,15 +81,8 @@ class Export(ModelPass):
             more = f" (so does {', '.join(able[1:])})" if able[1:] else ""
             raise RefusedError(str(error), f"{able[0]} holds it exactly{more}; {error.hint}") from error
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy, budget = setting.model, setting.anatomy, setting.budget
         few = walk_cost(model, anatomy, (1, TOKENS), budget)
         answers = few.effort + score_effort(model, anatomy, (1, TOKENS), 1)
         largest = max(spec.size for spec in model.tensors.values()) * 4

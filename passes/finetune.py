@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import Field
 
 from compress.formats.base import Checkpoint, ModelSpec
-from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.outcome import Outcome
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_cost
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, Extent
+from compress.passes.forward.cost import Cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.train.cost import training_cost
@@ -41,16 +40,9 @@ class Finetune(TrainText, ModelPass):
         learning(model, sorted(model.tensors), self, anatomy)
         return model
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
-        cost = training_cost(model, anatomy, sequences, self, budget, teacher=False, asked=False, crew=crew)
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
+        cost = training_cost(model, anatomy, sequences, self, budget, teacher=False, asked=False, crew=setting.crew)
         return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))
 
     def model(self, run: Run, stage: Stage) -> Outcome:

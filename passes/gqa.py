@@ -17,12 +17,11 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
 from compress.kernels.solve.align import How, merge_effort
 from compress.kernels.solve.correct import correct_effort, corrected_target
-from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.outcome import Outcome
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import HEAP, Cost, Extent, walk_cost
+from compress.passes.forward.cost import HEAP, Cost, walk_cost
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats
 from compress.passes.model.anatomy import Anatomy, Heads, LayerAnatomy
 from compress.passes.model.sequences import Sequences
@@ -82,15 +81,8 @@ class GQA(ModelPass):
         if model.kv_cache:
             raise RefusedError("gqa: the cache was calibrated for the heads that there are", "put gqa before kv_cache")
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         sharing = find_sharing(model, anatomy)
         heads, tokens = sharing[0], sequences[0] * sequences[1]
         several = 2 if self.repair else 1

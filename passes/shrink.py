@@ -15,12 +15,11 @@ from pydantic import Field, model_validator
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
-from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.outcome import Outcome
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import HEAP, Cost, Extent, walk_cost
+from compress.passes.forward.cost import HEAP, Cost, walk_cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.narrow.choice import Choice, Score
@@ -196,15 +195,8 @@ class Shrink(ModelPass):
     def _choice(self) -> Choice:
         return Choice(self.score, self.repair, self.shrinkage, self.correct)
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         if self._by_layers:
             return walk_cost(model, anatomy, sequences, budget)
         walk = walk_cost(model, anatomy, sequences, budget, streams=2 if self.correct else 1, statistics=True)

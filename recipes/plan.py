@@ -12,7 +12,7 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.artifact.zeros import zeros_told
 from compress.passes.choice.chooser import Chooser
-from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
+from compress.passes.core.base import LayerPass, ModelPass, Pass, Product, Setting
 from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.report import Reporter
 from compress.passes.forward.cost import Cost, Extent
@@ -215,7 +215,7 @@ class _Way:
         anatomy, first = self.known.anatomy, steps[0]
         if isinstance(first, ModelPass):
             extent = self._calibration([first.name]) if first.calibrated else text
-            return first.cost(model, anatomy, extent or (0, 0), self.budget, layerwise(after), self._crew)
+            return first.cost(Setting(model, anatomy, extent or (0, 0), self.budget, layerwise(after), self._crew))
         passes = layerwise(steps)
         needy = [step.name for step in passes if step.needs()]
         return sweep_cost(passes, model, anatomy, self._calibration(needy) if needy else (0, 0), self.budget)

@@ -16,13 +16,11 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.passes.choice.bit_budget import Unit
 from compress.passes.choice.chooser import Chooser
-from compress.passes.core.base import LayerPass
-from compress.passes.core.processes import ALONE, Crew
-from compress.passes.forward.cost import Cost, Extent, score_effort, walk_cost
+from compress.passes.core.base import LayerPass, Setting
+from compress.passes.forward.cost import Cost, score_effort, walk_cost
 from compress.passes.model.anatomy import Anatomy, kind_of
 from compress.passes.sweep.cost import gather_effort, rewrite_effort
 
@@ -46,20 +44,13 @@ class Allocation(Chooser):
         """How often KL is measured, at most."""
         return PROBES + 2
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         judged = (min(self.samples, sequences[0]), sequences[1])
         walk = walk_cost(model, anatomy, sequences, budget, statistics=True)
         check = walk_cost(model, anatomy, judged, budget).effort + score_effort(model, anatomy, judged, 2)
         trials = Effort()
-        attempts = self.attempts(following, anatomy)
+        attempts = self.attempts(setting.following, anatomy)
         for step in attempts:
             trials += rewrite_effort([step], model, anatomy)
         gathered = gather_effort(attempts[:1], model, anatomy, sequences)

@@ -99,6 +99,22 @@ class Pass(BaseModel, ABC):
         return self.model_dump(mode="json")
 
 
+@dataclass(frozen=True)
+class Setting:
+    """Where a step is to work: a model's headers, the text that goes through it, and what else decides about its cost.
+
+    `sequences` are those for calibration, or those that the step has read. `budget` in bytes. `following` are the
+    layer-wise passes of the next stage; `crew` are the processes that train, if it does.
+    """
+
+    model: ModelSpec
+    anatomy: Anatomy
+    sequences: Extent
+    budget: int
+    following: Sequence[LayerPass] = ()
+    crew: Crew = ALONE
+
+
 class ModelPass(Pass):
     """A step on the whole model at once: it is a stage of its own."""
 
@@ -149,20 +165,10 @@ class ModelPass(Pass):
     def prepare(self, run: Run, stage: Stage) -> None:
         """What can fail for want of a place is done here, before any stage computes anything."""
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
-        """What it takes; `sequences` are those for calibration, or those that it has read. `budget` in bytes.
-
-        `following` are the layer-wise passes of the next stage; `crew` are the processes that train, if it does.
-        """
-        return walk_cost(model, anatomy, sequences if self.calibrated else (0, 0), budget)
+    def cost(self, setting: Setting) -> Cost:
+        """What it takes."""
+        sequences = setting.sequences if self.calibrated else (0, 0)
+        return walk_cost(setting.model, setting.anatomy, sequences, setting.budget)
 
     @abstractmethod
     def model(self, run: Run, stage: Stage) -> Outcome:

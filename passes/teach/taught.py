@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from compress.formats.base import Checkpoint, ModelSpec
-from compress.passes.core.base import LayerPass, ModelPass
-from compress.passes.core.processes import ALONE, Crew
+from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.sample import sample_cost
 from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.anatomy import Anatomy
@@ -32,18 +31,11 @@ class Taught(LessonOptions, TrainText, ModelPass):
         assert sequences is not None  # `read` gave them
         return {**self.learns_by(), **self.teacher_files(), "tokens": sequences.sha256()}
 
-    def cost(
-        self,
-        model: ModelSpec,
-        anatomy: Anatomy,
-        sequences: Extent,
-        budget: int,
-        following: Sequence[LayerPass] = (),
-        crew: Crew = ALONE,
-    ) -> Cost:
+    def cost(self, setting: Setting) -> Cost:
+        model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         beside = self.loss != "ce" and self.kept is None
         asked = self.loss != "ce" and not beside
-        cost = training_cost(model, anatomy, sequences, self, budget, beside, asked, crew)
+        cost = training_cost(model, anatomy, sequences, self, budget, beside, asked, setting.crew)
         if asked:
             cost = replace(cost, disk=cost.disk + self._kept_bytes(model, anatomy, sequences))
         return cost.after(sample_cost(model, anatomy, self.own, self.seq_len))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from compress.passes.core.base import ModelPass
+from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import completed
@@ -54,5 +54,5 @@ def _sharded(run: Run, stage: Stage) -> bool:
     if run.processes.count == 1 or stage.sequences is None or not isinstance(step, ModelPass):
         return False
     extent, crew = (stage.sequences.count, stage.sequences.length), run.processes.crew(run.device.type)
-    cost = step.cost(run.model.spec, run.skeleton.anatomy, extent, run.max_ram, crew=crew)
+    cost = step.cost(Setting(run.model.spec, run.skeleton.anatomy, extent, run.max_ram, crew=crew))
     return run.processes.sum(cost.sharded) > 0  # one machine may have less memory than another

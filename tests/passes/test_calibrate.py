@@ -12,6 +12,7 @@ from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
 from compress.kernels.effort import Effort
 from compress.passes.calibrate import Calibrate
+from compress.passes.core.base import Setting
 from compress.passes.core.run import Run
 from compress.passes.core.sample import Sampled
 
@@ -50,8 +51,8 @@ def test_only_text_that_the_model_makes_up_takes_long(
     """And the whole model in memory."""
     run = begin(tiny_llama, tmp_path / "work")
     given = run.model.spec, run.skeleton.anatomy, (0, 0), 1 << 40
-    few, many = (Calibrate(data="self", samples=samples).cost(*given) for samples in (16, 64))
-    blend = Calibrate(data=[{"path": "builtin", "weight": 3}, {"path": "self"}], samples=64).cost(*given)
-    read = Calibrate().cost(*given)
+    few, many = (Calibrate(data="self", samples=samples).cost(Setting(*given)) for samples in (16, 64))
+    blend = Calibrate(data=[{"path": "builtin", "weight": 3}, {"path": "self"}], samples=64).cost(Setting(*given))
+    read = Calibrate().cost(Setting(*given))
     assert read.effort == Effort() and few.effort * 4 == many.effort and blend.effort == few.effort
     assert many.memory - read.memory >= 4 * run.model.spec.parameters

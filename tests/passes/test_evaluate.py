@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.passes.core.base import Pass
+from compress.passes.core.base import Pass, Setting
 from compress.passes.core.carry import Boundary
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
@@ -64,6 +64,6 @@ def test_what_was_measured_is_not_measured_again(evaluated: Evaluated) -> None:
 def test_two_models_are_run_and_compared(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> None:
     run, extent = begin(tiny_llama, tmp_path / "work"), (3, 16)
     given = run.model.spec, run.skeleton.anatomy, extent
-    cost, once = Evaluate().cost(*given, 1 << 40), walk_cost(*given, 1 << 40)
+    cost, once = Evaluate().cost(Setting(*given, 1 << 40)), walk_cost(*given, 1 << 40)
     assert cost.effort == once.effort * 2 + score_effort(*given, 2)
     assert cost.memory == once.memory

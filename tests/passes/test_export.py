@@ -14,6 +14,7 @@ from transformers import LlamaConfig
 
 from compress.formats.errors import RefusedError
 from compress.passes.artifact.write import Written
+from compress.passes.core.base import Setting
 from compress.passes.core.run import Run
 from compress.passes.export import Export
 from compress.passes.rtn import RTN
@@ -56,7 +57,7 @@ def test_what_a_container_cannot_hold_is_refused_by_the_plan(
 def test_writing_and_verifying_have_a_cost(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> None:
     """It grows with the weights; no calibration sequence runs through a layer for it."""
     run, step = begin(tiny_llama, tmp_path / "work"), Export(dialect="gptq")
-    cost = step.cost(run.model.spec, run.skeleton.anatomy, (0, 0), 1 << 40)
+    cost = step.cost(Setting(run.model.spec, run.skeleton.anatomy, (0, 0), 1 << 40))
     assert cost.forwards == 0 and cost.effort.flops > 0
     assert cost.effort.calls > 0.02 * run.model.spec.parameters
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.choice.bit_budget import tied_modules
 from compress.passes.choice.sensitivity import Checked
+from compress.passes.core.base import Setting
 from compress.passes.gptq import GPTQ
 from compress.passes.int8 import INT8
 from compress.passes.mixed import Mixed
@@ -153,7 +154,7 @@ def test_trials_of_every_candidate_and_checks_have_a_cost(tiny_llama, tmp_path, 
     given = run.model.spec, run.skeleton.anatomy, (6, 24), 1 << 40
 
     def effort(mixed, step):
-        return mixed.cost(*given, (step,)).effort
+        return mixed.cost(Setting(*given, (step,))).effort
 
     few, more = Mixed(average_bits=4, bits=(4, 8)), Mixed(average_bits=4, bits=(2, 3, 4, 8))
     solver = GPTQ(group_size=32)

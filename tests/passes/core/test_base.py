@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.kernels.effort import Effort
-from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.base import LayerPass, ModelPass, Setting
 from compress.passes.core.change import Change
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.report import Reporter
@@ -55,7 +55,7 @@ def test_one_that_says_no_more_changes_nothing_and_costs_nothing(tmp_path: Path)
     step = Nothing(size=3)
     assert step.plan(SPEC, ANATOMY) is SPEC and step.settled(SPEC, ANATOMY, lambda note: None) is step
     assert not step.products(SPEC) and step.depends(None) == {"size": 3}
-    assert step.cost(SPEC, ANATOMY, (4, 16), 1 << 30).effort == Effort()
+    assert step.cost(Setting(SPEC, ANATOMY, (4, 16), 1 << 30)).effort == Effort()
     assert step.read(None, tmp_path, print) is step.extent() is None  # type: ignore[arg-type]
 
 
