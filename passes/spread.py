@@ -13,6 +13,7 @@ from pydantic import Field
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import UsageError
+from compress.formats.options import Among, PerTensor
 from compress.passes.choice.allocation import Allocation, best, evenly, priced
 from compress.passes.choice.bit_budget import Allocations, Unit, spread, tied_modules
 from compress.passes.choice.chooser import Choice
@@ -84,9 +85,9 @@ class Spread(Allocation):
                 "spread chooses how much the prune right after it makes zero, and there is none",
                 "put `- prune: {}` there",
             )
-        for option in ("sparsity", "pattern"):
-            if option in found[0].model_fields_set:
-                raise UsageError(f"prune says its {option}, and spread is to choose", f"leave {option} out of prune")
+        said = found[0].model_fields_set & {"sparsity", "pattern"}
+        if said and not _is_chosen(found[0].sparsity):
+            raise UsageError(f"prune says its {min(said)}, and spread is to choose", f"leave {min(said)} out of prune")
         return found[0]
 
     def _attempts(self, pruner: Prune) -> dict[float, LayerPass]:
@@ -113,3 +114,8 @@ class Spread(Allocation):
         chosen, divergence = best([allocations.at(allocations.levels), even], judge)
         shares = spread(units, chosen, self.shares())
         return Chosen(stage=trials.stage.key, shares=shares, kl_divergence=divergence)
+
+
+def _is_chosen(sparsity: PerTensor[float]) -> bool:
+    """Whether it is what `spread` itself gave: a plan asks once more then."""
+    return isinstance(sparsity, tuple) and any(isinstance(rule, Among) for rule in sparsity)

@@ -17,7 +17,7 @@ from compress.cli.app import main
 
 COMMANDS = [
     *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "generate"),
-    *("passes", "dialects", "recipes", "schema", "init"),
+    *("serve", "passes", "dialects", "recipes", "schema", "init"),
 ]
 
 IMPORTING = """\

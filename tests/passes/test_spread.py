@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from safetensors.torch import load_file, save_file
 
+from compress.formats import open_checkpoint
 from compress.formats.errors import UsageError
 from compress.passes.choice.bit_budget import tied_modules
 from compress.passes.choice.sensitivity import Trials
 from compress.passes.gptq import GPTQ
 from compress.passes.prune import Prune
 from compress.passes.spread import Spread
+from compress.recipes.plan import plan
+from compress.recipes.recipe import from_data
+from compress.recipes.run import run
 
 
 @pytest.fixture
@@ -76,3 +82,19 @@ def test_what_leaves_nothing_to_choose_is_refused(steps, said, tmp_path, tiny_ll
     run = begin(tiny_llama, tmp_path / "work")
     with pytest.raises(UsageError, match=said):
         Spread(sparsity=0.5).largest(steps, run.model.spec, run.skeleton.anatomy)
+
+
+def test_a_recipe_spreads_zeros_and_its_plan_says_the_bytes(tmp_path, tiny_llama, corpus):
+    steps = [
+        {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}},
+        {"spread": {"sparsity": 0.6, "samples": 4}},
+        {"prune": {}},
+        {"export": {"dialect": "dense"}},
+    ]
+    recipe = from_data({"model": str(tiny_llama), "passes": steps})
+    planned, report = plan(recipe), run(recipe, tmp_path / "out")
+    assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
+    checkpoint = open_checkpoint(Path(report.artifacts[0].path))
+    weights = [checkpoint.read(name) for name in checkpoint.spec.tensors if name.endswith("_proj.weight")]
+    zeros = sum(int((weight == 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    assert 0.6 - 1e-3 <= zeros < 0.65

@@ -65,7 +65,7 @@ def recipe(tiny_llama: Path, corpus: Path) -> Recipe:
         {"export": {"dialect": "gguf"}},
     ]
     made = from_data({"model": str(tiny_llama), "passes": steps})
-    return made.model_copy(update={"passes": (Narrow(), *made.passes)})
+    return Recipe.model_validate({**dict(made), "passes": (Narrow(), *made.passes)})
 
 
 def test_later_stages_and_the_artifact_have_the_new_shapes(recipe: Recipe, tmp_path: Path) -> None:
