@@ -130,12 +130,7 @@ class Mixed(Allocation):
         return most
 
     def _choose(self, units: Sequence[Unit], trials: Trials) -> Chosen:
-        judged: list[float] = []
-
-        def judge(chosen: Sequence[int]) -> float:
-            judged.append(trials.divergence(len(judged), spread(units, chosen, self.bits), self.samples))
-            return judged[-1]
-
+        judge = trials.judge(units, self.bits, self.samples)
         most = self._most(units)
         allocations = Allocations(units, priced(units, trials.errors(units), evenly(units, most)[0], judge), most)
         if self.max_kl is None:

@@ -26,8 +26,7 @@ from compress.passes.core.stage import Stage
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.prune import Prune
 
-_STEPS = (1.0, 0.5, 0.0, -0.5, -1.0)
-_LEAST = 0.02
+_MOST = 0.9  # of the way to all zeros, or to none
 
 
 class Chosen(Committed):
@@ -48,7 +47,9 @@ class Spread(Allocation):
 
     def shares(self) -> tuple[float, ...]:
         """The candidates: most zeros first, for they take least."""
-        return tuple(min(1 - _LEAST, max(_LEAST, self.sparsity + self.within * step)) for step in _STEPS)
+        more, fewer = (min(self.within, _MOST * room) for room in (1 - self.sparsity, self.sparsity))
+        steps = (more, more / 2, 0.0, -fewer / 2, -fewer)
+        return tuple(self.sparsity + step for step in steps)
 
     def attempts(self, steps: Sequence[LayerPass], anatomy: Anatomy) -> list[LayerPass]:
         return list(self._attempts(self._pruner(steps)).values())
@@ -102,13 +103,8 @@ class Spread(Allocation):
         )
 
     def _choose(self, units: Sequence[Unit], trials: Trials) -> Chosen:
-        judged: list[float] = []
-
-        def judge(chosen: Sequence[int]) -> float:
-            judged.append(trials.divergence(len(judged), spread(units, chosen, self.shares()), self.samples))
-            return judged[-1]
-
-        most = sum(unit.costs[_STEPS.index(0.0)] for unit in units)
+        judge = trials.judge(units, self.shares(), self.samples)
+        most = sum(unit.costs[self.shares().index(self.sparsity)] for unit in units)
         even = evenly(units, most)
         allocations = Allocations(units, priced(units, trials.errors(units), even[0], judge), most)
         chosen, divergence = best([allocations.at(allocations.levels), even], judge)

@@ -22,10 +22,10 @@ from compress.kernels.effort import Effort
 from compress.kernels.solve.mask import keep_groups, keep_share_of_all
 
 _PRICE = 0.1
-_ROUND = 3
+_ROUND = 3  # steps at one price
 _ROUNDS = 20
-_USUAL = 10
-_RISES = ((0.1, 1.5), (0.005, 1.4), (0.0, 1.25))
+_USUAL = 10  # rounds until the mask stays, at 50 %
+_RISES = ((0.1, 1.5), (0.005, 1.4), (0.0, 1.25))  # the price by so much, where more of the mask than this changed
 
 
 def alps(

@@ -9,7 +9,7 @@ chosen is judged by the KL divergence of the whole model.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.kernels.effort import Effort
-from compress.passes.choice.bit_budget import Unit
+from compress.passes.choice.bit_budget import Judge, Unit
 from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, Setting
 from compress.passes.forward.cost import Cost, score_effort, walk_cost
@@ -25,8 +25,6 @@ from compress.passes.model.anatomy import Anatomy, kind_of
 from compress.passes.sweep.cost import gather_effort, rewrite_effort
 
 PROBES = 13  # four sorts of linears in three thirds of the layers, and none of them
-Judge = Callable[[Sequence[int]], float]
-"""KL of a choice: the index of a candidate for every unit."""
 
 
 class Allocation(Chooser):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -14,6 +14,8 @@ from compress.passes.model.anatomy import Anatomy
 
 _LEVELS = 1 << 14
 T = TypeVar("T")
+Judge = Callable[[Sequence[int]], float]
+"""KL of a choice: the index of a candidate for every unit."""
 
 
 @dataclass(frozen=True)

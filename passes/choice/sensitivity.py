@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from compress.formats.files.native import NativeFile, save_tensors
 from compress.kernels.measure.error import output_energy
 from compress.kernels.qtensor import QTensor
-from compress.passes.choice.bit_budget import Unit
+from compress.passes.choice.bit_budget import Judge, Unit, spread
 from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
@@ -88,6 +89,11 @@ class Trials:
         """
         energies = self._energies()
         return torch.stack([self._unit_errors([(name, energies[name]) for name in unit.modules]) for unit in units])
+
+    def judge(self, units: Sequence[Unit], candidates: Sequence[float], sequences: int) -> Judge:
+        """`divergence` of one choice after the other, each the index of a candidate for every unit."""
+        numbers = count()
+        return lambda chosen: self.divergence(next(numbers), spread(units, chosen, candidates), sequences)
 
     def divergence(self, number: int, chosen: Mapping[str, float], sequences: int) -> float:
         """KL in nats per token over the first `sequences` for calibration, untouched ‖ `chosen`: check `number`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,21 @@ from compress.passes.narrow.inner import Inner
 _COUNT, _KEPT, _WIDTH = "num_attention_heads", "num_key_value_heads", "head_dim"
 
 
-def find_groups(model: ModelSpec, anatomy: Anatomy) -> tuple[Inner, ...]:
-    """Those of each layer: as many units as there are heads of keys. Raises RefusedError where none can go."""
-    found = []
+def known_heads(anatomy: Anatomy, option: str) -> Iterator[Heads]:
+    """The heads of each layer, for an `option` that changes them. Raises RefusedError where they are not known."""
     for layer, heads in zip(anatomy.layers, anatomy.heads()):
         if heads is None:
             raise RefusedError(
                 f"{layer.name} has no linears q, k and v with one head after the other in their rows",
-                "joined matrices, latent attention (MLA) and other layers lose no heads; leave kv_heads out",
+                f"joined matrices, latent attention (MLA) and layers without attention keep theirs; leave {option} out",
             )
+        yield heads
+
+
+def find_groups(model: ModelSpec, anatomy: Anatomy) -> tuple[Inner, ...]:
+    """Those of each layer: as many units as there are heads of keys. Raises RefusedError where none can go."""
+    found = []
+    for heads in known_heads(anatomy, "kv_heads"):
         inner = Inner((heads.queries, heads.keys, heads.values), heads.output, heads.kept)
         _refuse_others(model, heads, inner)
         found.append((heads.count, heads.kept, heads.width, inner))

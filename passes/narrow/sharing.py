@@ -16,6 +16,7 @@ from compress.kernels.measure.channels import factor
 from compress.kernels.solve.align import How, merge, merge_loss, neighbours
 from compress.passes.model.anatomy import Anatomy, Heads
 from compress.passes.model.config import config_of
+from compress.passes.narrow.heads import known_heads
 
 _SETTING = "num_key_value_heads"
 _DAMP = 1e-3
@@ -25,12 +26,7 @@ _DAMP = 1e-3
 def find_sharing(model: ModelSpec, anatomy: Anatomy) -> tuple[Heads, ...]:
     """The heads of each layer. Raises RefusedError where they cannot be fewer, or the configuration cannot say so."""
     found = []
-    for layer, heads in zip(anatomy.layers, anatomy.heads()):
-        if heads is None:
-            raise RefusedError(
-                f"{layer.name} has no linears q, k and v with one head after the other in their rows",
-                "joined matrices, latent attention (MLA) and layers without attention cannot be changed; leave gqa out",
-            )
+    for heads in known_heads(anatomy, "gqa"):
         _refuse_others(model, heads)
         found.append(heads)
     kept = {heads.kept for heads in found}

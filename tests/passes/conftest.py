@@ -25,7 +25,7 @@ from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
 from compress.passes.sweep.sweep import sweep
-from compress.recipes.recipe import from_data
+from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run as run_recipe
 
 ROWS = Sequences(torch.randint(0, 320, (6, 24), generator=torch.Generator().manual_seed(5)))
@@ -131,3 +131,10 @@ def written_as_gptq(tiny_llama: Path, tmp_path: Path) -> Path:
     steps = [{"rtn": {"group_size": 32}}, {"export": {"dialect": "gptq"}}]
     report = run_recipe(from_data({"model": str(tiny_llama), "passes": steps}), tmp_path / "gptq-out")
     return Path(report.artifacts[0].path)
+
+
+@pytest.fixture
+def recipe(corpus: Path) -> Callable[..., Recipe]:
+    """recipe(model, *steps) → one that calibrates before."""
+    calibrate = {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}}
+    return lambda model, *steps: from_data({"model": str(model), "passes": [calibrate, *steps]})

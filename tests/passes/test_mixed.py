@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from safetensors.torch import load_file, save_file
+from uneven import uneven
 
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.choice.bit_budget import tied_modules
@@ -27,16 +27,6 @@ def chosen(begin, carry_out):
         return carry_out(begin(source, work), mixed, following=steps or (STEP,))
 
     return run_stage
-
-
-def uneven(make_model, path):
-    """A model whose last layer's inputs have channels that dwarf the others: even bits lose much there."""
-    source = make_model(path, "llama", layers=3)
-    tensors = load_file(source / "model.safetensors")
-    for name in ("input_layernorm", "post_attention_layernorm"):
-        tensors[f"model.layers.2.{name}.weight"][::16] *= 12
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
-    return source
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])

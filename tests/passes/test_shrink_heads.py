@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from shrunken import DENSE32, EVALUATE, LEARN, logits
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -20,12 +21,10 @@ from compress.passes.core.run import Run
 from compress.passes.model.sequences import Sequences
 from compress.passes.shrink import Shrink
 from compress.recipes.plan import plan
-from compress.recipes.recipe import Recipe, from_data
+from compress.recipes.recipe import Recipe
 from compress.recipes.run import run
 
 KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
-DENSE32 = {"export": {"dialect": "dense", "dtype": "float32"}}
-EVALUATE = {"evaluate": {"data": "builtin", "samples": 4, "seq_len": 32}}
 GONE = (1, 0)
 """The group of heads that each layer can do without."""
 
@@ -42,20 +41,6 @@ def zeroed(tmp_path: Path, tiny_llama: Path) -> Path:
     shutil.copytree(tiny_llama, tmp_path / "zeroed")  # with the tokenizer
     model.save_pretrained(tmp_path / "zeroed")
     return tmp_path / "zeroed"
-
-
-@pytest.fixture
-def recipe(corpus: Path) -> Callable[..., Recipe]:
-    calibrate = {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}}
-    return lambda model, *steps: from_data({"model": str(model), "passes": [calibrate, *steps]})
-
-
-def logits(model: Path, rows: Sequences) -> Tensor:
-    """What transformers gives for `rows`."""
-    found = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    with torch.no_grad():
-        answer: Tensor = found(rows.ids, use_cache=False).logits
-    return answer
 
 
 @pytest.mark.parametrize("correct", [False, True])
@@ -101,18 +86,9 @@ def test_repair_and_second_order_scores_lose_less(
 def test_heads_and_channels_then_training_and_gptq(
     tmp_path: Path, tiny_llama: Path, recipe: Callable[..., Recipe], rows: Sequences
 ) -> None:
-    learn = {
-        "data": "builtin",
-        "samples": 10,
-        "seq_len": 32,
-        "steps": 2,
-        "batch": 4,
-        "held_out": 2,
-        "precision": "fp32",
-    }
     both = {"shrink": {"kv_heads": 1, "ffn": 96, "multiple": 32, "correct": True}}
     quantize = {"gptq": {"group_size": 32, "correct": True, "skip": ["k_proj", "v_proj"]}}
-    steps = [both, {"distill": learn}, quantize, EVALUATE, {"export": {"dialect": "gptq"}}, DENSE32]
+    steps = [both, {"distill": LEARN}, quantize, EVALUATE, {"export": {"dialect": "gptq"}}, DENSE32]
     made = recipe(tiny_llama, *steps)
     planned, report = plan(made), run(made, tmp_path / "out")
     assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]

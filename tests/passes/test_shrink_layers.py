@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from shrunken import DENSE32, EVALUATE, LEARN, logits
 from transformers import AutoModelForCausalLM
 
 from compress.formats.errors import RefusedError
 from compress.passes.model.sequences import Sequences
 from compress.passes.shrink import Shrink
 from compress.recipes.plan import plan
-from compress.recipes.recipe import Recipe, from_data
+from compress.recipes.recipe import Recipe
 from compress.recipes.run import run
 
 KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
-DENSE32 = {"export": {"dialect": "dense", "dtype": "float32"}}
 
 
 @pytest.fixture
@@ -37,12 +37,6 @@ def deep(tmp_path: Path, make_model: Callable[..., Path]) -> Path:
     return tmp_path / "deep"
 
 
-@pytest.fixture
-def recipe(deep: Path, corpus: Path) -> Callable[..., Recipe]:
-    calibrate = {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}}
-    return lambda *steps: from_data({"model": str(deep), "passes": [calibrate, *steps]})
-
-
 def manifest(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "compress.json").read_text())
     return found
@@ -52,14 +46,12 @@ def manifest(folder: Path) -> dict[str, Any]:
 def test_layers_that_add_nothing_go_and_no_logit_changes(
     tmp_path: Path, deep: Path, recipe: Callable[..., Recipe], rows: Sequences, options: dict[str, Any]
 ) -> None:
-    made = recipe({"shrink": options}, DENSE32, {"export": {"dialect": "gguf", "type": "f32"}})
+    made = recipe(deep, {"shrink": options}, DENSE32, {"export": {"dialect": "gguf", "type": "f32"}})
     planned, report = plan(made), run(made, tmp_path / "out")
     assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
     dense = tmp_path / "out" / "dense"
     assert json.loads((dense / "config.json").read_text())["num_hidden_layers"] == 3
-    smaller, whole = (AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval() for path in (dense, deep))
-    with torch.no_grad():
-        assert torch.equal(smaller(rows.ids, use_cache=False).logits, whole(rows.ids, use_cache=False).logits)
+    assert torch.equal(logits(dense, rows), logits(deep, rows))
     told = manifest(dense)
     assert told["shrink"] == {"layers": 3, "layers_gone": [1, 3]}
     inventory = told["inventory"]
@@ -70,24 +62,15 @@ def test_layers_that_add_nothing_go_and_no_logit_changes(
 
 
 def test_what_comes_before_and_after_works_on_the_layers_that_are_left(
-    tmp_path: Path, recipe: Callable[..., Recipe]
+    tmp_path: Path, deep: Path, recipe: Callable[..., Recipe]
 ) -> None:
     """Narrower, fewer, narrower, trained, quantized; what was said of a layer that is gone is said no more."""
-    learn = {
-        "data": "builtin",
-        "samples": 10,
-        "seq_len": 32,
-        "steps": 2,
-        "batch": 4,
-        "held_out": 2,
-        "precision": "fp32",
-    }
     steps = [
         {"shrink": {"ffn": 96, "multiple": 32}}, {"shrink": {"layers": 3}}, {"shrink": {"ffn": 64, "correct": True}},
-        {"distill": learn}, {"gptq": {"group_size": 32, "correct": True}},
-        {"evaluate": {"data": "builtin", "samples": 4, "seq_len": 32}},
+        {"distill": LEARN}, {"gptq": {"group_size": 32, "correct": True}},
+        EVALUATE,
     ]  # fmt: skip
-    made = recipe(*steps, {"export": {"dialect": "gptq"}}, {"export": {"dialect": "gguf", "requantize": True}})
+    made = recipe(deep, *steps, {"export": {"dialect": "gptq"}}, {"export": {"dialect": "gguf", "requantize": True}})
     planned, report = plan(made), run(made, tmp_path / "out")
     assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
     assert report.metrics.kl_divergence is not None
@@ -111,9 +94,11 @@ def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("options", [{"layers": 5}, {"layers": 9}, {"to": 0.1, "axes": ["layers"]}])
-def test_impossible_numbers_are_refused_by_the_plan(recipe: Callable[..., Recipe], options: dict[str, Any]) -> None:
+def test_impossible_numbers_are_refused_by_the_plan(
+    deep: Path, recipe: Callable[..., Recipe], options: dict[str, Any]
+) -> None:
     with pytest.raises(RefusedError, match="there are 5 layers") as refused:
-        plan(recipe({"shrink": options}, DENSE32))
+        plan(recipe(deep, {"shrink": options}, DENSE32))
     assert "layers: 1 to 4" in str(refused.value.hint)
 
 

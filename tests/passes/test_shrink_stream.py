@@ -13,19 +13,17 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from torch import Tensor
+from shrunken import DENSE32, EVALUATE, LEARN, logits
 from transformers import AutoModelForCausalLM
 
 from compress.formats.errors import RefusedError
 from compress.passes.model.sequences import Sequences
 from compress.passes.shrink import Shrink
 from compress.recipes.plan import plan
-from compress.recipes.recipe import Recipe, from_data
+from compress.recipes.recipe import Recipe
 from compress.recipes.run import run
 
 KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
-DENSE32 = {"export": {"dialect": "dense", "dtype": "float32"}}
-EVALUATE = {"evaluate": {"data": "builtin", "samples": 4, "seq_len": 32}}
 NARROW = {"hidden": 48, "multiple": 16}
 
 
@@ -41,20 +39,6 @@ def zeroed(tmp_path: Path, tiny_llama: Path) -> Path:
     shutil.copytree(tiny_llama, tmp_path / "zeroed")  # with the tokenizer
     model.save_pretrained(tmp_path / "zeroed")
     return tmp_path / "zeroed"
-
-
-@pytest.fixture
-def recipe(corpus: Path) -> Callable[..., Recipe]:
-    calibrate = {"calibrate": {"data": str(corpus), "samples": 8, "seq_len": 32}}
-    return lambda model, *steps: from_data({"model": str(model), "passes": [calibrate, *steps]})
-
-
-def logits(model: Path, rows: Sequences) -> Tensor:
-    """What transformers gives for `rows`."""
-    found = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-    with torch.no_grad():
-        answer: Tensor = found(rows.ids, use_cache=False).logits
-    return answer
 
 
 def test_channels_that_are_empty_go_and_logits_stay(
@@ -90,18 +74,9 @@ def test_what_is_repaired_reads_more(
 def test_narrower_in_every_way_then_taught_and_quantized(
     tmp_path: Path, tiny_llama: Path, recipe: Callable[..., Recipe]
 ) -> None:
-    learn = {
-        "data": "builtin",
-        "samples": 10,
-        "seq_len": 32,
-        "steps": 2,
-        "batch": 4,
-        "held_out": 2,
-        "precision": "fp32",
-    }
     steps = [
         {"shrink": {"kv_heads": 1, "ffn": 96, "multiple": 32}}, {"shrink": {"hidden": 32, "multiple": 32}},
-        {"distill": learn}, {"gptq": {"group_size": 32, "correct": True, "skip": ["k_proj", "v_proj"]}}, EVALUATE,
+        {"distill": LEARN}, {"gptq": {"group_size": 32, "correct": True, "skip": ["k_proj", "v_proj"]}}, EVALUATE,
     ]  # fmt: skip
     made = recipe(tiny_llama, *steps, {"export": {"dialect": "gptq"}}, DENSE32)
     planned, report = plan(made), run(made, tmp_path / "out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+from uneven import uneven
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import UsageError
@@ -27,16 +27,6 @@ def chosen(begin, carry_out):
         return carry_out(begin(source, work), step, following=steps or (Prune(),))
 
     return run_stage
-
-
-def uneven(make_model, path):
-    """A model whose last layer's inputs have channels that dwarf the others: few of its weights matter."""
-    source = make_model(path, "llama", layers=3)
-    tensors = load_file(source / "model.safetensors")
-    for name in ("input_layernorm", "post_attention_layernorm"):
-        tensors[f"model.layers.2.{name}.weight"][::16] *= 12
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
-    return source
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
@@ -68,6 +58,18 @@ def test_a_resumed_stage_measures_nothing_again(tmp_path, tiny_llama, monkeypatc
     first = chosen(tiny_llama, tmp_path / "work", Spread(sparsity=0.6)).left.shares
     monkeypatch.setattr(Trials, "measure", lambda self: pytest.fail("measured again"))
     assert chosen(tiny_llama, tmp_path / "work", Spread(sparsity=0.6)).left.shares == first
+
+
+@pytest.mark.parametrize(("sparsity", "within"), [(0.5, 0.2), (0.9, 0.2), (0.05, 0.5), (0.99, 0.9)])
+def test_candidates_are_different_shares_around_the_one_asked_for(sparsity, within):
+    shares = Spread(sparsity=sparsity, within=within).shares()
+    assert shares[2] == sparsity and list(shares) == sorted(set(shares), reverse=True)
+    assert all(0 < share < 1 and abs(share - sparsity) <= within + 1e-9 for share in shares)
+
+
+def test_nearly_all_may_go(tmp_path, tiny_llama, chosen):
+    run = chosen(tiny_llama, tmp_path / "work", Spread(sparsity=0.9))
+    assert set(run.left.shares.values()) <= set(Spread(sparsity=0.9).shares())
 
 
 @pytest.mark.parametrize(
