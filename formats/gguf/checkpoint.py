@@ -20,8 +20,8 @@ from compress.formats.gguf.file import GGUFFile, model_name
 from compress.formats.gguf.header import TensorInfo
 from compress.formats.gguf.metadata import Metadata
 from compress.formats.gguf.names import Architecture, Place, reorder, row_order
-from compress.formats.gguf.to_tokenizer import tokenizer_files
-from compress.formats.gguf.vocab import Vocab, read_vocab
+from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
+from compress.formats.gguf.tokens.vocab import Vocab, read_vocab
 from compress.kernels.qtensor import QTensor
 
 FREQ_FACTORS = "rope_freqs.weight"

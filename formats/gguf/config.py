@@ -83,7 +83,7 @@ def read_config(
 ) -> dict[str, Any]:
     """The config.json of a file, without what only its tensors tell (dtype, biases, tied embeddings).
 
-    `vocab`: how many tokens there are; `roles`: special tokens (see gguf_vocab); `freq_factors` [head/2]:
+    `vocab`: how many tokens there are; `roles`: special tokens (see tokens.vocab); `freq_factors` [head/2]:
     `rope_freqs.weight`, if the file has one. Raises InputError.
     """
 

@@ -23,7 +23,6 @@ from compress.formats.gguf.blocks.types import BLOCKS, type_of
 from compress.formats.gguf.checkpoint import FREQ_FACTORS, GGUFCheckpoint
 from compress.formats.gguf.config import dims_of, family_of, write_config
 from compress.formats.gguf.file import SUFFIX, file_size, gguf_file, write_gguf
-from compress.formats.gguf.from_tokenizer import vocab_of
 from compress.formats.gguf.header import MAGIC, Value
 from compress.formats.gguf.metadata import string, uint
 from compress.formats.gguf.mixes import (
@@ -39,7 +38,8 @@ from compress.formats.gguf.mixes import (
 )
 from compress.formats.gguf.names import TIED, Architecture, Dims, Place, is_tied, reorder, row_order
 from compress.formats.gguf.rope import Rope, llama3_factors
-from compress.formats.gguf.vocab import write_vocab
+from compress.formats.gguf.tokens.from_tokenizer import vocab_of
+from compress.formats.gguf.tokens.vocab import write_vocab
 from compress.formats.gguf.witness import read_with_library
 from compress.formats.options import PerTensor, resolve
 from compress.formats.views.casting import scale_misfit

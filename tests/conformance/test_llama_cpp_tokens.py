@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from compress.formats import open_checkpoint
 from compress.formats.gguf.dialect import GGUF
-from compress.formats.gguf.pretokenizers import BY_NAME
-from compress.formats.gguf.to_tokenizer import tokenizer_files
-from compress.formats.gguf.vocab import TokenType, Vocab
+from compress.formats.gguf.tokens.pretokenizers import BY_NAME
+from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
+from compress.formats.gguf.tokens.vocab import TokenType, Vocab
 
 pytest.importorskip("xllamacpp")
 pytestmark = pytest.mark.engine

@@ -15,8 +15,8 @@ from compress.formats.gguf.dialect import GGUF
 from compress.formats.gguf.file import GGUFFile, gguf_file, write_gguf
 from compress.formats.gguf.header import Value, ValueType
 from compress.formats.gguf.metadata import Metadata
-from compress.formats.gguf.to_tokenizer import tokenizer_files
-from compress.formats.gguf.vocab import read_vocab
+from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
+from compress.formats.gguf.tokens.vocab import read_vocab
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import Any
 
 from compress.formats.errors import InputError
 from compress.formats.files.storage import encode_json
-from compress.formats.gguf.chat_templates import DEFAULT, template_files
-from compress.formats.gguf.pretokenizers import pre_tokenizer, to_json
-from compress.formats.gguf.vocab import OWN_ROLES, ROLES, Merge, TokenType, Vocab
+from compress.formats.gguf.tokens.chat_templates import DEFAULT, template_files
+from compress.formats.gguf.tokens.pretokenizers import pre_tokenizer, to_json
+from compress.formats.gguf.tokens.vocab import OWN_ROLES, ROLES, Merge, TokenType, Vocab
 
 SPACE = "▁"  # how SentencePiece writes a space
 _LONGEST_PIECE = 128  # its own limit is 16 by default; cutting a piece in all ways takes the square of it

@@ -16,10 +16,10 @@ from enum import IntEnum
 from typing import Literal, cast
 
 from compress.formats.errors import InputError
-from compress.formats.gguf.chat_templates import read_templates, write_templates
 from compress.formats.gguf.header import Value, ValueType
 from compress.formats.gguf.metadata import Metadata, array, flag, string, uint
-from compress.formats.gguf.pretokenizers import pre_tokenizer
+from compress.formats.gguf.tokens.chat_templates import read_templates, write_templates
+from compress.formats.gguf.tokens.pretokenizers import pre_tokenizer
 
 Kind = Literal["gpt2", "llama"]
 Merge = tuple[str, str]

@@ -7,10 +7,10 @@ from transformers import AutoTokenizer
 from compress.formats import open_checkpoint
 from compress.formats.dense.dialect import Dense
 from compress.formats.errors import InputError, RefusedError
-from compress.formats.gguf.chat_templates import read_templates, template_files, templates_in, write_templates
 from compress.formats.gguf.dialect import GGUF
 from compress.formats.gguf.header import ValueType
 from compress.formats.gguf.metadata import Metadata, array, string
+from compress.formats.gguf.tokens.chat_templates import read_templates, template_files, templates_in, write_templates
 
 TEMPLATES = {"default": "{{ 'plain' }}", "rag": "{{ 'rag' }}", "tool_use": "{{ 'tools' }}"}
 FOLDER = "additional_chat_templates"

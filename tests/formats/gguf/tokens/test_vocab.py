@@ -14,12 +14,12 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from compress.formats.errors import InputError, RefusedError
-from compress.formats.gguf.from_tokenizer import vocab_of
 from compress.formats.gguf.header import Value, ValueType
 from compress.formats.gguf.metadata import Metadata
-from compress.formats.gguf.pretokenizers import BY_NAME
-from compress.formats.gguf.to_tokenizer import tokenizer_files
-from compress.formats.gguf.vocab import TokenType, Vocab, read_vocab, write_vocab
+from compress.formats.gguf.tokens.from_tokenizer import vocab_of
+from compress.formats.gguf.tokens.pretokenizers import BY_NAME
+from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
+from compress.formats.gguf.tokens.vocab import TokenType, Vocab, read_vocab, write_vocab
 
 TEXT = [
     "The quick brown fox's 42 foxes don't jump; they'Ll walk 1234567 miles.\n\n  Then, rest...",

@@ -11,10 +11,10 @@ from typing import Any
 
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.storage import parse_json
-from compress.formats.gguf.chat_templates import templates_in
-from compress.formats.gguf.pretokenizers import BY_NAME, recognize
-from compress.formats.gguf.to_tokenizer import SPACE, halves
-from compress.formats.gguf.vocab import MAX_VOCAB, OWN_ROLES, ROLES, Merge, TokenType, Vocab, is_byte
+from compress.formats.gguf.tokens.chat_templates import templates_in
+from compress.formats.gguf.tokens.pretokenizers import BY_NAME, recognize
+from compress.formats.gguf.tokens.to_tokenizer import SPACE, halves
+from compress.formats.gguf.tokens.vocab import MAX_VOCAB, OWN_ROLES, ROLES, Merge, TokenType, Vocab, is_byte
 
 Json = Mapping[str, Any]
 

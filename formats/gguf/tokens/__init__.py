@@ -1,0 +1,1 @@
+"""Tokenizers, as GGUF and as Hugging Face say them."""
