@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from compress.cli.commands import checkpoints, listing, recipes
+from compress.cli.commands import checkpoints, listing, recipes, trust
 from compress.cli.commands.serve import serve
 from compress.cli.terminal.help import Command, Group
 from compress.cli.terminal.output import print_json
@@ -38,6 +38,7 @@ app.command("inspect", cls=Command)(checkpoints.inspect)
 app.command("export", cls=Command)(checkpoints.export)
 app.command("eval", cls=Command)(checkpoints.evaluate)
 app.command("verify", cls=Command)(checkpoints.verify)
+app.command("diff", cls=Command)(trust.diff)
 app.command("generate", cls=Command)(checkpoints.generate)
 app.command("serve", cls=Command)(serve)
 app.command("passes", cls=Command)(listing.passes)

@@ -18,6 +18,7 @@ from compress.formats.errors import CompressError, InputError, RefusedError
 from compress.passes.artifact.compare import answers_again, rounded_answers, twice
 from compress.passes.artifact.fingerprint import Fingerprint, disagreements, largest_difference, tokens_of
 from compress.passes.artifact.inventory import Reading, check_inventory
+from compress.passes.artifact.leaves import differing, short
 from compress.passes.artifact.readings import Readings
 from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
 from compress.passes.core.report import Reporter
@@ -178,13 +179,13 @@ class _Checks:
     def _settings(self) -> Iterator[tuple[str, str]]:
         recorded = {name: value for name, value in self.record.settings.items() if name in self.record.files}
         try:
-            yield from _differences("", settings_on_disk(self.path), recorded)
+            yield from _differences(settings_on_disk(self.path), recorded)
         except InputError as error:
             yield "settings", str(error)
 
     def _contents(self, artifact: Checkpoint) -> Iterator[tuple[str, str]]:
         recorded = {name: value for name, value in self.record.settings.items() if name not in self.record.files}
-        yield from _differences("", settings_inside(artifact), recorded)
+        yield from _differences(settings_inside(artifact), recorded)
         yield from _changed(embedded_of(artifact), self.record.embedded, "file in the weight file")
 
     def _tokenizer(self, artifact: Checkpoint) -> Iterator[tuple[str, str]]:
@@ -286,19 +287,10 @@ def _changed(found: Mapping[str, str], recorded: Mapping[str, str], kind: str) -
             yield name, f"the {kind} was changed: its SHA-256 is not the recorded one"
 
 
-def _differences(where: str, found: Any, recorded: Any) -> Iterator[tuple[str, str]]:
-    """Where two JSON values differ: `file: dotted.key` of every leaf that does."""
-    if isinstance(found, Mapping) and isinstance(recorded, Mapping):
-        for key in sorted(found.keys() | recorded.keys()):
-            joint = "." if ": " in where else ": " if where else ""
-            yield from _differences(f"{where}{joint}{key}", found.get(key), recorded.get(key))
-    elif found != recorded or type(found) is not type(recorded):
-        yield where, f"is {_short(found)}, was {_short(recorded)}"
-
-
-def _short(value: Any) -> str:
-    text = "not there" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+def _differences(found: Any, recorded: Any) -> Iterator[tuple[str, str]]:
+    """Where two JSON values differ: `file: dotted.key` of every leaf that does, and how."""
+    for where, here, before in differing("", found, recorded):
+        yield where, f"is {short(here)}, was {short(before)}"
 
 
 def _check_vocabulary(recorded: Fingerprint, vocabulary: int) -> None:

@@ -16,7 +16,7 @@ import pytest
 from compress.cli.app import main
 
 COMMANDS = [
-    *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "generate"),
+    *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "diff", "generate"),
     *("serve", "passes", "dialects", "recipes", "schema", "init"),
 ]
 
