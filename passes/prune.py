@@ -14,38 +14,28 @@ two of them (iterative magnitude pruning, arXiv 1710.01878).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Literal, Self
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from compress.formats.base import ModelSpec, Zeros
-from compress.formats.errors import RefusedError, UsageError
+from compress.formats.errors import UsageError
 from compress.formats.options import PerTensor, plain, resolve, with_chosen
 from compress.kernels.effort import Effort
-from compress.kernels.measure.hessian import shrunk
-from compress.kernels.solve.alps import alps, alps_effort
-from compress.kernels.solve.correct import correct_effort, corrected_target
-from compress.kernels.solve.kept import solve_kept, solve_kept_effort
-from compress.kernels.solve.mask import Score, keep_groups, keep_share, keep_share_of_all, scores
-from compress.kernels.solve.sparsegpt import sparsegpt, sparsegpt_effort
-from compress.kernels.solve.swap import swap, swap_effort
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Place
 from compress.passes.core.change import Change
 from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.targets import Selection
 from compress.passes.distill import Distill
 from compress.passes.finetune import Finetune
-from compress.passes.forward.input_ranges import Moments
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
+from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.model.anatomy import Anatomy
+from compress.passes.narrow.pruning import Method, Pruning
+from compress.passes.narrow.zeros import counts, with_zeros
 from compress.passes.rewind import Rewind
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-_PATTERNS = {"2:4": (2, 4), "4:8": (4, 8)}
-_SOLVERS = {"sparsegpt": sparsegpt, "alps": alps}
 _SCHEDULED = ("schedule", "steps", "between", "rewind")
 
 
@@ -74,7 +64,7 @@ class Between(BaseModel):
 class Prune(Selection, LayerPass):
     """Set the weights that matter least to zero; those that stay make up for them. Needs data."""
 
-    method: Literal[Score, "sparsegpt", "alps"] = Field(
+    method: Method = Field(
         "alps",
         description="what a weight is worth: its size, with its inputs (`wanda`, `obd`), by OBS, or searched for. "
         "`wanda` compares the weights of a row, `sparsegpt` those of 128 inputs, the others all of a layer",
@@ -127,11 +117,6 @@ class Prune(Selection, LayerPass):
             raise ValueError("pattern says how many weights stay, and sparsity does: leave one of them out")
         return self
 
-    @property
-    def kept(self) -> tuple[int, int] | None:
-        """n of every m neighbouring inputs stay; None if it goes by a share."""
-        return _PATTERNS[self.pattern] if self.pattern else None
-
     def unfolded(self) -> Sequence[tuple[Place, Pass]]:
         if self.between is None:
             return super().unfolded()
@@ -151,32 +136,13 @@ class Prune(Selection, LayerPass):
         return self.chosen(anatomy)
 
     def needs(self) -> frozenset[type[Statistic]]:
-        if self.correct:
-            return frozenset({Hessian, Drift})
-        if self.swap or self.solve or self.method in _SOLVERS:
-            return frozenset({Hessian})
-        return frozenset() if self.method == "magnitude" else frozenset({Moments})
+        return self._pruning().kinds()
 
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         self.refuse_unknown_stacks(anatomy)
         targets = sorted(self.targets(anatomy))
         self._refuse_wrong_rules(targets, anatomy)
-        for name in targets:
-            spec = model.tensors[f"{name}.weight"]
-            if spec.format is not None:
-                raise RefusedError(
-                    f"prune: {name} was quantized by an earlier pass",
-                    f"move prune before the pass that quantizes, or skip: [{name}]",
-                )
-            if before := model.pruned.get(name):
-                self._refuse_fewer(name, before)
-            if self.kept and spec.shape[1] % self.kept[1]:
-                raise RefusedError(
-                    f"prune: {self.kept[1]} does not divide the {spec.shape[1]} inputs of {name}",
-                    f"say sparsity: 0.5 in place of the pattern, or skip: [{name}]",
-                )
-        zeros = {name: Zeros(self._share(name), self.pattern, self.correct) for name in targets}
-        return replace(model, pruned={**model.pruned, **zeros})
+        return with_zeros(model, {name: Zeros(self._share(name), self.pattern, self.correct) for name in targets})
 
     def _refuse_wrong_rules(self, targets: Sequence[str], anatomy: Anatomy) -> None:
         """No rule of `sparsity` decides for nothing, and one speaks of every module."""
@@ -186,19 +152,6 @@ class Prune(Selection, LayerPass):
             raise UsageError(
                 f"prune: no rule of sparsity speaks of {silent[0]}",
                 "say what holds for all others, as `default: 0.5`, or leave them as they are: `skip`",
-            )
-
-    def _refuse_fewer(self, name: str, before: Zeros) -> None:
-        """What was pruned `before` may lose more of what it has."""
-        if before.pattern or self.pattern or self._share(name) <= before.share:
-            raise RefusedError(
-                f"prune: {name} was pruned by an earlier pass ({before}), and its zeros stay",
-                f"ask for more of them than that, by sparsity in both passes, or skip: [{name}]",
-            )
-        if before.corrected and self.correct:
-            raise RefusedError(
-                f"prune: {name} was corrected to the untouched model's outputs by an earlier pass; twice overshoots",
-                "leave correct out of one of the two",
             )
 
     def with_shares(self, chosen: Mapping[str, float]) -> Self:
@@ -211,72 +164,17 @@ class Prune(Selection, LayerPass):
         return share
 
     def siblings(self, weights: Mapping[str, Tensor], stats: LinearStats) -> dict[str, Change]:
+        how = self._pruning()
         return {
-            name: self.model_copy(update={"sparsity": self._share(name)})._pruned(weight, stats, stats.kept.get(name))
-            for name, weight in weights.items()
+            name: how.change(weight, stats, self._share(name), stats.kept.get(name)) for name, weight in weights.items()
         }
 
     def effort(self, weights: Mapping[str, tuple[int, ...]]) -> Effort:
-        return sum((self._effort(shape) for shape in weights.values()), Effort())
+        return sum((self._pruning().effort(shape) for shape in weights.values()), Effort())
 
-    def _pruned(self, weight: Tensor, stats: LinearStats, within: Tensor | None) -> Change:
-        """`within` [out, in] bool: what may stay of a weight that was pruned before."""
-        if self.needs() and not stats.tokens:  # an embedding, or an expert that no token came to
-            mask = self._mask(weight.abs(), within, rows=False)
-            return Change(weight * mask, mask=mask, unreached=stats.gathered, notes={"fallback": "magnitude"})
-        hessian = shrunk(stats[Hessian].matrix, self.shrinkage) if Hessian in stats else None
-        target = self._target(weight, stats)
-        values, mask, fallback = self._first(target, stats, hessian, within)
-        if self.swap and hessian is not None:
-            values, mask = swap(target, hessian, values, mask, group=self.kept and self.kept[1], within=within)
-        if self.solve and hessian is not None:
-            values = solve_kept(target, hessian, mask, damp=self.damp, start=values)
-        return Change(values, mask=mask, notes={"fallback": fallback})
-
-    def _first(
-        self, target: Tensor, stats: LinearStats, hessian: Tensor | None, within: Tensor | None
-    ) -> tuple[Tensor, Tensor, str]:
-        """Values and mask as `method` has them, and what was done in its stead if it could not be."""
-        kind: Score = "wanda"
-        if hessian is not None and (solver := _SOLVERS.get(self.method)):
-            share, pattern = plain(self.sparsity), self.kept
-            found = solver(target, hessian, sparsity=share, pattern=pattern, within=within, damp=self.damp)
-            if found is not None:
-                return *found, ""
-        if self.method != "sparsegpt" and self.method != "alps":
-            kind = self.method
-        mask = self._mask(scores(target, self._energy(target, stats), kind), within, rows=kind == "wanda")
-        return target * mask, mask, kind if self.method in _SOLVERS else ""
-
-    def _mask(self, score: Tensor, within: Tensor | None, *, rows: bool) -> Tensor:
-        """What stays of every group, of each of the `rows`, or of all rows together; nothing that is not `within`."""
-        if self.kept:
-            return keep_groups(score, *self.kept)
-        score = score if within is None else score.masked_fill(~within, -1.0)
-        share = plain(self.sparsity)
-        mask = keep_share(score, share) if rows else keep_share_of_all(score, share)
-        return mask if within is None else mask & within
-
-    def _energy(self, weight: Tensor, stats: LinearStats) -> Tensor:
-        """Σ x² of every input [in] fp32; ones where the method does not ask for it."""
-        if Hessian in stats:
-            return stats[Hessian].matrix.diagonal()
-        return stats[Moments].energy.float() if Moments in stats else torch.ones_like(weight[0])
-
-    def _target(self, weight: Tensor, stats: LinearStats) -> Tensor:
-        """What to come close to on the inputs that the pruned model gives."""
-        if not self.correct:
-            return weight
-        drift = stats[Drift]
-        return corrected_target(weight, drift.matrix, stats[Hessian].matrix, drift.gap)
-
-    def _effort(self, shape: tuple[int, ...]) -> Effort:
-        efforts = {"sparsegpt": sparsegpt_effort, "alps": alps_effort}
-        scored = Effort(elements=20 * shape[0] * shape[1])
-        effort = efforts[self.method](shape) if self.method in efforts else scored
-        effort += swap_effort(shape, self.kept and self.kept[1]) if self.swap else Effort()
-        effort += solve_kept_effort(shape) if self.solve else Effort()
-        return effort + (correct_effort(shape) if self.correct else Effort())
+    def _pruning(self) -> Pruning:
+        pattern = counts(self.pattern) if self.pattern else None
+        return Pruning(self.method, pattern, self.swap, self.solve, self.correct, self.damp, self.shrinkage)
 
 
 def cubic(sparsity: float, steps: int) -> list[float]:
