@@ -199,6 +199,11 @@ class QTensor:
         rows, codes = self.codes.shape
         return rows, codes * self.format.span
 
+    def to(self, device: torch.device) -> QTensor:
+        """The same on `device`."""
+        params = {name: value.to(device) for name, value in self.params.items()}
+        return QTensor(self.format, self.codes.to(device), params)
+
     def rows(self, part: slice) -> QTensor:
         """Some rows of a weight whose rows stand apart (`rows_apart`)."""
         params = {name: value[part] for name, value in self.params.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
+from compress.kernels.product.coded_linear import CodedLinear
+from compress.kernels.qtensor import QTensor
 from compress.passes.model.anatomy import find_layers
 from compress.passes.model.blank import empty_model
 from compress.passes.model.config import load_config
@@ -27,8 +29,11 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     blank: PreTrainedModel | None = None,
     ready: Ready | None = None,
+    coded: bool = False,
 ) -> PreTrainedModel:
     """The model with every tensor decoded to `dtype`, ready for inference; its linears round what engines round.
+
+    With `coded`, quantized weights of linear layers stay codes (`CodedLinear`), which is quicker with few tokens.
 
     `blank` is its empty model (`fitted`), if that is there already; it is filled. `ready` is called for each decoder
     layer before the next one is filled, and may change it: so the model is never whole unless it stays so.
@@ -39,6 +44,8 @@ def load_model(
     model = blank or empty_model(load_config(checkpoint), checkpoint.spec.tensors, dtype)
     model = model.eval().requires_grad_(False)
     read, stored = dense(checkpoint), tensor_names(model, checkpoint.spec.tensors)
+    if coded:
+        _keep_codes(model, checkpoint, stored, device)
     linears = {name.removesuffix(".weight"): parameter.removesuffix(".weight") for parameter, name in stored.items()}
     round_inputs({name: model.get_submodule(linears[name]) for name in checkpoint.spec.activations}, read)
     _move_buffers(model, device)
@@ -53,6 +60,21 @@ def load_model(
     model.tie_weights()
     _check_filled(checkpoint, model)
     return model
+
+
+def _keep_codes(
+    model: PreTrainedModel, checkpoint: Checkpoint, stored: Mapping[str, str], device: torch.device
+) -> None:
+    """Put a `CodedLinear` in the place of each linear layer whose weight is quantized, but for a head that is tied."""
+    tied = model.get_output_embeddings() if model.config.get_text_config().tie_word_embeddings else None
+    quantized = {name for name, spec in checkpoint.spec.tensors.items() if spec.format is not None}
+    for name, module in list(model.named_modules()):
+        weight = stored.get(f"{name}.weight", "")
+        if type(module) is not nn.Linear or module is tied or weight not in quantized:
+            continue
+        if isinstance(codes := checkpoint.read(weight), QTensor):
+            _check_shape(weight, codes.shape, module.weight.shape)
+            model.set_submodule(name, CodedLinear(codes.to(device), module.bias))
 
 
 def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -75,10 +97,13 @@ def _check_filled(checkpoint: Checkpoint, module: nn.Module, prefix: str = "") -
 
 def _fitting(name: str, value: Tensor, model: nn.Module) -> Tensor:
     """`value`, which has the shape of the parameter `name`."""
-    asked, found = model.get_parameter(name).shape, value.shape
-    if found != asked:
+    _check_shape(name, value.shape, model.get_parameter(name).shape)
+    return value
+
+
+def _check_shape(name: str, found: Sequence[int], asked: Sequence[int]) -> None:
+    if tuple(found) != tuple(asked):
         raise InputError(
             f"{name} has shape {list(found)}, config.json asks for {list(asked)}",
             "config.json and the weights do not belong together",
         )
-    return value

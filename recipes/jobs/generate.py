@@ -40,7 +40,8 @@ def generate(
 
     The chat template frames the prompt where the tokenizer has one and `raw` is not set. Temperature 0 is
     greedy. With `kv_cache` keys and values are kept on that grid, whatever the checkpoint says; without, as it
-    says. Raises InputError for a checkpoint, tokenizer or template that is broken.
+    says. Quantized weights stay codes: see `CodedLinear` for what that rounds.
+    Raises InputError for a checkpoint, tokenizer or template that is broken.
     """
     place = torch.device(device)
     dtype = torch.float32 if place.type == "cpu" else torch.bfloat16
@@ -49,7 +50,7 @@ def generate(
     ids = _prompt_ids(tokenizer, prompt, raw or tokenizer.chat_template is None)
     if not ids:
         raise InputError("the prompt is empty", "give some text with -p")
-    network = load_model(checkpoint, place, dtype, blank)
+    network = load_model(checkpoint, place, dtype, blank, coded=True)
     sampling: dict[str, Any] = {"do_sample": True, "temperature": temperature} if temperature else {}
     ends = _end_tokens(checkpoint, tokenizer)
     settings = GenerationConfig(

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
+from compress.kernels.product.coded_linear import CodedLinear
 from compress.passes.model.loading import load_model
 
 CPU = torch.device("cpu")
@@ -42,6 +43,17 @@ def test_codes_are_decoded_to_the_type_asked_for(written_as_gptq: Path) -> None:
     weight = load_model(files, CPU, torch.bfloat16).get_parameter(name)
     assert weight.dtype == torch.bfloat16
     assert torch.equal(weight, files.read(name).dequantize().bfloat16())  # type: ignore[union-attr]
+
+
+def test_codes_may_stay_codes(written_as_gptq: Path) -> None:
+    files = open_checkpoint(written_as_gptq)
+    coded, decoded = load_model(files, CPU, coded=True), load_model(files, CPU)
+    kept = {name: module for name, module in coded.named_modules() if isinstance(module, CodedLinear)}
+    quantized = {name for name, spec in files.spec.tensors.items() if spec.format}
+    assert {f"{name}.weight" for name in kept} == quantized
+    ids = torch.randint(1, 320, (2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(coded(ids).logits, decoded(ids).logits)
 
 
 @pytest.mark.parametrize(("change", "message"), [

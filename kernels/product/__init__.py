@@ -1,0 +1,1 @@
+"""How are inputs multiplied with codes?"""
