@@ -44,6 +44,10 @@ class AWQ(FormatOptions, LinearPass):
     def needs(self) -> frozenset[type[Statistic]]:
         return frozenset({Hessian, MeanAbs})
 
+    def beyond_energy(self) -> frozenset[type[Statistic]]:
+        """Scales and ranges are compared by the errors of outputs: the diagonal gives those of unrelated inputs."""
+        return super().beyond_energy() - {Hessian}
+
     def scales(self) -> bool:
         return True
 

@@ -25,6 +25,8 @@ from compress.recipes.pace import Pace, pace
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import Steps, even, first_numbers, largest, layerwise, stages
 
+_ON_TEXT = "calibrate on text: `- calibrate: {data: builtin}`"
+
 
 class StagePlan(BaseModel):
     """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes.
@@ -157,6 +159,7 @@ class _Way:
         self.planned: list[StagePlan] = []
         self.products: list[tuple[Product, ModelSpec]] = []
         self.calibration: Extent | None = None
+        self.energies_alone = False
         self._pace, self._crew = here, crew
 
     def take(self, first: int, steps: Steps, text: Extent | None, after: Steps) -> None:
@@ -169,7 +172,7 @@ class _Way:
                 self.products += [(product, self.model) for product in self._products(number, step)]
                 self.model = self._apply(step, prepared)
             if isinstance(step, ModelPass) and step.calibrates:
-                self.calibration = text or step.extent()
+                self.calibration, self.energies_alone = text or step.extent(), step.energies_alone
         with self.origin.placing("passes", first):  # only now: what is refused need not have a cost
             cost = self._cost(before, steps, text, after)
         changed = sum(self.model.tensors.get(name) != spec for name, spec in before.tensors.items())
@@ -218,14 +221,28 @@ class _Way:
             return first.cost(Setting(model, anatomy, extent or (0, 0), self.budget, layerwise(after), self._crew))
         passes = layerwise(steps)
         needy = [step.name for step in passes if step.needs()]
+        if needy and self.energies_alone:
+            _refuse_beyond_energies(passes)
+            return sweep_cost(passes, model, anatomy, (0, 0), self.budget)
         return sweep_cost(passes, model, anatomy, self._calibration(needy) if needy else (0, 0), self.budget)
 
     def _calibration(self, names: Sequence[str]) -> Extent:
         """The sequences that the passes `names` want; raises UsageError if there are none."""
+        if self.energies_alone:
+            raise RefusedError(f"{', '.join(names)} runs text through the model, and an imatrix is none", _ON_TEXT)
         if self.calibration is None:
             hint = "put `- calibrate: {data: builtin}` before it"
             raise UsageError(f"{', '.join(names)} needs calibration data", hint)
         return self.calibration
+
+
+def _refuse_beyond_energies(passes: Sequence[LayerPass]) -> None:
+    """Raise RefusedError for a pass that needs more than an imatrix holds."""
+    for step in passes:
+        if beyond := sorted(kind.says for kind in step.beyond_energy()):
+            raise RefusedError(
+                f"{step.name} needs {' and '.join(beyond)}; an imatrix holds the energy of every input alone", _ON_TEXT
+            )
 
 
 def physical_ram() -> int:

@@ -136,6 +136,11 @@ class ModelPass(Pass):
         return self.alters and not self.calibrates
 
     @property
+    def energies_alone(self) -> bool:
+        """Whether what it chooses to calibrate by is no text, but Σx² of the inputs of every linear layer."""
+        return False
+
+    @property
     def together(self) -> bool:
         """Whether all processes of a run do it at once; else the main one does, and the others find it committed."""
         return False
@@ -185,6 +190,10 @@ class LayerPass(Pass):
     def needs(self) -> frozenset[type[Statistic]]:
         """The statistics it wants of the inputs of its targets."""
         return frozenset()
+
+    def beyond_energy(self) -> frozenset[type[Statistic]]:
+        """Those of what it needs that the Hessian's diagonal, all that an imatrix holds, does not give."""
+        return frozenset(kind for kind in self.needs() if not kind.of_energy)
 
     def row_parts(self) -> int:
         """Into how many parts it cuts the rows of a weight, each to be solved with statistics of its own.

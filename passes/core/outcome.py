@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from compress.formats.gguf.importance.modules import Energy
 from compress.passes.forward.scores import Scores
 from compress.passes.model.sequences import Sequences
 
@@ -14,7 +15,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome:
-    """`calibration`: the sequences to go by; `bits`, `shares` of zeros: chosen by module name; `scores`: of the model.
+    """`calibration`: the sequences to go by, or `energies` of inputs by module, in place of them.
+
+    `bits`, `shares` of zeros: chosen by module name; `scores`: of the model.
 
     `authors` are the passes that rewrote a tensor, joined by +; `reports` what there is to say of a rewritten
     module; `manifest` is what artifacts say of the stage. What a stage does not speak of is None, or empty. `called`:
@@ -22,6 +25,7 @@ class Outcome:
     """
 
     calibration: Sequences | None = None
+    energies: Mapping[str, Energy] | None = None
     bits: Mapping[str, int] | None = None
     shares: Mapping[str, float] | None = None
     scores: Scores | None = None
@@ -34,8 +38,10 @@ class Outcome:
         """This, and what a later stage leaves: where both speak, the later one holds."""
         if later.called is not None:
             return self._renamed(later.called).then(replace(later, called=None))
+        calibrated = later if later.calibration is not None or later.energies is not None else self
         return Outcome(
-            calibration=self.calibration if later.calibration is None else later.calibration,
+            calibration=calibrated.calibration,
+            energies=calibrated.energies,
             bits=self.bits if later.bits is None else later.bits,
             shares=self.shares if later.shares is None else later.shares,
             scores=self.scores if later.scores is None else later.scores,
@@ -48,6 +54,7 @@ class Outcome:
         modules = {new.removesuffix(".weight"): old.removesuffix(".weight") for new, old in called.items()}
         return replace(
             self,
+            energies=None if self.energies is None else _under(modules, self.energies),
             bits=None if self.bits is None else _under(modules, self.bits),
             shares=None if self.shares is None else _under(modules, self.shares),
             authors=_under(called, self.authors),

@@ -20,6 +20,8 @@ _LOWEST = (127 - 16) << (23 - _COARSE)
 class Extremes(Statistic):
     """The largest |x| of every column: `columns` [in] fp32."""
 
+    says = "the largest of every input"
+
     def __init__(self, in_features: int, device: torch.device) -> None:
         super().__init__(in_features, device)
         self.columns = torch.zeros(in_features, device=device)
@@ -33,6 +35,8 @@ class Extremes(Statistic):
 
 class Moments(Statistic):
     """Σx and Σx² of every column: `total`, `energy` [in] fp64."""
+
+    says = "the mean of every input"
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         super().__init__(in_features, device)
@@ -61,6 +65,8 @@ class Histogram(Statistic):
     Edges are floats of 5 bits of mantissa, from 2^−16 to 2^16: so a bin is 3 % wide wherever it lies, no range
     need be known beforehand, and the order of the data does not matter. What lies beyond goes to the outer bins.
     """
+
+    says = "how often every size of input comes"
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         super().__init__(in_features, device)

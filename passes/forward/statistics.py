@@ -26,6 +26,10 @@ class Statistic(ABC):
     """Whether `add` also wants the same tokens' input in the untouched model."""
     residual: ClassVar[bool] = False
     """Whether `add_gap` is wanted, where there is one linear and its output joins the residual stream."""
+    says: ClassVar[str]
+    """What it says of the inputs, for messages."""
+    of_energy: ClassVar[bool] = False
+    """Whether Σx² of every input, all that an imatrix holds, gives it (`take_energy`)."""
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         self.tokens = 0
@@ -42,6 +46,10 @@ class Statistic(ABC):
     def add_gap(self, gap: Tensor, x: Tensor) -> None:  # noqa: B027 - most have no use for it
         """gap [tokens, out] fp32: what the untouched model's residual stream is ahead; x as for `add`."""
 
+    def take_energy(self, energy: Tensor) -> None:
+        """Become, once `tokens` is set, that of inputs of which only Σx², `energy` [in] fp32, is known."""
+        raise NotImplementedError(f"{type(self).__name__} takes more than the energy of inputs")
+
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """All tokens were added."""
 
@@ -53,6 +61,8 @@ class Statistic(ABC):
 class Hessian(Statistic):
     """H = Σ xᵀx [in, in] fp32, and the count of tokens it sums over."""
 
+    says = "the products of every two inputs"
+
     def __init__(self, in_features: int, device: torch.device) -> None:
         super().__init__(in_features, device)
         self.matrix = torch.zeros(in_features, in_features, device=device)
@@ -63,6 +73,10 @@ class Hessian(Statistic):
     @classmethod
     def effort(cls, tokens: int, columns: int, rows: int | None) -> Effort:
         return hessian_effort(tokens, columns)
+
+    def take_energy(self, energy: Tensor) -> None:
+        """Its diagonal, zeros beside it: for passes that need no more (`LayerPass.beyond_energy`)."""
+        self.matrix.copy_(energy.diag_embed())
 
     def finish(self) -> None:
         fill_lower(self.matrix)
@@ -79,6 +93,7 @@ class Drift(Statistic):
 
     teacher = True
     residual = True
+    says = "the untouched model's inputs beside its own"
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         super().__init__(in_features, device)
@@ -105,8 +120,34 @@ class Drift(Statistic):
             self.gap.div_(scale)
 
 
+class Energy(Statistic):
+    """Σx² of every column, the Hessian's diagonal: `total` [in] fp64."""
+
+    says = "the energy of every input"
+    of_energy = True
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.total = torch.zeros(in_features, dtype=torch.float64, device=device)
+
+    def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
+        self.total += x.square().sum(0, dtype=torch.float64)
+
+    def take_energy(self, energy: Tensor) -> None:
+        self.total.copy_(energy)
+
+    def divide(self, scale: Tensor) -> None:
+        self.total.div_(scale.double().square())
+
+
 class MeanAbs(Statistic):
-    """Σ |x| [in] fp32; `mean` is what AWQ (arXiv 2306.00978) takes a channel's importance from."""
+    """Σ |x| [in] fp32; `mean` is what AWQ (arXiv 2306.00978) takes a channel's importance from.
+
+    Of inputs of which only the energy is known, the root mean square takes its place.
+    """
+
+    says = "the mean size of every input"
+    of_energy = True
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         super().__init__(in_features, device)
@@ -119,6 +160,9 @@ class MeanAbs(Statistic):
 
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         self.total += x.abs().sum(0)
+
+    def take_energy(self, energy: Tensor) -> None:
+        self.total.copy_((energy * self.tokens).sqrt())
 
     def divide(self, scale: Tensor) -> None:
         self.total.div_(scale)
@@ -154,6 +198,7 @@ class LinearStats:
         guide: Guide | None = None,
     ) -> None:
         self._statistics = {kind: kind(in_features, device) for kind in kinds}
+        self._device = device
         self.kept: Mapping[str, Tensor] = {}
         self.parts: dict[str, tuple[LinearStats, ...]] = {}
         if guide:
@@ -209,6 +254,15 @@ class LinearStats:
         gaps = repeat(None) if gap is None else gap.tensor_split(len(parts), 1)
         for part, root, own in zip(parts, roots.split(1, 1), gaps):
             part.add(x * root, teacher_x if teacher_x is None else teacher_x * root, own if own is None else own * root)
+
+    def take_energy(self, energy: Tensor, tokens: float) -> None:
+        """Become those of so many tokens of which Σx², `energy` [in] fp32, alone is known; of none if there are none.
+
+        Counts of an imatrix may be of chunks of text: at least one it is then.
+        """
+        for statistic in self._statistics.values() if tokens else ():
+            statistic.tokens = max(1, round(tokens))
+            statistic.take_energy(energy.to(self._device))
 
     def finish(self) -> None:
         """All tokens were added."""

@@ -17,8 +17,7 @@ from compress.kernels.solve.mask import Score, keep_groups, keep_share, keep_sha
 from compress.kernels.solve.sparsegpt import sparsegpt, sparsegpt_effort
 from compress.kernels.solve.swap import swap, swap_effort
 from compress.passes.core.change import Change
-from compress.passes.forward.input_ranges import Moments
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
+from compress.passes.forward.statistics import Drift, Energy, Hessian, LinearStats, Statistic
 
 Method = Literal[Score, "sparsegpt", "alps"]
 _SOLVERS = {"sparsegpt": (sparsegpt, sparsegpt_effort), "alps": (alps, alps_effort)}
@@ -46,7 +45,7 @@ class Pruning:
             return frozenset({Hessian, Drift})
         if self.swap or self.solve or self.method in _SOLVERS:
             return frozenset({Hessian})
-        return frozenset() if self.method == "magnitude" else frozenset({Moments})
+        return frozenset() if self.method == "magnitude" else frozenset({Energy})
 
     def effort(self, shape: tuple[int, ...]) -> Effort:
         """What it takes for a weight of this shape [out, in]."""
@@ -102,7 +101,7 @@ class Pruning:
         """Σ x² of every input [in] fp32; ones where the method does not ask for it."""
         if Hessian in stats:
             return stats[Hessian].matrix.diagonal()
-        return stats[Moments].energy.float() if Moments in stats else torch.ones_like(weight[0])
+        return stats[Energy].total.float() if Energy in stats else torch.ones_like(weight[0])
 
     def _target(self, weight: Tensor, stats: LinearStats) -> Tensor:
         """What to come close to on the inputs that the pruned model gives."""

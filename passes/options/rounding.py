@@ -14,8 +14,7 @@ from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat, Params, quantize
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
-from compress.passes.forward.input_ranges import Moments
-from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.forward.statistics import Energy, LinearStats, Statistic
 
 Search = Literal["off", "weights", "inputs"]
 SEARCH = (
@@ -32,7 +31,7 @@ class RoundingOptions(LinearPass):
     search: PerTensor[Search] = Field("weights", description=SEARCH)
 
     def needs(self) -> frozenset[type[Statistic]]:
-        return frozenset({Moments}) if may_be(self.search, "inputs") else frozenset()
+        return frozenset({Energy}) if may_be(self.search, "inputs") else frozenset()
 
     def linear_effort(self, shape: tuple[int, ...], number_format: NumberFormat) -> Effort:
         return number_format.effort(shape, searched=plain(self.search) != "off")
@@ -55,6 +54,6 @@ class RoundingOptions(LinearPass):
         search = plain(self.search)
         if search == "off":
             return None
-        if search == "inputs" and Moments in stats and stats.tokens:  # an embedding has no inputs
-            return stats[Moments].energy.float()
+        if search == "inputs" and Energy in stats and stats.tokens:  # an embedding has no inputs
+            return stats[Energy].total.float()
         return torch.ones(weight.shape[1], device=weight.device)

@@ -93,7 +93,10 @@ class Sweep:
             lent = ", ".join(f"{module}.{leaf}" for module, leaf in left.unmeasured)
             self.run.reporter.note(f"{UNREACHED}, so the largest of the layer's other experts stands for it: {lent}")
 
-    def _make_walk(self) -> Walk:
+    def _make_walk(self) -> Walk | None:
+        """None where the run goes by energies: there is nothing to run."""
+        if self.run.left.energies is not None:
+            return None
         if self.run.left.calibration is None:
             names = ", ".join(step.name for step in self.passes if step.needs())
             raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
@@ -114,9 +117,10 @@ class Sweep:
         layer = self.anatomy.layers[index]
         left = Leavings()
         if self.walk is None:
+            folds = self._folds_alone(index, left)
             for siblings in layer.siblings:
                 weights = {name: self._weight(name) for name in siblings if self._wanted(name)}
-                self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), left, None)
+                self._rewrite(weights, self._known(weights), left, None, folds.get(siblings[0]))
             return left
         if index == 0:
             self.walk.start()
@@ -165,12 +169,35 @@ class Sweep:
     def _end_unit(self, name: str, with_statistics: bool = False) -> Leavings:
         left, weights = Leavings(), {name: self._weight(name)}
         if self.walk is None or not with_statistics:
-            self._rewrite(weights, LinearStats(frozenset(), 0, self.run.device), left, None)
+            self._rewrite(weights, self._known(weights if with_statistics else {}), left, None)
             return left
         project, head = self.run.skeleton.back(self.walk.streams[0].weights)
         rewrite = partial(self._rewrite, weights, left=left, place=None)
         self.walk.head(Pause("", weights[name].shape[1], self._kinds([name]), rewrite), head, project)
         return left
+
+    def _known(self, weights: Mapping[str, Tensor]) -> LinearStats:
+        """What is known of the inputs of siblings without running anything."""
+        energies = self.run.left.energies
+        if energies is None or not weights or not (kinds := self._kinds(weights)):
+            return LinearStats(frozenset(), 0, self.run.device)
+        width = next(iter(weights.values())).shape[1]
+        stats = LinearStats(kinds, width, self.run.device)
+        for energy in [energies[name] for name in weights if name in energies and energies[name].tokens][:1]:
+            if len(energy.sums) != width:
+                raise UsageError(
+                    f"the imatrix is of {len(energy.sums):,} inputs of {next(iter(weights))}, now {width:,}",
+                    "calibrate on text after what changes shapes",
+                )
+            stats.take_energy(energy.sums, energy.tokens)
+        return stats
+
+    def _folds_alone(self, index: int, left: Leavings) -> dict[str, Fold]:
+        """The folds of a layer that nothing else runs through."""
+        if self.folds is None:
+            return {}
+        module = self.run.skeleton.layer(index, dense(self.run.model))
+        return self.folds.of(index, module, self._reader(left))
 
     def _wanted(self, name: str) -> bool:
         return any(name in targets for targets in self.targets.values())

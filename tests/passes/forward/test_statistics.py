@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
-from compress.passes.forward.statistics import Drift, Guide, Hessian, LinearStats, MeanAbs, Statistic
+from compress.passes.forward.statistics import Drift, Energy, Guide, Hessian, LinearStats, MeanAbs, Statistic
 
 CPU = torch.device("cpu")
-ALL: frozenset[type[Statistic]] = frozenset({Hessian, Drift, MeanAbs, Extremes, Moments, Histogram})
+ALL: frozenset[type[Statistic]] = frozenset({Hessian, Drift, MeanAbs, Energy, Extremes, Moments, Histogram})
 
 
 def data(seed: int = 0) -> Tensor:
@@ -40,7 +40,7 @@ def test_the_pieces_do_not_matter_and_empty_ones_change_nothing(pieces: list[int
     one, several = gathered([40]), gathered(pieces)
     assert several.tokens == 40
     for kind, part in ((Hessian, "matrix"), (Drift, "matrix"), (MeanAbs, "total"), (Extremes, "columns"),
-                       (Moments, "energy"), (Histogram, "counts")):  # fmt: skip
+                       (Energy, "total"), (Moments, "energy"), (Histogram, "counts")):  # fmt: skip
         torch.testing.assert_close(getattr(several[kind], part), getattr(one[kind], part))
 
 
@@ -48,6 +48,16 @@ def test_an_expert_without_a_token_has_statistics_of_none() -> None:
     stats = gathered([0])
     assert stats.gathered and stats.tokens == 0
     assert not stats[Hessian].matrix.any() and not stats[MeanAbs].mean.any()
+
+
+def test_of_energies_alone_there_is_a_diagonal() -> None:
+    x, told = data(), LinearStats(frozenset({Hessian, Energy, MeanAbs}), 6, CPU)
+    told.take_energy(x.square().sum(0), 40)
+    torch.testing.assert_close(told[Hessian].matrix, gathered([40])[Hessian].matrix.diagonal().diag_embed())
+    torch.testing.assert_close(told[MeanAbs].mean, x.square().mean(0).sqrt())
+    assert told.tokens == 40
+    with pytest.raises(NotImplementedError, match="Extremes takes more"):
+        LinearStats(frozenset({Extremes}), 6, CPU).take_energy(x.square().sum(0), 40)
 
 
 def test_dividing_is_gathering_what_was_divided() -> None:

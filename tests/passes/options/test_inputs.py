@@ -7,7 +7,7 @@ import torch
 
 from compress.kernels.numbers.activations import grid_scale
 from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
-from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.forward.statistics import Energy, LinearStats, Statistic
 from compress.passes.fp8 import FP8
 from compress.passes.int8 import INT8
 from compress.passes.options.inputs import InputOptions
@@ -31,7 +31,7 @@ def stats_of(step: InputOptions, tokens: int) -> LinearStats:
         ({"activations": "static", "range": "minmax"}, {Extremes}),
         ({"activations": "static", "range": "sigma"}, {Moments}),
         ({"smooth": 0.5}, {Extremes}),
-        ({"search": "inputs"}, {Moments}),
+        ({"search": "inputs"}, {Energy}),
     ],
 )
 def test_only_what_is_needed_is_gathered(options: dict[str, object], needs: set[type[Statistic]]) -> None:
