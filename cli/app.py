@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from compress.cli.commands import checkpoints, listing, recipes, trust
+from compress.cli.commands.bench import bench
 from compress.cli.commands.serve import serve
 from compress.cli.terminal.help import Command, Group
 from compress.cli.terminal.output import print_json
@@ -41,6 +42,7 @@ app.command("verify", cls=Command)(checkpoints.verify)
 app.command("diff", cls=Command)(trust.diff)
 app.command("generate", cls=Command)(checkpoints.generate)
 app.command("serve", cls=Command)(serve)
+app.command("bench", cls=Command)(bench)
 app.command("passes", cls=Command)(listing.passes)
 app.command("dialects", cls=Command)(listing.dialects)
 app.command("recipes", cls=Command)(listing.recipes)

@@ -55,10 +55,19 @@ def engines(incomplete: str) -> list[tuple[str, str]]:
 
 def servers(incomplete: str) -> list[tuple[str, str]]:
     """The engines that serve: their scripts hold a command."""
+    return _holding("command", incomplete)
+
+
+def writers(incomplete: str) -> list[tuple[str, str]]:
+    """The engines that are timed in a process of ours: their scripts hold a writer."""
+    return _holding("writer", incomplete)
+
+
+def _holding(function: str, incomplete: str) -> list[tuple[str, str]]:
     from compress.recipes.engines import scripts
 
     files = sorted(Path(scripts.__path__[0]).glob("[a-z]*.py"))
-    return _beginning(incomplete, {path.stem: "" for path in files if "\ndef command(" in path.read_text()})
+    return _beginning(incomplete, {path.stem: "" for path in files if f"\ndef {function}(" in path.read_text()})
 
 
 def devices(incomplete: str) -> list[tuple[str, str]]:

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from compress.formats.errors import CompressError, RefusedError, UsageError, suggest
 
-_LAUNCH = Path(__file__).with_name("launch.py")
-_SCRIPTS = _LAUNCH.parent / "scripts"
+LAUNCH = Path(__file__).with_name("launch.py")
+"""What the engine's interpreter runs."""
+_SCRIPTS = LAUNCH.parent / "scripts"
 _RAISED = re.compile(r"^(?:\w+\.)*\w*(?:Error|Exception|Refused|Exit)\b.*", re.MULTILINE)
 _TRACEBACK = "Traceback (most recent call last)"
 _MODULE = "ModuleNotFoundError: "
@@ -41,6 +42,12 @@ class Answer:
 def engines() -> tuple[str, ...]:
     """The engines that there is a script for."""
     return tuple(sorted(path.stem for path in _SCRIPTS.glob("[a-z]*.py")))
+
+
+def engines_with(function: str) -> tuple[str, ...]:
+    """Those of them whose script holds such a function, read from the files: nothing is imported."""
+    holds = re.compile(rf"^def {function}\(", re.MULTILINE)
+    return tuple(name for name in engines() if holds.search((_SCRIPTS / f"{name}.py").read_text()))
 
 
 def script_of(engine: str) -> str:
@@ -93,13 +100,13 @@ def build_of(engine: str, python: Path, timeout: float = 300) -> str:
 def _reply(engine: str, python: Path, request: Mapping[str, Any], timeout: float) -> dict[str, Any]:
     """What launch.py says to a request."""
     try:
-        done = _run([str(python), "-P", str(_LAUNCH), engine], json.dumps(request), timeout)
+        done = _run([str(python), "-P", str(LAUNCH), engine], json.dumps(request), timeout)
     except subprocess.TimeoutExpired as error:
         raise CompressError(f"{engine} did not answer within {timeout:.0f} s") from error
     except OSError as error:
         raise CompressError(f"{engine}: {python} does not start: {error.strerror}") from error
     if done.returncode != 0:
-        raise CompressError(f"{engine}: {_last_words(done)}")
+        raise CompressError(f"{engine}: {last_words(done.returncode, done.stderr)}")
     reply: dict[str, Any] = json.loads(done.stdout)
     return reply
 
@@ -126,13 +133,13 @@ def _matrix(rows: Sequence[Sequence[float | None]]) -> Tensor:
     return matrix
 
 
-def _last_words(done: subprocess.CompletedProcess[str]) -> str:
-    """The exception that ended the process, on one line; else its last line, or the signal that killed it."""
-    if done.returncode < 0:
-        told = _TERMINATED.search(done.stderr)
-        return f"killed by {signal.Signals(-done.returncode).name}" + (f": {told[1]}" if told else "")
-    trace = _RANK.sub("", done.stderr).rpartition(_TRACEBACK)[2] if _TRACEBACK in done.stderr else ""
+def last_words(status: int, said: str) -> str:
+    """The exception that ended a process, out of what it `said`, on one line; else its last line, or its signal."""
+    if status < 0:
+        told = _TERMINATED.search(said)
+        return f"killed by {signal.Signals(-status).name}" + (f": {told[1]}" if told else "")
+    trace = _RANK.sub("", said).rpartition(_TRACEBACK)[2] if _TRACEBACK in said else ""
     if raised := _RAISED.search(trace):
         return " ".join(trace[raised.start() :].split())
-    lines = done.stderr.strip().splitlines()
-    return lines[-1].strip() if lines else f"exit status {done.returncode}"
+    lines = said.strip().splitlines()
+    return lines[-1].strip() if lines else f"exit status {status}"

@@ -6,24 +6,22 @@ holds a `command`. The first that the facts let load it here, that is installed 
 
 from __future__ import annotations
 
-import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from compress.formats import dialects
 from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError, RefusedError, UsageError, suggest
-from compress.recipes.engines import scripts
-from compress.recipes.engines.ask import build_of, engines, not_installed, script_of, serving
+from compress.recipes.engines.ask import build_of, engines_with, not_installed, script_of, serving
 from compress.recipes.engines.machine import Machine, this_machine
 from compress.recipes.engines.verdicts import Verdict, subject_of, targets, verdict
 
-_COMMAND = re.compile(r"^def command\(", re.MULTILINE)
 _MISSING = "ModuleNotFoundError"
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -45,18 +43,23 @@ class Wish:
     machine: Machine
 
 
-def servers() -> tuple[str, ...]:
-    """The engines that serve, by their scripts' names, read from the files: nothing is imported."""
-    folder = Path(scripts.__path__[0])
-    return tuple(name for name in engines() if _COMMAND.search((folder / f"{name}.py").read_text()))
-
-
 def check_server(engine: str) -> str:
     """The target that `engine` means. Raises UsageError if it is none, or has no server."""
-    known = {name: target for target in targets() if (name := _script(target)) in servers()}
+    return check_holds(engine, "command", "server")
+
+
+def check_holds(engine: str, function: str, word: str) -> str:
+    """The target that `engine` means. Raises UsageError if its script does not hold `function`, which is a `word`."""
+    known = {name: target for target in targets() if (name := script_name(target)) in engines_with(function)}
     if script_of(engine) not in known:
-        raise UsageError(f"{engine} has no server{suggest(engine, known.values())}")
+        raise UsageError(f"{engine} has no {word}{suggest(engine, known.values())}")
     return known[script_of(engine)]
+
+
+def named_by(artifact: Checkpoint, function: str) -> list[str]:
+    """The engines that the artifact's container is for, in its order, and whose script holds `function`."""
+    scripts = engines_with(function)
+    return [target for target in dialects()[artifact.dialect].loads if script_name(target) in scripts]
 
 
 def choose(
@@ -76,7 +79,7 @@ def choose(
     """
     wanted = {name: value for name, value in options.items() if value is not None}
     wish = Wish(artifact, port, wanted, machine or this_machine())
-    asked = [check_server(engine)] if engine else _named_by(artifact)
+    asked = [check_server(engine)] if engine else named_by(artifact, "command")
     errors: list[CompressError] = []
     for target in asked:
         try:
@@ -88,12 +91,9 @@ def choose(
     raise _refusal(artifact, errors)
 
 
-def _script(target: str) -> str:
+def script_name(target: str) -> str:
+    """What the script of a target would be called, if there is one."""
     return target.replace(".", "_").replace("-", "_")
-
-
-def _named_by(artifact: Checkpoint) -> list[str]:
-    return [target for target in dialects()[artifact.dialect].loads if _script(target) in servers()]
 
 
 def _why(artifact: Checkpoint, engine: str | None, errors: Sequence[CompressError]) -> str:
@@ -117,13 +117,21 @@ def _refusal(artifact: Checkpoint, errors: Sequence[CompressError]) -> RefusedEr
 
 def _command(target: str, wish: Wish, python: Path | None) -> list[str]:
     """The command that serves with `target`. Raises CompressError for what keeps it from that."""
-    reasons = _against(target, wish)
+    reasons = objections(target, wish.artifact, wish.machine)
     if reasons and all(reasons.values()):
         raise next(filter(None, reasons.values()))
+    return first_installed(target, python, lambda place: _asked(target, wish, place, reasons))
+
+
+def first_installed(target: str, python: Path | None, ask: Callable[[Path], _Found]) -> _Found:
+    """What the first interpreter says that `target` is installed for, or `python` if it is given.
+
+    Raises RefusedError if it is nowhere, and whatever else `ask` raises.
+    """
     missing: CompressError | None = None
     for place in [python] if python else _places(target):
         try:
-            return _asked(target, wish, place, reasons)
+            return ask(place)
         except CompressError as error:
             if _MISSING not in str(error):
                 raise
@@ -134,17 +142,17 @@ def _command(target: str, wish: Wish, python: Path | None) -> list[str]:
 
 def _asked(target: str, wish: Wish, python: Path, reasons: Mapping[str, RefusedError | None]) -> list[str]:
     """The same of the engine that is installed for `python`. Starting that takes its time: only where it matters."""
-    script = _script(target)
+    script = script_name(target)
     if any(reasons.values()) and (reason := reasons.get(build_of(script, python))):
         raise reason
     return serving(script, python, wish.artifact.path, wish.port, wish.options)
 
 
-def _against(target: str, wish: Wish) -> dict[str, RefusedError | None]:
-    """Of every build of `target`, what the facts say against it."""
-    subject, path = subject_of(wish.artifact), str(wish.artifact.path)
+def objections(target: str, artifact: Checkpoint, machine: Machine) -> dict[str, RefusedError | None]:
+    """Of every build of `target`, what the facts say against its loading `artifact` on `machine`."""
+    subject, path = subject_of(artifact), str(artifact.path)
     builds = [name for name in targets() if name == target or name.startswith(f"{target}-")]
-    return {build: _objection(verdict(build, path, subject, wish.machine)) for build in builds}
+    return {build: _objection(verdict(build, path, subject, machine)) for build in builds}
 
 
 def _objection(found: Verdict) -> RefusedError | None:

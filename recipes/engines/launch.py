@@ -1,4 +1,5 @@
-"""What an engine's interpreter runs: `python -P launch.py ENGINE`. One request comes in, one reply goes out.
+"""What an engine's interpreter runs: `python -P launch.py ENGINE`. A line with a request comes in, one with its reply
+goes out, until no more comes.
 
 It needs nothing of ours but the engine's script and what stands beside it in scripts/ (which says what a script
 holds), so it runs where only the engine is installed. `-P` keeps this directory off the path.
@@ -7,7 +8,12 @@ holds), so it runs where only the engine is installed. `-P` keeps this directory
     {"path": "the artifact", "sequences": [[token ids], …]}     {"versions": {package: version}, "log_probs": [[…], …]}
     {"path": "the artifact", "port": 8000, "options": {…}}      {"command": ["program", "argument", …]}
                                                                 {"lacks": ["names of options that it does not have"]}
+    {"path": "the artifact", "writer": {…}}                     {"versions": {package: version}}
+    {"prompts": [[token ids], …], "tokens": 128}                {"arrivals": [[[seconds, tokens], …], …],
+                                                                 "peak_bytes": n}
     {}                                                          {"build": "the target of facts.py that it is"}
+
+What writes stays loaded: the third request comes after the second, again and again.
 
 `python -P launch.py ENGINE PATH PORT [OPTIONS]` serves, for an engine whose packages have no command that does;
 OPTIONS are one JSON object.
@@ -19,8 +25,11 @@ import importlib.util
 import inspect
 import json
 import os
+import re
+import resource
 import sys
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +49,20 @@ def script(engine: str) -> ModuleType:
     package = sys.modules[_PACKAGE] = importlib.util.module_from_spec(found)
     found.loader.exec_module(package)
     return importlib.import_module(f"{_PACKAGE}.{engine}")
+
+
+def replies(engine: ModuleType, requests: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """What a script says to one request a line, the last of `writer` answering those for prompts."""
+    write: Callable[..., Any] | None = None
+    for request in map(json.loads, requests):
+        if "writer" in request:
+            write = engine.writer(request["path"], **request["writer"])
+            yield {"versions": versions(engine.PACKAGES)}
+        elif "prompts" in request:
+            assert write is not None
+            yield {"arrivals": write(request["prompts"], request["tokens"]), "peak_bytes": peak_bytes()}
+        else:
+            yield reply(engine, request)
 
 
 def reply(engine: ModuleType, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,8 +86,22 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return {name: version(found[name][0]) for name in packages if name in found}
 
 
+def peak_bytes() -> int:
+    """The most that this process has had in memory.
+
+    Of Linux's figures the one in /proc: that of getrusage holds what the process had that started this one.
+    """
+    try:
+        told = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # macOS: in bytes
+    found = re.search(r"^VmHWM:\s*(\d+) kB", told, re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
+
+
 def main() -> None:
-    """One request in, one reply out; what libraries print goes to standard error."""
+    """A request in, its reply out; what libraries print goes to standard error."""
     engine, *serving = sys.argv[1:]
     if serving:
         path, port, *options = serving
@@ -72,9 +109,12 @@ def main() -> None:
         return
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    request = json.load(sys.stdin)
-    with output:
-        json.dump(reply(script(engine), request), output)
+    try:
+        for found in replies(script(engine), sys.stdin):
+            print(json.dumps(found), file=output, flush=True)
+    except Exception:  # noqa: BLE001 (whatever it is)
+        traceback.print_exc()
+        os._exit(1)  # these are its last words: what it has loaded would have more, and may wait for its threads
 
 
 if __name__ == "__main__":

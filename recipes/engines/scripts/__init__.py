@@ -11,6 +11,11 @@ module, nothing else of ours, and holds
                               (the loopback interface), `context` (tokens of one conversation), `cache` (type of keys
                               and values, in the engine's word), `parallel` (conversations at once); None: its default
     build()                   optional: which target of ../facts.py this build of the engine is, where there are several
+    writer(path, *, threads, context, parallel, draft)  optional: the artifact loaded, as a function that writes
+                              `tokens` tokens after each of the prompts at once, whatever ends an answer, and tells of
+                              each what had come when: [[seconds since it was asked, tokens until then], …]. `context`
+                              are tokens of one conversation, `parallel` conversations at once, `draft` is the path of
+                              a model that proposes tokens, or None
     serve(path, port, *, …)    where `command` is launch.py's own: does that here
 
 What an engine cannot do it raises, in its own words. This module holds what several of them need.

@@ -9,12 +9,17 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import HOST, arguments, gguf_file
 
 PACKAGES = ("xllamacpp",)
+_SLACK = 64
+"""Tokens of a conversation that a server wants beyond those that are asked for."""
 _CACHES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """llama.cpp, common/arg.cpp kv_cache_types."""
 
@@ -31,6 +36,56 @@ def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
     params.warmup = params.fit_params = False
     server = xllamacpp.Server(params)
     return [log_probabilities(server.listening_address, sequence) for sequence in sequences]
+
+
+def writer(
+    path: str, *, threads: int, context: int, parallel: int, draft: str | None = None
+) -> Callable[[list[list[int]], int], list[list[tuple[float, int]]]]:
+    """The server of `xllamacpp`, greedy, asked over the loopback interface by a thread a conversation."""
+    import xllamacpp
+
+    params = settings(path)
+    params.n_parallel, params.n_ctx = parallel, parallel * (context + _SLACK)
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    if draft:
+        speculative = params.speculative
+        speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        speculative.draft.mparams.path = str(gguf_file(draft) or draft)
+        speculative.draft.cpuparams.n_threads = speculative.draft.cpuparams_batch.n_threads = threads
+    server = xllamacpp.Server(params)
+    pool = ThreadPoolExecutor(parallel)
+
+    def write(prompts: list[list[int]], tokens: int) -> list[list[tuple[float, int]]]:
+        began = time.perf_counter()
+        return list(pool.map(partial(arrivals, server.listening_address, tokens, began, bool(draft)), prompts))
+
+    return write
+
+
+def arrivals(address: str, tokens: int, began: float, drafted: bool, prompt: list[int]) -> list[tuple[float, int]]:
+    """When how many of `tokens` tokens after `prompt` had come, in seconds since `began` (`time.perf_counter`).
+
+    Raises RuntimeError if there are fewer in the end, or no draft proposed any where one should have: the server goes
+    on without a draft that it cannot use.
+    """
+    options = {"temperature": 0, "cache_prompt": False, "ignore_eos": True}
+    told = {"stream": True, "timings_per_token": True}
+    request = _request(address, "/completion", prompt=prompt, n_predict=tokens, **options, **told)
+    found: list[tuple[float, int]] = []
+    timings: dict[str, Any] = {}
+    with urllib.request.urlopen(request) as reply:
+        for line in reply:
+            if not line.startswith(b"data: "):
+                continue
+            timings = json.loads(line.removeprefix(b"data: ")).get("timings", {})
+            written = timings.get("predicted_n", 0)
+            if written > (found[-1][1] if found else 0):
+                found.append((time.perf_counter() - began, written))
+    if not found or found[-1][1] < tokens:
+        raise RuntimeError(f"it wrote {found[-1][1] if found else 0} of {tokens} tokens")
+    if drafted and not timings.get("draft_n"):
+        raise RuntimeError("the draft proposed no token: has it another vocabulary?")
+    return found
 
 
 def command(
@@ -138,9 +193,12 @@ def _get(address: str, path: str) -> Any:
         return json.load(reply)
 
 
-def _post(address: str, path: str, **body: object) -> dict[str, Any]:
+def _request(address: str, path: str, **body: object) -> urllib.request.Request:
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(address + path, json.dumps(body).encode(), headers)
-    with urllib.request.urlopen(request) as reply:
+    return urllib.request.Request(address + path, json.dumps(body).encode(), headers)
+
+
+def _post(address: str, path: str, **body: object) -> dict[str, Any]:
+    with urllib.request.urlopen(_request(address, path, **body)) as reply:
         value: dict[str, Any] = json.load(reply)
     return value

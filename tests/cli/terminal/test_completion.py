@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from compress.cli.terminal import completion
-from compress.recipes.engines.ask import engines
-from compress.recipes.engines.choice import servers
+from compress.recipes.engines.ask import engines, engines_with
 
 ASK = """
 import sys
@@ -40,5 +39,6 @@ def test_the_engines_that_answer_are_completed() -> None:
     assert [name for name, _ in completion.engines("")] == list(engines())
 
 
-def test_the_engines_that_serve_are_completed() -> None:
-    assert [name for name, _ in completion.servers("")] == list(servers())
+def test_the_engines_that_serve_and_those_that_write_are_completed() -> None:
+    assert [name for name, _ in completion.servers("")] == list(engines_with("command"))
+    assert [name for name, _ in completion.writers("")] == list(engines_with("writer")) == ["llama_cpp", "transformers"]

@@ -93,3 +93,29 @@ def test_every_script_holds_what_is_asked_of_it(file: Path) -> None:
 
 def is_function(node: ast.stmt) -> bool:
     return isinstance(node, ast.FunctionDef)
+
+
+WRITER = """
+PACKAGES = ("numpy",)
+def writer(path, *, threads):
+    loaded = bytearray(200 << 20)
+    asked = []
+    def write(prompts, tokens):
+        asked.append(tokens)
+        return [[[len(loaded), number] for number in asked] for _ in prompts]
+    return write
+"""
+
+
+def test_a_writer_stays_loaded_and_its_memory_is_told(alone: Path) -> None:
+    (alone.parent / "scripts" / "other.py").write_text(WRITER)
+    opening = {"path": "x", "writer": {"threads": 1}}
+    requests = [opening, {"prompts": [[1], [2]], "tokens": 5}, {"prompts": [[1]], "tokens": 6}]
+    command = [sys.executable, "-P", str(alone), "other"]
+    done = subprocess.run(command, input="\n".join(map(json.dumps, requests)), capture_output=True, text=True)
+    opened, first, second = map(json.loads, done.stdout.splitlines())
+    size = 200 << 20
+    assert set(opened["versions"]) == {"numpy"}
+    assert first["arrivals"] == [[[size, 5]], [[size, 5]]] and second["arrivals"] == [[[size, 5], [size, 6]]]
+    # Its own, and not what this process had when it started that one: torch and more.
+    assert size < first["peak_bytes"] < size + (100 << 20)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -16,6 +17,15 @@ from typing import Any
 import pytest
 
 from compress.recipes.engines.scripts import llama_cpp
+
+STREAM = "".join(
+    f"data: {json.dumps(event)}\n\n"
+    for event in (
+        {"content": "a", "timings": {"predicted_n": 1}},
+        {"content": "b", "timings": {"predicted_n": 4}},  # after half a character, or what a draft had right
+        {"content": "", "stop": True, "timings": {"predicted_n": 4}},
+    )
+).encode()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -28,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
         Handler.asked[self.path] = body
         top = [{"id": 3, "logprob": -0.25}, {"id": 0, "logprob": -1.5}]
         replies = {"/tokenize": {"tokens": [65]}, "/completion": {"completion_probabilities": [{"top_logprobs": top}]}}
-        data = json.dumps(replies[self.path]).encode()
+        data = STREAM if body.get("stream") else json.dumps(replies[self.path]).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -63,15 +73,17 @@ def library(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     started: list[Any] = []
 
     def params() -> Any:
-        return SimpleNamespace(
-            model=SimpleNamespace(), cpuparams=SimpleNamespace(), cpuparams_batch=SimpleNamespace()
-        )  # fmt: skip
+        draft = SimpleNamespace(**{name: SimpleNamespace() for name in ("mparams", "cpuparams", "cpuparams_batch")})
+        parts = {name: SimpleNamespace() for name in ("model", "cpuparams", "cpuparams_batch")}
+        return SimpleNamespace(**parts, speculative=SimpleNamespace(draft=draft))
 
     def serve(settings: Any) -> Any:
         started.append(settings)
         return SimpleNamespace(listening_address="nowhere")
 
-    monkeypatch.setitem(sys.modules, "xllamacpp", SimpleNamespace(CommonParams=params, Server=serve))
+    types = SimpleNamespace(COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE="a draft")
+    module = SimpleNamespace(CommonParams=params, Server=serve, common_speculative_type=types)
+    monkeypatch.setitem(sys.modules, "xllamacpp", module)
     return started
 
 
@@ -143,3 +155,26 @@ def test_it_serves_until_it_is_told_and_has_answered(environment: Mapping[str, s
     assert process.returncode == 0
     assert asked == ["asked there /slots"] * 3
     assert told == "['::1'] 8123 1024 2 8 8"
+
+
+def test_when_its_tokens_came_is_told_by_its_own_count(server: str) -> None:
+    began = time.perf_counter()
+    found = llama_cpp.arrivals(server, 4, began, False, [5, 6])
+    assert [number for _, number in found] == [1, 4]
+    assert 0 < found[0][0] <= found[1][0] < time.perf_counter() - began
+    asked = Handler.asked["/completion"]
+    assert (asked["prompt"], asked["n_predict"], asked["ignore_eos"], asked["cache_prompt"]) == ([5, 6], 4, True, False)
+    with pytest.raises(RuntimeError, match="wrote 4 of 5 tokens"):
+        llama_cpp.arrivals(server, 5, began, False, [5, 6])
+    with pytest.raises(RuntimeError, match="proposed no token: has it another vocabulary"):
+        llama_cpp.arrivals(server, 4, began, True, [5, 6])
+
+
+def test_a_writer_has_room_for_every_conversation_and_a_draft(library: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "tiny.gguf").touch()
+    llama_cpp.writer("here", threads=2, context=100, parallel=3, draft=str(tmp_path))
+    (settings,) = library
+    assert settings.n_parallel == 3 and settings.n_ctx >= 300
+    assert settings.cpuparams.n_threads == settings.speculative.draft.cpuparams.n_threads == 2
+    assert settings.speculative.types == ["a draft"]
+    assert settings.speculative.draft.mparams.path == str(tmp_path / "tiny.gguf")

@@ -74,3 +74,20 @@ def test_what_its_server_needs_is_looked_for(
     present.remove(gone)
     with pytest.raises(ModuleNotFoundError, match=f"No module named {missing}"):
         transformers.command(str(tmp_path), 8123)
+
+
+def test_a_writer_tells_when_each_token_came(tiny_llama: Path) -> None:
+    write = transformers.writer(str(tiny_llama), threads=1, context=16, parallel=2)
+    for _ in range(2):
+        one, other = write([[5, 6, 7], [1, 2, 3]], 4)
+        assert [number for _, number in one] == [1, 2, 3, 4]
+        times = [seconds for seconds, _ in one]
+        assert one == other and times == sorted(times) and times[0] > 0
+
+
+def test_a_draft_that_is_right_brings_several_tokens_at_once(tiny_llama: Path) -> None:
+    write = transformers.writer(str(tiny_llama), threads=1, context=40, parallel=1, draft=str(tiny_llama))
+    ((*_, last),) = found = write([[5, 6, 7]], 32)
+    assert last[1] == 32 and len(found[0]) < 32
+    with pytest.raises(ValueError, match="one conversation at a time"):
+        transformers.writer(str(tiny_llama), threads=1, context=40, parallel=2, draft=str(tiny_llama))
