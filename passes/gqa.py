@@ -25,7 +25,8 @@ from compress.passes.forward.cost import HEAP, Cost, walk_cost
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats
 from compress.passes.model.anatomy import Anatomy, Heads, LayerAnatomy
 from compress.passes.model.sequences import Sequences
-from compress.passes.narrow.sharing import cached_bytes, find_sharing, pool, tensors_of, with_kept
+from compress.passes.narrow.heads import tensors_of
+from compress.passes.narrow.sharing import cached_bytes, find_sharing, pool, with_kept
 from compress.passes.narrow.walk import Narrower, Part, narrow
 
 
@@ -138,21 +139,20 @@ class _Merging:
     def __init__(self, heads: Heads, kept: int, how: How) -> None:
         self._heads, self._kept, self._how = heads, kept, how
         self._output = f"{heads.output}.weight"
-        self._turned: Tensor | None = None
+        self._original: Tensor | None = None
 
     def merge(self, weights: Mapping[str, Tensor], stats: LinearStats) -> Narrower:
         """The tensors of fewer heads; the layer goes on with as many as it had, those that were merged the same."""
         hessian = stats[Hessian]
         pooled = pool(self._heads, self._kept, self._how, weights, hessian.matrix, hessian.tokens)
-        self._turned = pooled.tensors[self._output]
+        self._original = weights[self._output]
         return Narrower(pooled.tensors, self._repeated, pooled.errors)
 
     def repair(self, weights: Mapping[str, Tensor], stats: LinearStats) -> Narrower:
         """The output's weight for the untouched model's outputs, from what reaches it now."""
-        assert self._turned is not None  # heads were merged before
+        assert self._original is not None  # heads were merged before
         drift, hessian = stats[Drift], stats[Hessian].matrix
-        original = weights[self._output]
-        fitted = corrected_target(self._turned, drift.matrix, hessian, drift.gap, original=original)
+        fitted = corrected_target(weights[self._output], drift.matrix, hessian, drift.gap, original=self._original)
         return Narrower({self._output: fitted}, lambda stored: stored, {})
 
     def _repeated(self, stored: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

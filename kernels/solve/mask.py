@@ -12,10 +12,12 @@ Within a row the last two are of one order; `obd` is meant to compare weights of
 
 from __future__ import annotations
 
+from math import prod
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 Score = Literal["magnitude", "wanda", "obd"]
 
@@ -60,3 +62,15 @@ def keep_most(score: Tensor, kept: int) -> Tensor:
     """The mask that keeps the `kept` largest along the last dimension of `score`."""
     order = torch.argsort(score, dim=-1, descending=True, stable=True)
     return torch.zeros_like(score, dtype=torch.bool).scatter_(-1, order[..., :kept], True)
+
+
+def packed(mask: Tensor) -> Tensor:
+    """`mask` bool as bits: uint8 [⌈n / 8⌉], the first weight in the lowest bit of the first."""
+    bits = pad(mask.flatten().byte(), (0, -mask.numel() % 8)).view(-1, 8)
+    return (bits << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(1, dtype=torch.uint8)
+
+
+def unpacked(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The mask of that shape which `packed` made `bits` of."""
+    flat = bits.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8, device=bits.device) & 1
+    return flat.bool().flatten()[: prod(shape)].view(shape)

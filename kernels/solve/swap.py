@@ -16,9 +16,10 @@ from torch import Tensor
 
 from compress.kernels.effort import Effort
 
-_CHUNK = 1 << 24
+_CHUNK = 1 << 22
 _NEAR = 32
-_LIMIT = 256
+_TOGETHER = 8
+_LIMIT = 192
 _EPSILON = 1e-5
 _NEVER = -torch.inf
 
@@ -37,10 +38,11 @@ def swap(
 
     `hessian` H [columns, columns] fp32. Each row keeps as many weights as before, and with `group` (the m of n:m)
     each of its groups of columns does. Only what is `within` [rows, columns] bool may come; by default all. A row ends
-    where no swap helps, or after `limit` swaps; one that came out worse for rounding is left as it was.
+    where no swap helps of the 32 weights that cost least for the 32 that bring most, or after `limit` swaps; one that
+    came out worse for rounding is left as it was. What is looked for once serves for eight swaps, each checked anew.
     """
     columns = weight.shape[1]
-    step = max(1, _CHUNK // (columns * (group or columns)))
+    step = max(1, _CHUNK // (columns * group if group else columns + _NEAR**2))
     gone = ~kept if within is None else ~kept & within
     parts = zip(weight.split(step), pruned.split(step), kept.split(step), gone.split(step))
     done = [_Swapping(*part, hessian, group).run(limit) for part in parts]
@@ -48,10 +50,11 @@ def swap(
 
 
 def swap_effort(shape: tuple[int, ...], group: int | None = None) -> Effort:
-    """What `swap` takes: about a swap for every eighth column, and all pairs of a row looked at a few times."""
+    """What `swap` takes: a swap for every eighth column, two passes over a row each, and a look for every eight."""
     rows, columns = shape
-    pairs = 3 * columns * columns if group is None else columns // 8 * columns * group
-    return Effort(flops=4 * rows * columns**2, elements=rows * (4 * pairs + columns // 8 * 12 * columns))
+    swaps = min(columns // 8, _LIMIT)
+    look = 40 * columns + 10 * (columns * group if group else _NEAR**2)
+    return Effort(flops=4 * rows * columns**2, elements=rows * (6 * swaps * columns + swaps // _TOGETHER * look))
 
 
 class _Swapping:
@@ -68,51 +71,54 @@ class _Swapping:
         self.values, self.kept, self.gone = pruned.clone(), kept.clone(), gone.clone()
         self.drive = (weight - pruned) @ hessian
         self.energy = hessian.diagonal().clone()
-        self.columns = torch.arange(weight.shape[1], device=weight.device)
 
     def run(self, limit: int) -> tuple[Tensor, Tensor]:
-        """Swap until no row gains: among the likeliest pairs of a row, and where none of those helps, among all."""
+        """Swap until no row gains, some swaps of a row for each look at it."""
         rows = torch.arange(len(self.weight), device=self.weight.device)
-        for _ in range(limit):
+        for done in range(0, limit, _TOGETHER):
+            count = min(_TOGETHER, limit - done)
+            gain, leaves, comes = self._likely(rows, count) if self.group is None else self._grouped(rows, count)
+            rows, leaves, comes = (each[gain[:, 0] > 0] for each in (rows, leaves, comes))
             if not len(rows):
                 break
-            gain, leaves, comes = self._likely(rows) if self.group is None else self._grouped(rows, self.group)
-            if self.group is None and bool((stuck := ~(gain > 0)).any()):
-                gain[stuck], leaves[stuck], comes[stuck] = self._any(rows[stuck])
-            rows, leaves, comes = (each[gain > 0] for each in (rows, leaves, comes))
-            self._swap(rows, leaves, comes)
+            for pair in zip(leaves.unbind(1), comes.unbind(1)):
+                self._swap(rows, *pair)
         values, kept = self.before
         worse = self._error(self.values) > self._error(values)
         return torch.where(worse.unsqueeze(1), values, self.values), torch.where(worse.unsqueeze(1), kept, self.kept)
 
-    def _loss_and_gain(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What a kept weight's going costs, and what a pruned one's coming alone would bring; [rows, columns]."""
-        values, drive, kept, gone = self.values[rows], self.drive[rows], self.kept[rows], self.gone[rows]
-        loss = 2 * values * drive + values.square() * self.energy
-        gain = drive.square() / self.energy
-        return loss.where(kept, torch.inf), gain.where(gone & (self.energy > 0), _NEVER)
+    def _likely(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best swaps [n, count] of each row among the pairs of what costs least and what brings most by itself.
 
-    def _likely(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best swap of each row among the pairs of what costs least and what brings most, each by itself."""
-        loss, gain = self._loss_and_gain(rows)
-        count = min(_NEAR, loss.shape[1])
-        return self._best(rows, loss.topk(count, largest=False).indices, gain.topk(count).indices)
+        The best one first, and what leaves differs. What comes may be the same: then one of them comes too late.
+        """
+        values, drive = self.values[rows], self.drive[rows]
+        loss = (2 * values * drive + values.square() * self.energy).where(self.kept[rows], torch.inf)
+        bring = (drive.square() / self.energy).where(self.gone[rows] & (self.energy > 0), _NEVER)
+        near = min(_NEAR, loss.shape[1])
+        leaves, comes = loss.topk(near, largest=False).indices, bring.topk(near).indices
+        gain, second = self._gains(rows, leaves, comes).max(2)
+        best = gain.topk(min(count, near))
+        return best.values, leaves.gather(1, best.indices), comes.gather(1, second.gather(1, best.indices))
 
-    def _any(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        every = self.columns.expand(len(rows), -1)
-        return self._best(rows, every, every)
+    def _grouped(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best swaps [n, count] of each row within groups of columns, one of a group, the best one first."""
+        assert self.group is not None
+        columns = torch.arange(self.weight.shape[1], device=rows.device).view(-1, self.group)
+        pairs = columns.repeat(len(rows), 1)
+        gains = (
+            self._gains(rows.repeat_interleave(len(columns)), pairs, pairs).flatten(1).view(len(rows), len(columns), -1)
+        )
+        gain, pair = gains.max(2)
+        best = gain.topk(min(count, len(columns)))
+        start, pair = best.indices * self.group, pair.gather(1, best.indices)
+        return best.values, start + pair // self.group, start + pair % self.group
 
-    def _grouped(self, rows: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The best swap of each row within groups of columns."""
-        every = self.columns.view(-1, group)
-        pairs = every.repeat(len(rows), 1)
-        found = self._best(rows.repeat_interleave(len(every)), pairs, pairs)
-        gain, leaves, comes = (each.view(len(rows), -1) for each in found)
-        best = gain.argmax(1, keepdim=True)
-        return gain.gather(1, best)[:, 0], leaves.gather(1, best)[:, 0], comes.gather(1, best)[:, 0]
+    def _gains(self, rows: Tensor, leaves: Tensor, comes: Tensor) -> Tensor:
+        """What the swaps of `leaves` [n, a] for `comes` [n, b], columns of `rows` [n], bring: [n, a, b].
 
-    def _best(self, rows: Tensor, leaves: Tensor, comes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best of the swaps of `leaves` [n, a] for `comes` [n, b], columns of `rows` [n]; a gain of 0 is none."""
+        Less what rounding may feign; where one may not leave or come it is −∞.
+        """
         row = rows.unsqueeze(1)
         going, drive = self.values[row, leaves], self.drive[row, comes]
         energy = self.energy[comes].unsqueeze(1)
@@ -120,13 +126,13 @@ class _Swapping:
         between = self.hessian[leaves.unsqueeze(2), comes.unsqueeze(1)]
         gain = (drive.unsqueeze(1) + going.unsqueeze(2) * between).square_() / energy
         noise = _EPSILON * (gain + loss.abs().unsqueeze(2))
-        gain = gain - loss.unsqueeze(2) - noise
         fits = self.kept[row, leaves].unsqueeze(2) & self.gone[row, comes].unsqueeze(1) & (energy > 0)
-        best = gain.where(fits, _NEVER).flatten(1).max(1)
-        first, second = best.indices // comes.shape[1], best.indices % comes.shape[1]
-        return best.values, leaves.gather(1, first.unsqueeze(1))[:, 0], comes.gather(1, second.unsqueeze(1))[:, 0]
+        return (gain - loss.unsqueeze(2) - noise).where(fits, _NEVER)
 
     def _swap(self, rows: Tensor, leaves: Tensor, comes: Tensor) -> None:
+        """Swap in those of `rows` [n] where that still helps."""
+        helps = self._gains(rows, leaves.unsqueeze(1), comes.unsqueeze(1)).flatten() > 0
+        rows, leaves, comes = rows[helps], leaves[helps], comes[helps]
         going = self.values[rows, leaves]
         value = (self.drive[rows, comes] + going * self.hessian[leaves, comes]) / self.energy[comes]
         self.drive[rows] += going.unsqueeze(1) * self.hessian[leaves] - value.unsqueeze(1) * self.hessian[comes]

@@ -14,6 +14,11 @@ from compress.formats.files.native import NativeFile
 from compress.formats.files.storage import encode_json, parse_json
 from compress.formats.views.view import View
 from compress.kernels.qtensor import QTensor
+from compress.kernels.solve.mask import unpacked
+from compress.passes.model.weights import decoded
+
+KEPT = ".kept"
+"""What the mask of a quantized tensor that was pruned is called beside it."""
 
 
 class WorkingModel(View):
@@ -24,23 +29,49 @@ class WorkingModel(View):
         self.dialect = "work"
         self._rewritten: dict[str, tuple[NativeFile, str]] = {}
         self._called: Mapping[str, str] = {}
+        self._masks: dict[str, tuple[NativeFile, str]] = {}
 
     def frozen(self) -> WorkingModel:
         """The model as it is now, whatever becomes of this one."""
         copy = WorkingModel(self.inner)
         copy.spec, copy._rewritten, copy._called = self.spec, dict(self._rewritten), self._called
+        copy._masks = dict(self._masks)
         return copy
 
     def overlay(self, path: Path) -> None:
-        """Take the tensors of a committed file in the source's stead."""
+        """Take the tensors of a committed file in the source's stead, and the masks that lie beside them."""
         file = NativeFile(path)
-        self._rewritten.update({name: (file, name) for name in file.specs})
+        specs = {name: spec for name, spec in file.specs.items() if not name.endswith(KEPT)}
+        for name, spec in specs.items():
+            if f"{name}{KEPT}" in file.specs:
+                self._masks[name] = file, f"{name}{KEPT}"
+            elif spec.format is not None and name in self._rewritten:
+                self._masks.setdefault(name, self._rewritten[name])  # the last dense values
+        self._rewritten.update({name: (file, name) for name in specs})
         known = self.spec.tensors
         tensors = {
             name: replace(known[name], shape=spec.shape, format=spec.format) if name in known else spec
-            for name, spec in file.specs.items()
+            for name, spec in specs.items()
         }
         self.spec = replace(self.spec, tensors={**known, **tensors})
+
+    def kept(self, module: str) -> Tensor | None:
+        """Which weights of a pruned module stay: [out, in] bool; None of one that was not pruned.
+
+        A dense weight is its own mask. Of a quantized one the codes are not, for what stays may round to 0, too.
+        """
+        if module not in self.spec.pruned:
+            return None
+        name = f"{module}.weight"
+        spec = self.spec.tensors[name]
+        if spec.format is None or name not in self._masks:
+            return decoded(self.read(name)) != 0
+        file, stored = self._masks[name]
+        mask = file.read(stored)
+        if stored.endswith(KEPT):
+            assert isinstance(mask, Tensor)
+            return unpacked(mask, spec.shape)
+        return decoded(mask) != 0
 
     def become(self, planned: ModelSpec) -> None:
         """Take over what a stage planned beside tensors, which have come with `overlay`.

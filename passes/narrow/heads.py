@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,31 +16,47 @@ from compress.passes.narrow.inner import Inner
 _COUNT, _KEPT, _WIDTH = "num_attention_heads", "num_key_value_heads", "head_dim"
 
 
-def known_heads(anatomy: Anatomy, option: str) -> Iterator[Heads]:
-    """The heads of each layer, for an `option` that changes them. Raises RefusedError where they are not known."""
+def find_heads(
+    model: ModelSpec, anatomy: Anatomy, option: str, extents: Callable[[Heads], set[int]]
+) -> tuple[Heads, ...]:
+    """The heads of each layer, for an `option` that changes them.
+
+    Raises RefusedError where they are not known, and for a tensor of a kind not known here one of whose `extents` goes
+    with the heads.
+    """
+    found = []
     for layer, heads in zip(anatomy.layers, anatomy.heads()):
         if heads is None:
             raise RefusedError(
                 f"{layer.name} has no linears q, k and v with one head after the other in their rows",
                 f"joined matrices, latent attention (MLA) and layers without attention keep theirs; leave {option} out",
             )
-        yield heads
+        _refuse_others(model, heads, extents(heads), option)
+        found.append(heads)
+    return tuple(found)
+
+
+def tensors_of(model: ModelSpec, heads: Heads) -> tuple[str, ...]:
+    """All that changes with the heads of a layer: what gives queries, keys and values, and what reads the output."""
+    return (*linears_of(model, heads.queries, heads.keys, heads.values), f"{heads.output}.weight")
+
+
+def linears_of(model: ModelSpec, *modules: str) -> tuple[str, ...]:
+    """Weights and biases, those that there are."""
+    names = (f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias"))
+    return tuple(name for name in names if name in model.tensors)
 
 
 def find_groups(model: ModelSpec, anatomy: Anatomy) -> tuple[Inner, ...]:
     """Those of each layer: as many units as there are heads of keys. Raises RefusedError where none can go."""
-    found = []
-    for heads in known_heads(anatomy, "kv_heads"):
-        inner = Inner((heads.queries, heads.keys, heads.values), heads.output, heads.kept)
-        _refuse_others(model, heads, inner)
-        found.append((heads.count, heads.kept, heads.width, inner))
-    kinds = {kind[:3] for kind in found}
-    if len(kinds) > 1 or model.config.get(_COUNT) != found[0][0]:
+    found = find_heads(model, anatomy, "kv_heads", _extents)
+    kinds = {(heads.count, heads.kept, heads.width) for heads in found}
+    if len(kinds) > 1 or model.config.get(_COUNT) != found[0].count:
         raise RefusedError(
             f"config.json has no {_COUNT} for all layers, which have {sorted(count for count, _, _ in kinds)} heads",
             "a model with fewer could not be loaded; leave kv_heads out",
         )
-    return tuple(inner for *_, inner in found)
+    return tuple(Inner((heads.queries, heads.keys, heads.values), heads.output, heads.kept) for heads in found)
 
 
 def with_groups(model: ModelSpec, anatomy: Anatomy, groups: Sequence[Inner], kept: int) -> ModelSpec:
@@ -74,10 +90,17 @@ def _hidden(model: ModelSpec) -> int:
     return hidden if isinstance(hidden, int) else 1
 
 
-def _refuse_others(model: ModelSpec, heads: Heads, inner: Inner) -> None:
-    """Raise RefusedError for a tensor with a value for each head, or for each row of all, of a kind not known here."""
-    beside, known = f"{heads.keys.rpartition('.')[0]}.", {*inner.axes(model), f"{heads.output}.bias"}
-    extents = {count * width for count in (heads.count, heads.kept) for width in (1, heads.width)} - {1, heads.width}
+def _extents(heads: Heads) -> set[int]:
+    """What an axis with a value for each head, or for each row of all, is long."""
+    return {count * width for count in (heads.count, heads.kept) for width in (1, heads.width)} - {1, heads.width}
+
+
+def _refuse_others(model: ModelSpec, heads: Heads, extents: set[int], option: str) -> None:
+    """Raise RefusedError for another tensor of the attention that has one of `extents`."""
+    beside, known = f"{heads.keys.rpartition('.')[0]}.", {*tensors_of(model, heads), f"{heads.output}.bias"}
     for name, spec in model.tensors.items():
         if name.startswith(beside) and name not in known and extents.intersection(spec.shape):
-            raise RefusedError(f"{name} has a value for each head, of a kind not known here", "leave kv_heads out")
+            raise RefusedError(
+                f"{name} has a value for each head, or for each row of all heads together, of a kind not known here",
+                f"leave {option} out",
+            )

@@ -16,7 +16,7 @@ from compress.kernels.measure.channels import factor
 from compress.kernels.solve.align import How, merge, merge_loss, neighbours
 from compress.passes.model.anatomy import Anatomy, Heads
 from compress.passes.model.config import config_of
-from compress.passes.narrow.heads import known_heads
+from compress.passes.narrow.heads import find_heads, linears_of
 
 _SETTING = "num_key_value_heads"
 _DAMP = 1e-3
@@ -25,31 +25,23 @@ _DAMP = 1e-3
 
 def find_sharing(model: ModelSpec, anatomy: Anatomy) -> tuple[Heads, ...]:
     """The heads of each layer. Raises RefusedError where they cannot be fewer, or the configuration cannot say so."""
-    found = []
-    for heads in known_heads(anatomy, "gqa"):
-        _refuse_others(model, heads)
-        found.append(heads)
+    found = find_heads(model, anatomy, "gqa", _extents)
     kept = {heads.kept for heads in found}
     if len(kept) > 1 or _set(model) != found[0].kept:
         raise RefusedError(
             f"config.json has no {_SETTING} for all layers, which have {sorted(kept)} heads of keys",
             "fewer of them could not be loaded; leave gqa out",
         )
-    return tuple(found)
+    return found
 
 
 def with_kept(model: ModelSpec, sharing: Sequence[Heads], kept: int) -> ModelSpec:
     """The headers with `kept` heads of keys and values in every layer."""
     tensors = dict(model.tensors)
     for heads in sharing:
-        for name in _tensors(model, heads.keys, heads.values):
+        for name in linears_of(model, heads.keys, heads.values):
             tensors[name] = replace(tensors[name], shape=(kept * heads.width, *tensors[name].shape[1:]))
     return replace(model, config={**model.config, _SETTING: kept}, tensors=tensors)
-
-
-def tensors_of(model: ModelSpec, heads: Heads) -> tuple[str, ...]:
-    """All that changes with the heads of a layer."""
-    return (*_tensors(model, heads.queries, heads.keys, heads.values), f"{heads.output}.weight")
 
 
 def cached_bytes(sharing: Sequence[Heads], kept: int) -> int:
@@ -169,17 +161,9 @@ def _summed(each: Tensor, heads: Heads) -> Tensor:
     return each.view(heads.kept, heads.sharing, *each.shape[1:]).sum(1)
 
 
-def _tensors(model: ModelSpec, *modules: str) -> tuple[str, ...]:
-    names = (f"{module}.{leaf}" for module in modules for leaf in ("weight", "bias"))
-    return tuple(name for name in names if name in model.tensors)
-
-
-def _refuse_others(model: ModelSpec, heads: Heads) -> None:
-    """Raise RefusedError for a tensor that has a value for each row of the keys, of a kind not known here."""
-    beside, known = f"{heads.keys.rpartition('.')[0]}.", {*tensors_of(model, heads), f"{heads.output}.bias"}
-    for name, spec in model.tensors.items():
-        if name.startswith(beside) and name not in known and heads.kept * heads.width in spec.shape and heads.kept > 1:
-            raise RefusedError(f"{name} has a value for each row of all heads of keys together", "leave gqa out")
+def _extents(heads: Heads) -> set[int]:
+    """What an axis with a value for each row of all keys is long."""
+    return {heads.kept * heads.width} if heads.kept > 1 else set()
 
 
 def _set(model: ModelSpec) -> object:

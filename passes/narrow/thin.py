@@ -2,6 +2,8 @@
 
 A norm whose inputs have the part s of their energy in the n' channels kept of n gives, of these, what it gave if its
 weight is multiplied by √(s·n/n'). What reads it is repaired by least squares; an embedding that is the head is not.
+Channels that are always 0 (s = 1) go and no other tensor changes; but √(n/n') is rounded where n/n' is no power of 4,
+and sums over fewer channels are rounded elsewhere, so logits are the same to rounding, not to the bit.
 """
 
 from __future__ import annotations
@@ -184,8 +186,9 @@ class Thinning:
         weights = {name: self._weight(name) for name in axes}
         tensors = {name: weight.index_select(axes[name], kept) for name, weight in weights.items()}
         for name in own.norms:
-            share = float(_read(file, f"{name}.shares")[kept].sum())
-            tensors[f"{name}.weight"] *= (share * self.stream.width / len(kept)) ** 0.5
+            share = 1 - float(_read(file, f"{name}.shares").index_fill(0, kept, 0.0).sum())
+            factor = (share * self.stream.width / len(kept)) ** 0.5
+            tensors[f"{name}.weight"] = (tensors[f"{name}.weight"].double() * factor).float()
         errors = dict(self._repaired(own.readers, file, kept, weights, tensors))
         path = self.stage.file(f"unit-{number:04d}.safetensors")
         dtypes = {name: getattr(torch, spec.tensors[name].dtype) for name in tensors}

@@ -117,7 +117,8 @@ class _Narrowing:
                 self.errors[name.removesuffix(".weight")] = error
 
     def _weight(self, name: str) -> Tensor:
-        tensor = self.run.model.read(name)
+        """As the layer has it by now: a part before may have rewritten it."""
+        tensor = self.left[name] if name in self.left else self.run.model.read(name)
         assert isinstance(tensor, Tensor)  # the plan refuses what is quantized
         return tensor.to(self.run.device, torch.float32)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compress.formats.errors import CompressError
 from compress.kernels.qtensor import QTensor
+from compress.kernels.solve.mask import packed
 from compress.passes.core.base import LayerPass
 from compress.passes.forward.statistics import LinearStats
 from compress.passes.model.anatomy import kind_of
@@ -22,6 +23,8 @@ class Leavings:
     """What one unit of the sweep (an end of the model, or a layer) leaves: tensors, reports, who rewrote what."""
 
     tensors: dict[str, Tensor | QTensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    """Of quantized tensors that were pruned: which weights stay, as bits."""
     reports: dict[str, TensorReport] = field(default_factory=dict)
     authors: dict[str, str] = field(default_factory=dict)
     unmeasured: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -86,6 +89,8 @@ class Rewriting:
             self._left.reports[name] = tensor_report(self._original[name], values, change, self._stats, notes)
             self._left.tensors[f"{name}.weight"] = change.weight
             self._left.credit(f"{name}.weight", step.name)
+            if name in self._kept and isinstance(change.weight, QTensor):
+                self._left.masks[f"{name}.weight"] = packed(self._kept[name])
             for leaf, tensor in change.tensors.items():
                 self._left.tensors[f"{name}.{leaf}"] = tensor
                 self._left.credit(f"{name}.{leaf}", step.name)

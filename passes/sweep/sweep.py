@@ -18,6 +18,7 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.core.working_model import KEPT
 from compress.passes.forward.cost import may_hold
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
@@ -229,7 +230,8 @@ class Sweep:
         fold: Fold | None = None,
     ) -> None:
         """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
-        kept = {name: weight.detach() != 0 for name, weight in weights.items() if name in self.run.model.spec.pruned}
+        masks = {name: self.run.model.kept(name) for name in weights}
+        kept = {name: mask.to(self.run.device) for name, mask in masks.items() if mask is not None}
         rewriting = Rewriting(weights, stats, left, fold, kept)
         for step, targets in self.targets.items():
             rewriting.take(step, targets)
@@ -238,7 +240,7 @@ class Sweep:
     def _commit(self, name: str, left: Leavings, seconds: float) -> None:
         number = len(self.run.journal.of(Unit, self.stage.key))
         path = self.stage.file(f"unit-{number:04d}.safetensors")
-        save_tensors(path, left.tensors)
+        save_tensors(path, {**left.tensors, **{f"{name}{KEPT}": mask for name, mask in left.masks.items()}})
         self.run.journal.append(
             Unit(
                 stage=self.stage.key,

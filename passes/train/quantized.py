@@ -23,6 +23,8 @@ _SOLVED = 0.5
 Nearer, all of these would go back together at the first noise: with 0.96, SmolLM2's loss at 3 bits went from 0.15 to
 0.4 between two steps.
 """
+_AWAKE = 1e-3
+"""Of a step of the grid: where a kept weight begins whose code is 0, for what is exactly 0 was pruned and stays so."""
 _BISECTIONS = 16
 _CHUNK = 1 << 20
 
@@ -77,13 +79,19 @@ class ScaledWeight(TrainedWeight):
 class LatentWeight(TrainedWeight):
     """Codes learn too: they are those nearest to `latent` [out, in] fp32, counted in steps of the grid."""
 
-    def __init__(self, quantized: QTensor, original: Tensor | None = None) -> None:
-        """`original` [out, in] fp32 is what was quantized; without it a latent weight begins where its code is."""
+    def __init__(self, quantized: QTensor, original: Tensor | None = None, kept: Tensor | None = None) -> None:
+        """`original` [out, in] fp32 is what was quantized; without it a latent weight begins where its code is.
+
+        `kept` [out, in] bool: of a pruned weight latent ones are 0 where it is False, and there alone.
+        """
         super().__init__(quantized)
         self._shape = quantized.shape
         start = quantized.dequantize() if original is None else within_cells(quantized, original)
         units = self.units()
-        self.latent = nn.Parameter(torch.where(units == 0, 0.0, start / units))
+        latent = torch.where(units == 0, 0.0, start / units)
+        if kept is not None:
+            latent = torch.where(latent == 0, _AWAKE, latent).where(kept, 0.0)
+        self.latent = nn.Parameter(latent)
 
     def forward(self) -> Tensor:
         return fake_quantize(self.latent, self.number_format, self._params, self._moved(), in_steps=True)
@@ -133,17 +141,23 @@ def _within_cells(quantized: QTensor, original: Tensor) -> Tensor:
 
 
 def replace_quantized(
-    model: nn.Module, weights: Mapping[str, QTensor], latent: bool, originals: Mapping[str, Tensor] | None = None
+    model: nn.Module,
+    weights: Mapping[str, QTensor],
+    latent: bool,
+    originals: Mapping[str, Tensor] | None = None,
+    kept: Mapping[str, Tensor] | None = None,
 ) -> dict[str, TrainedWeight]:
     """Let the linears and embeddings named in `weights` learn as QTensors; what takes the weight's place, by name.
 
-    `latent`: codes learn too, from where they are nearest to `originals` ([out, in] fp32, those that there are).
+    `latent`: codes learn too, from where they are nearest to `originals` ([out, in] fp32, those that there are). Of
+    those that were pruned only what is `kept` ([out, in] bool) does.
     Modules that share their weight with a named one, as heads do with embeddings, go on sharing it.
     """
     learned: dict[str, TrainedWeight] = {}
     for name, quantized in weights.items():
         original = (originals or {}).get(name)
-        learned[name] = LatentWeight(quantized, original) if latent else ScaledWeight(quantized)
+        mask = (kept or {}).get(name)
+        learned[name] = LatentWeight(quantized, original, mask) if latent else ScaledWeight(quantized)
         weight = model.get_submodule(name).get_parameter("weight")
         for module in [each for each in model.modules() if each._parameters.get("weight") is weight]:
             _compute(module, learned[name].to(weight.device))

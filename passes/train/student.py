@@ -114,7 +114,7 @@ class Student:
 
     def _begin_quantized(self, module: nn.Module, names: Mapping[str, str]) -> None:
         """`_begin` for weights that are computed from codes."""
-        tensors, originals = dict[str, QTensor](), dict[str, Tensor]()
+        tensors, originals, kept = dict[str, QTensor](), dict[str, Tensor](), dict[str, Tensor]()
         latent = self._options.train not in ("scales", "norms")
         for parameter, name in names.items():
             if name not in self._learns | self._started.keys():
@@ -124,7 +124,9 @@ class Student:
                 tensors[path] = tensor
                 if latent and (original := _original(self._run, name, tensor, self._started)) is not None:
                     originals[path] = original
-        for path, weight in replace_quantized(module, tensors, latent=latent, originals=originals).items():
+                if (mask := self._run.model.kept(name.removesuffix(".weight"))) is not None:
+                    kept[path] = mask.to(tensor.codes.device)
+        for path, weight in replace_quantized(module, tensors, latent, originals, kept).items():
             name = names[f"{path}.weight"]
             self.weights[name] = weight if name in self._learns else weight.requires_grad_(False)
 
@@ -209,8 +211,8 @@ def _original(run: Run, name: str, tensor: QTensor, started: Started) -> Tensor 
     if spec is None or spec.shape != tensor.shape:
         return None
     original, values = decoded(run.source.read(name)), tensor.dequantize()
-    if name.removesuffix(".weight") in run.model.spec.pruned:
-        original = original.where(values != 0, 0.0)
+    if (kept := run.model.kept(name.removesuffix(".weight"))) is not None:
+        original = original.where(kept.to(original.device), 0.0)
     lost = (original - values).square().sum()
     return original if float(lost) < _FAR * float(original.square().sum()) else None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pruned import zeros_are_where_they_should
 
 from compress.kernels.qtensor import QTensor
@@ -57,6 +58,26 @@ def test_zeros_stay_in_every_training_and_what_stays_learns(
         assert float((values[~gone] != before[~gone]).float().mean()) > 0.9
     (course,) = run.journal.of(Trained)[:1]
     assert course.measured[-1][0] == 100 and min(loss for _, loss in course.measured) < course.measured[0][1]
+
+
+def test_what_stays_and_rounds_to_zero_learns_when_gptq_has_chosen_its_code(
+    tiny_llama: Path, corpus: Path, tmp_path: Path, begin: Build, carry_out: Build
+) -> None:
+    """One sweep leaves codes alone; masks are found again by a process that goes on, and by a second training."""
+    steps = [Prune(pattern="2:4"), get("gptq").model_validate({**GRID, "bits": 3})]
+    carry_out(begin(tiny_llama, tmp_path / "run"), *steps)
+    run = carry_out(begin(tiny_llama, tmp_path / "run"), *steps)
+    masks = {name: run.model.kept(name) for name in run.model.spec.pruned}
+    started = {name: run.model.read(f"{name}.weight").dequantize() for name in masks}
+    for name, mask in masks.items():
+        assert bool((mask.view(len(mask), -1, 4).sum(2) == 2).all()) and not bool(started[name][~mask].any())
+    for steps_more in (20, 21):
+        asleep = {name: mask & (run.model.read(f"{name}.weight").dequantize() == 0) for name, mask in masks.items()}
+        carry_out(run, get("distill").model_validate({**TRAIN, "data": str(corpus), "steps": steps_more}))
+        values = {name: run.model.read(f"{name}.weight").dequantize() for name in masks}
+        assert not any(bool(values[name][~mask].any()) for name, mask in masks.items())
+        assert sum(int((values[name][each] != 0).sum()) for name, each in asleep.items()) > 0
+        assert all(torch.equal(run.model.kept(name), mask) for name, mask in masks.items())
 
 
 @pytest.mark.parametrize(("training", "at"), [("finetune", 9), ("lora", 9), ("qat", 12)])

@@ -14,6 +14,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from shrunken import DENSE32, EVALUATE, LEARN, logits
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from compress.formats.errors import RefusedError
@@ -27,32 +28,43 @@ KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
 NARROW = {"hidden": 48, "multiple": 16}
 
 
-@pytest.fixture
-def zeroed(tmp_path: Path, tiny_llama: Path) -> Path:
-    """Every fourth channel of the stream stays empty."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32)
-    gone = torch.arange(1, 64, 4)
+def emptied(source: Path, folder: Path, gone: Tensor) -> dict[str, Tensor]:
+    """The model at `source` in `folder`, whose channels `gone` of the stream stay empty; its parameters."""
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     model.model.embed_tokens.weight.data[:, gone] = 0
     for layer in model.model.layers:
         for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
             linear.weight.data[gone] = 0
-    shutil.copytree(tiny_llama, tmp_path / "zeroed")  # with the tokenizer
-    model.save_pretrained(tmp_path / "zeroed")
-    return tmp_path / "zeroed"
+    shutil.copytree(source, folder)  # with the tokenizer
+    model.save_pretrained(folder)
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def test_channels_that_are_empty_go_and_logits_stay(
-    tmp_path: Path, zeroed: Path, recipe: Callable[..., Recipe], rows: Sequences
+@pytest.mark.parametrize("width", [48, 16])
+def test_channels_that_are_empty_go_and_nothing_else_changes(
+    tmp_path: Path, tiny_llama: Path, recipe: Callable[..., Recipe], rows: Sequences, width: int
 ) -> None:
-    """To rounding: a mean over fewer channels is another number, for which the norm's weight makes up."""
-    made = recipe(zeroed, {"shrink": NARROW}, DENSE32, {"export": {"dialect": "gguf", "type": "f32"}})
+    """But norms: by √(64 / width), exactly where that is a power of 2. Logits are the same to rounding."""
+    kept = torch.randperm(64, generator=torch.Generator().manual_seed(1))[:width].sort().values
+    gone = torch.ones(64).index_fill(0, kept, 0).nonzero()[:, 0]
+    before = emptied(tiny_llama, tmp_path / "zeroed", gone)
+    made = recipe(tmp_path / "zeroed", {"shrink": {**NARROW, "hidden": width}}, DENSE32)
     planned, report = plan(made), run(made, tmp_path / "out")
     assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
     dense = tmp_path / "out" / "dense"
     config, told = (json.loads((dense / name).read_text()) for name in ("config.json", "compress.json"))
-    assert (config["hidden_size"], config["head_dim"]) == (48, 16)
-    assert told["shrink"] == {"hidden": 48, "hidden_before": 64}
-    torch.testing.assert_close(logits(dense, rows), logits(zeroed, rows), rtol=1e-4, atol=1e-4)
+    assert (config["hidden_size"], config["head_dim"]) == (width, 16)
+    assert told["shrink"] == {"hidden": width, "hidden_before": 64}
+    model = AutoModelForCausalLM.from_pretrained(dense, dtype=torch.float32)
+    for name, found in model.named_parameters():
+        expected = before[name]
+        for axis in range(expected.ndim):
+            if found.shape[axis] != expected.shape[axis]:
+                expected = expected.index_select(axis, kept)
+        if name.endswith("norm.weight"):
+            expected = (expected.double() * (64 / width) ** 0.5).float()
+        assert torch.equal(found, expected), name
+    torch.testing.assert_close(logits(dense, rows), logits(tmp_path / "zeroed", rows), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3"])

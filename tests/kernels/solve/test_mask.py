@@ -1,9 +1,10 @@
 """Scores and masks, against their equations in float64, and by counting."""
 
+import numpy as np
 import pytest
 import torch
 
-from compress.kernels.solve.mask import keep_groups, keep_share, keep_share_of_all, scores
+from compress.kernels.solve.mask import keep_groups, keep_share, keep_share_of_all, packed, scores, unpacked
 
 
 def problem(rows=6, columns=24, seed=0):
@@ -52,3 +53,12 @@ def test_of_all_rows_together_the_largest_scores_stay():
 def test_equal_scores_leave_exact_counts():
     assert keep_share(torch.zeros(3, 10), 0.5).sum(1).tolist() == [5, 5, 5]
     assert keep_groups(torch.ones(1, 8), 2, 4)[0].tolist() == [True, True, False, False] * 2
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (4, 16), (1, 1)])
+def test_a_mask_comes_back_from_its_bits(shape):
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    bits = packed(mask)
+    assert bits.dtype == torch.uint8 and len(bits) == -(-mask.numel() // 8)
+    assert bits.tolist() == np.packbits(mask.numpy().ravel(), bitorder="little").tolist()
+    assert torch.equal(unpacked(bits, shape), mask)

@@ -16,7 +16,8 @@ from compress.formats.errors import RefusedError
 from compress.kernels.solve.align import How
 from compress.passes.model.anatomy import Anatomy, Heads
 from compress.passes.model.skeleton import Skeleton
-from compress.passes.narrow.sharing import cached_bytes, find_sharing, pool, tensors_of, with_kept
+from compress.passes.narrow.heads import tensors_of
+from compress.passes.narrow.sharing import cached_bytes, find_sharing, pool, with_kept
 
 Opened = Callable[[str], tuple[ModelSpec, Anatomy]]
 
@@ -47,7 +48,7 @@ REFUSED = {
     "phi3": "no linears q, k and v",
     "gpt2": "no linears q, k and v",
     "gptj": "no num_key_value_heads",
-    "olmo2": "all heads of keys together",
+    "olmo2": "all heads together",
 }
 
 
