@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compress.passes.forward.input_ranges import Moments
-from compress.passes.forward.statistics import Hessian, LinearStats, Statistic
+from compress.passes.forward.statistics import Energy, Hessian, LinearStats, Statistic
 
 
 def stats_of(hessian: Tensor, *kinds: type[Statistic]) -> LinearStats:
@@ -16,6 +15,6 @@ def stats_of(hessian: Tensor, *kinds: type[Statistic]) -> LinearStats:
         stats[kind].tokens = 600
     if Hessian in stats:
         stats[Hessian].matrix.copy_(hessian)
-    if Moments in stats:
-        stats[Moments].energy.copy_(hessian.diagonal())
+    if Energy in stats:
+        stats[Energy].total.copy_(hessian.diagonal())
     return stats
