@@ -7,6 +7,7 @@ more zeros than others hardly depends on the method that then prunes (OWL, arXiv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -41,6 +42,8 @@ class Spread(Allocation):
 
     It takes the place of that pass's `sparsity`. Layers that share an input get the same part.
     """
+
+    chooses_bits: ClassVar[bool] = False
 
     sparsity: float = Field(gt=0, lt=1, description="which part of all weights together becomes zero")
     within: float = Field(0.2, gt=0, lt=1, description="how far a layer may be from it, to either side")

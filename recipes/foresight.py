@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from pydantic import AliasChoices
 
 from compress.formats.errors import UsageError
+from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import ModelPass, Pass
-from compress.recipes.recipe import FIGURES, Recipe
+from compress.recipes.gates.limits import FIGURES, MEASURED
+from compress.recipes.recipe import Recipe
+from compress.recipes.stages import writes
 
 _EXPORT = "`- export: {dialect: …}` (`compress dialects` lists them)"
 
@@ -17,9 +20,10 @@ def foresee(recipe: Recipe, note: Callable[[str], None]) -> None:
     """Raise UsageError for a run that has no result, or that would be judged by what it does not measure."""
     _refuse_work_for_nothing(recipe)
     _refuse_gates_without_figures(recipe)
+    _refuse_idle_repair(recipe)
     _refuse_text_that_was_seen(recipe)
     _refuse_change_that_is_wanted(recipe)
-    if not any(_writes(step) for step in recipe.passes):
+    if not any(writes(step) for step in recipe.passes):
         note("nothing is written: the recipe has no export")
     for said in _other_words(recipe):
         note(said)
@@ -39,13 +43,13 @@ def _other_words(recipe: Recipe) -> Iterator[str]:
 def _refuse_work_for_nothing(recipe: Recipe) -> None:
     """Whatever changes the model must be written or measured after it."""
     steps = recipe.passes
-    if not any(_writes(step) or _measures(step) for step in steps):
+    if not any(writes(step) or _measures(step) for step in steps):
         raise UsageError("the recipe has no result: no pass writes the model, and none measures it", f"add {_EXPORT}")
-    seen = max(number for number, step in enumerate(steps) if _writes(step) or _measures(step))
+    seen = max(number for number, step in enumerate(steps) if writes(step) or _measures(step))
     lost = next((number for number in range(seen + 1, len(steps)) if steps[number].changes), None)
     if lost is not None:
         last = steps[_last_change(recipe)].name
-        written = [number for number, step in enumerate(steps) if _writes(step)]
+        written = [number for number, step in enumerate(steps) if writes(step)]
         raise UsageError(
             f"{recipe.origin.line('passes', lost)}what {steps[lost].name} makes of the model is lost: "
             "no pass after it writes or measures the model",
@@ -57,7 +61,7 @@ def _refuse_gates_without_figures(recipe: Recipe) -> None:
     """A gate judges the result: a pass must measure it after all that changes the model."""
     last = _last_change(recipe)
     after = f" after {recipe.passes[last].name}" if last >= 0 else ""
-    for gate, figure in FIGURES.items():
+    for gate, figure in MEASURED.items():
         measuring = [number for number, step in enumerate(recipe.passes) if figure in _measures(step)]
         if getattr(recipe.gates, gate) is None or any(number > last for number in measuring):
             continue
@@ -65,6 +69,23 @@ def _refuse_gates_without_figures(recipe: Recipe) -> None:
         raise UsageError(
             f"{recipe.origin.line('gates', gate)}gates.{gate}: no pass measures the {figure.replace('_', ' ')}{after}",
             f"move {_spelled(recipe, measuring[-1])}{after}" if measuring else add,
+        )
+
+
+def _refuse_idle_repair(recipe: Recipe) -> None:
+    """A repair needs a gate on quality to go by, and bits that no other pass decides about."""
+    if not recipe.gates.repair:
+        return
+    line = recipe.origin.line("gates", "repair")
+    if all(getattr(recipe.gates, gate) is None for gate in FIGURES):
+        raise UsageError(
+            f"{line}gates.repair: there is no gate on quality to reach", f"set one of {', '.join(FIGURES)}"
+        )
+    chooser = next((step for step in recipe.passes if isinstance(step, Chooser) and step.chooses_bits), None)
+    if chooser:
+        raise UsageError(
+            f"{line}gates.repair: {chooser.name} chooses the bits of this recipe",
+            f"give {chooser.name} another aim (max_kl), or leave one of the two out",
         )
 
 
@@ -110,10 +131,6 @@ def _spelled(recipe: Recipe, number: int) -> str:
     """A pass of the recipe, with its line where there is one."""
     line = recipe.origin.line("passes", number).removesuffix(": ")
     return recipe.passes[number].name + (f" ({line})" if line else "")
-
-
-def _writes(step: Pass) -> bool:
-    return isinstance(step, ModelPass) and step.writes
 
 
 def _measures(step: Pass) -> frozenset[str]:

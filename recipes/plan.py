@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -12,6 +13,7 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.artifact.zeros import zeros_told
 from compress.passes.choice.chooser import Chooser
+from compress.passes.choice.ladder import Ladder, Rung
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product, Setting
 from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.report import Reporter
@@ -23,7 +25,10 @@ from compress.recipes.engines.verdicts import Verdict, refuse_idle_patterns, ref
 from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.pace import Pace, pace
 from compress.recipes.recipe import Recipe
-from compress.recipes.stages import Steps, even, first_numbers, largest, layerwise, stages
+from compress.recipes.stages import Steps, even, first_numbers, largest, layerwise, stages, writes
+
+ROUNDS = 4
+"""So often is a model that misses its gates repaired: the last round takes all that is allowed."""
 
 _ON_TEXT = "calibrate on text: `- calibrate: {data: builtin}`"
 
@@ -66,10 +71,19 @@ class ArtifactPlan(BaseModel):
     told: list[str] = []
 
 
+class RepairPlan(BaseModel):
+    """What missed gates may cost at most: so many rounds more of `passes`, `seconds` in all, and artifacts' `bytes`."""
+
+    rounds: int
+    passes: list[str]
+    seconds: float
+    bytes: int
+
+
 class Plan(BaseModel):
     """What a recipe will do. `memory_bytes` and `seconds` are estimates, the bytes of artifacts are exact.
 
-    `disk_bytes` is the most that a stage needs on disk for itself.
+    `disk_bytes` is the most that a stage needs on disk for itself; `repair` comes on top if gates are missed.
     """
 
     model: str
@@ -83,6 +97,7 @@ class Plan(BaseModel):
     seconds: float
     max_ram: int
     verdict: str
+    repair: RepairPlan | None = None
 
 
 def plan(
@@ -106,11 +121,74 @@ def plan_opened(opened: Outlined, max_ram: int, crew: Crew = ALONE) -> Plan:
     passes, headers, anatomy = opened.recipe.passes, opened.source.spec, opened.model.anatomy
     here = pace()
     plans = [_plan(opened, steps, max_ram, here, crew) for steps in largest(passes, headers, anatomy)]
+    planned = plans[0].model_copy(update={"repair": _repair(opened, plans[0], max_ram, here, crew)})
     if not any(isinstance(step, Chooser) for step in passes):
-        return plans[0]
+        _refuse_large(opened.recipe, planned.artifacts)
+        return planned
     for steps in even(passes, headers, anatomy):
         _plan(opened, steps, max_ram, here, crew)
-    return plans[0].model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
+    return planned.model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
+
+
+def planned_bytes(opened: Outlined, passes: Sequence[Pass], max_ram: int) -> int:
+    """The weights of the largest artifact, with other options in the recipe's passes. Raises RefusedError."""
+    return _largest_of([_with_passes(opened, passes, max_ram, pace(), ALONE)])
+
+
+def fitting_rungs(opened: Outlined, max_ram: int) -> list[Rung]:
+    """What modules can be raised to by a repair: what every export of the recipe holds, and its targets load."""
+    return list(_higher(opened, Ladder(opened.recipe.passes, opened.model.anatomy), max_ram, pace(), ALONE))
+
+
+def _higher(opened: Outlined, ladder: Ladder, max_ram: int, here: Pace, crew: Crew) -> dict[Rung, Plan]:
+    """The plans with all modules that have less raised to one rung, of those that can be done."""
+    found: dict[Rung, Plan] = {}
+    for rung in ladder.rungs():
+        with suppress(RefusedError):  # a container, or an engine, that does not have it
+            passes = ladder.raised(opened.recipe.passes, ladder.at_least(rung))
+            found[rung] = _with_passes(opened, passes, max_ram, here, crew)
+    return found
+
+
+def _with_passes(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace, crew: Crew) -> Plan:
+    return _plan(opened, largest(passes, opened.source.spec, opened.model.anatomy)[0], max_ram, here, crew)
+
+
+def _repair(opened: Outlined, planned: Plan, max_ram: int, here: Pace, crew: Crew) -> RepairPlan | None:
+    """What a repair may cost: every round does again what stands from the first pass on that is raised."""
+    recipe = opened.recipe
+    if not recipe.gates.repair:
+        return None
+    ladder = Ladder(recipe.passes, opened.model.anatomy)
+    higher = _higher(opened, ladder, max_ram, here, crew)
+    if not higher:
+        return RepairPlan(rounds=0, passes=[], seconds=0.0, bytes=_largest_of([planned]))
+    first = next(at for at, stage in enumerate(planned.stages) if set(stage.passes) & set(ladder.names))
+    staged = list(zip(planned.stages, stages(recipe.passes)))[first:]
+    again = [stage for stage, steps in staged if not any(map(writes, steps))]
+    most = _largest_of([planned, *higher.values()])
+    return RepairPlan(
+        rounds=ROUNDS,
+        passes=[name for stage in again for name in stage.passes],
+        seconds=ROUNDS * sum(stage.seconds for stage in again),
+        bytes=min(most, recipe.gates.max_bytes or most),
+    )
+
+
+def _largest_of(plans: Sequence[Plan]) -> int:
+    return max((artifact.bytes for plan in plans for artifact in plan.artifacts), default=0)
+
+
+def _refuse_large(recipe: Recipe, artifacts: Sequence[ArtifactPlan]) -> None:
+    """What is known to miss the gate on size is not computed."""
+    limit = recipe.gates.max_bytes
+    largest = max(artifacts, key=lambda artifact: artifact.bytes, default=None)
+    if limit is not None and largest is not None and largest.bytes > limit:
+        raise RefusedError(
+            f"{recipe.origin.line('gates', 'max_bytes')}gates.max_bytes: {largest.path} takes {largest.bytes:,} bytes, "
+            f"and {limit:,} are allowed",
+            "fewer bits, larger groups, or a narrower type for the embeddings; or raise the gate",
+        )
 
 
 def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:

@@ -25,23 +25,11 @@ from compress.formats.files.source import name_of
 from compress.passes.core.base import Pass
 from compress.recipes import bundled, yaml
 from compress.recipes.engines.verdicts import check_targets
+from compress.recipes.gates.limits import Gates
 from compress.recipes.origin import Origin
 from compress.recipes.overrides import override
 from compress.recipes.problems import Complaints
 from compress.recipes.yaml import Document
-
-FIGURES = {"max_kl": "kl_divergence", "max_perplexity": "perplexity"}
-"""What each gate limits: a figure of `evaluate`."""
-
-
-class Gates(BaseModel):
-    """What the result must reach; missing a gate keeps the artifact, marks it, and exits 4."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    max_kl: float | None = Field(
-        default=None, ge=0, description="KL divergence to the untouched model, in nats per token"
-    )
-    max_perplexity: float | None = Field(default=None, ge=1, description="perplexity of the result")
 
 
 class Recipe(BaseModel):

@@ -16,10 +16,12 @@ from compress.passes.artifact.card import CARD, model_card
 from compress.passes.artifact.inventory import bits_of, format_name
 from compress.passes.artifact.record import MANIFEST
 from compress.passes.artifact.write import Artifact
+from compress.passes.choice.prices import Price
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.recipes.engines.verdicts import loading_lines
-from compress.recipes.recipe import FIGURES, Gates, Recipe
+from compress.recipes.gates.limits import Judged, figures_of, judged
+from compress.recipes.recipe import Recipe
 
 
 class Ends(BaseModel):
@@ -44,6 +46,7 @@ class Metrics(BaseModel):
     kl_divergence: float | None = None
     top1_agreement: float | None = None
     acceptance: float | None = None
+    kl_p999: float | None = None
 
 
 class PassReport(BaseModel):
@@ -57,6 +60,7 @@ class RunReport(BaseModel):
     """What `compress run --json` prints. `missed` names the gates that were missed, `notes` what else to know.
 
     `seconds` are those of all processes that had a part in the run; `bits` are those that a stage chose, by module.
+    `gates` are all that were set, `repairs` what was done for them, `prices` what a trial found quantized weights cost.
     """
 
     model: str
@@ -71,6 +75,9 @@ class RunReport(BaseModel):
     peak_vram_bytes: int
     notes: list[str] = []
     bits: dict[str, int] = {}
+    gates: list[Judged] = []
+    repairs: list[str] = []
+    prices: list[Price] = []
 
 
 class Reported(Committed):
@@ -83,6 +90,7 @@ def make_report(recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passe
     """The report of a run that is complete; paths are folders in the output directory."""
     scores = state.left.scores
     metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
+    gates = judged(recipe.gates, figures_of(metrics.model_dump()), [artifact.bytes for artifact in artifacts])
     return RunReport(
         model=recipe.model,
         parameters=state.source.spec.parameters,
@@ -90,11 +98,13 @@ def make_report(recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passe
         artifacts=[_report_of(found, state) for found in artifacts],
         metrics=metrics,
         passes=passes,
-        missed=_missed(recipe.gates, metrics),
+        missed=[str(gate) for gate in gates if not gate.holds],
         seconds=sum(step.seconds for step in passes),
         peak_ram_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
         bits=dict(state.left.bits or {}),
+        gates=gates,
+        prices=state.left.manifest.get("prices", []),
     )
 
 
@@ -131,12 +141,3 @@ def with_paths(report: RunReport, output: Path) -> RunReport:
         loads = {engine: line.replace("{path}", path) for engine, line in artifact.loads.items()}
         artifacts.append(artifact.model_copy(update={"path": path, "loads": loads}))
     return report.model_copy(update={"artifacts": artifacts})
-
-
-def _missed(gates: Gates, metrics: Metrics) -> list[str]:
-    limits = {gate: getattr(gates, gate) for gate in FIGURES}
-    return [
-        f"{gate}: {value:.4g} is above {limit:.4g}"
-        for gate, limit in limits.items()
-        if limit is not None and (value := getattr(metrics, FIGURES[gate])) > limit
-    ]

@@ -20,7 +20,7 @@ from compress.formats.files.source import is_hub_id
 from compress.formats.files.storage import require_space, sha256_file, write_json
 from compress.passes.artifact.licence import licence_of
 from compress.passes.artifact.write import Artifact, written_at
-from compress.passes.core.base import ModelPass
+from compress.passes.core.base import ModelPass, Pass
 from compress.passes.core.journal import Done
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import Processes
@@ -33,7 +33,7 @@ from compress.recipes.opening import model_of, open_recipe
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, with_paths
-from compress.recipes.stages import keyed, layerwise
+from compress.recipes.stages import keyed, layerwise, writes
 from compress.recipes.workshop import WORK, begin, shared_workshop
 
 _COMPUTING = ("compress-llm", "torch", "transformers", "tokenizers")
@@ -50,8 +50,11 @@ def run(
     max_vram: int | None = None,
     reporter: Reporter | None = None,
     processes: Processes | None = None,
+    trial: Sequence[Pass] | None = None,
 ) -> RunReport:
     """Run `recipe` into the directory `output`. The same call resumes a run that was cut off.
+
+    A `trial` writes no artifact, and does these passes at its end: a run of the recipe then finds all else done.
 
     What an earlier run in `output` has computed is used as far as it applies, whatever else was changed since.
     All of `processes` make the same call at the same time, and get the same report. Raises RefusedError if the plan
@@ -89,7 +92,10 @@ def run(
             loads=loading_lines,
             processes=processes,
         )
-        report = _execute(recipe, state, keyed(recipe.passes, base, opened.texts, work))
+        stages = keyed((*recipe.passes, *(trial or ())), base, opened.texts, work)
+        if trial is not None:
+            stages = [stage for stage in stages if not any(writes(step) for step in stage.passes)]
+        report = _execute(recipe, state, stages, trial is not None)
     said = [note for artifact in planned.artifacts for note in notes(artifact.dialect, artifact.targets)]
     said += [f"{artifact.path}: {line}" for artifact in planned.artifacts for line in artifact.told]
     said += [note for stage in planned.stages for note in stage.notes]
@@ -110,11 +116,12 @@ def _lying_in(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage]) -> RunReport:
+def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage], trial: bool) -> RunReport:
     key = _digest([*(stage.key for stage in stages), recipe.gates.model_dump()])
-    reported = state.journal.of(Reported)[-1:]
-    if reported and reported[0].stage == key and len(reported[0].report.artifacts) == len(_artifacts(state, stages)):
-        return with_paths(reported[0].report, state.output)
+    known = state.journal.of(Reported) if trial else state.journal.of(Reported)[-1:]
+    reported = [each.report for each in known if each.stage == key]
+    if reported and len(reported[-1].artifacts) == len(_artifacts(state, stages)):
+        return with_paths(reported[-1], state.output)
     if not state.processes.main:
         return _follow(state, stages)
     for stage in stages:

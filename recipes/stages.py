@@ -42,6 +42,11 @@ def layerwise(steps: Steps) -> tuple[LayerPass, ...]:
     return tuple(step for step in steps if isinstance(step, LayerPass))
 
 
+def writes(step: Pass) -> bool:
+    """Whether the pass writes an artifact."""
+    return isinstance(step, ModelPass) and step.writes
+
+
 def largest(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> list[tuple[Pass, ...]]:
     """The passes with bits filled in that stages will choose: one of these ways leaves the most bytes."""
     return _ways(passes, lambda chooser, steps: chooser.largest(steps, model, anatomy))

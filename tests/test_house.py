@@ -30,7 +30,7 @@ SUBROOMS = {
         "artifact",
         "",
     ),
-    "recipes": ("engines", "", "jobs"),
+    "recipes": ("engines", "gates", "", "jobs"),
     "cli": ("terminal", "views", "commands", ""),
 }
 LARGEST_FOLDER = 16

@@ -11,8 +11,8 @@ import typer
 
 from compress.cli.commands.shared import device_here, working
 from compress.cli.terminal.output import emit
-from compress.cli.terminal.units import parse_bytes
 from compress.formats.errors import GateError
+from compress.formats.sizes import parse_bytes
 from compress.passes.core.processes import Processes
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def carry_out(
     """
     processes = processes or Processes()
     with working(quiet or not processes.main) as reporter:
-        from compress.recipes.run import run
+        from compress.recipes.jobs.repair import run
 
         report = run(
             recipe,

@@ -13,8 +13,8 @@ from compress.cli.commands.shared import Device, Fresh, MaxRam, MaxVram, Quiet, 
 from compress.cli.commands.together import launch, one_voice
 from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
-from compress.cli.terminal.units import parse_bytes
 from compress.formats.errors import UsageError
+from compress.formats.sizes import parse_bytes
 from compress.passes.core.processes import Crew, started_together
 
 

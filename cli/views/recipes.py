@@ -36,7 +36,7 @@ def run_report(report: RunReport) -> list[RenderableType]:
     memory = f"peak memory {memory_size(report.peak_ram_bytes)}"
     if report.peak_vram_bytes:
         memory += f", on the GPU {memory_size(report.peak_vram_bytes)}"
-    parts: list[RenderableType] = [table, *sizes, *_chosen(report.bits), *_quality(report.metrics)]
+    parts: list[RenderableType] = [table, *sizes, *_chosen(report.bits), *_quality(report.metrics), *report.repairs]
     parts += [f"Time      {duration(report.seconds)} ({seconds}), {memory}", ""]
     for artifact in report.artifacts:
         parts += _loads(artifact)
@@ -77,7 +77,26 @@ def plan(planned: Plan) -> list[RenderableType]:
     disk = f", disk {file_size(planned.disk_bytes)} meanwhile" if planned.disk_bytes else ""
     verdict = f"Verdict: {planned.verdict}; memory {memory}{disk}, time about {duration(planned.seconds)}"
     size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
-    return [f"{planned.model}: {planned.architecture}, {size}", stages, files, loads, *notes, verdict]
+    return [
+        f"{planned.model}: {planned.architecture}, {size}",
+        stages,
+        files,
+        loads,
+        *notes,
+        *_repair(planned),
+        verdict,
+    ]
+
+
+def _repair(planned: Plan) -> list[str]:
+    """What comes on top if gates are missed."""
+    may = planned.repair
+    if may is None:
+        return []
+    if not may.rounds:
+        return ["Repair: no pass has bits, or a type of GGUF's, that can be raised"]
+    work = f"at most {may.rounds} times {' + '.join(may.passes)} again, {duration(may.seconds)} in all"
+    return [f"Repair, if a gate is missed: {work}; artifacts of at most {file_size(may.bytes)}"]
 
 
 def _memory(stage: StagePlan) -> str:

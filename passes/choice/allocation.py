@@ -63,7 +63,7 @@ def priced(units: Sequence[Unit], errors: Tensor, even: int, judge: Judge) -> Te
     """
     most = errors.shape[1] - 1
     fewer = min(even, most - 1)
-    sorts = _sorts(units)
+    sorts = sorts_of(units)
     spotless = judge([most] * len(units))
     for sort in dict.fromkeys(sorts):
         members = [number for number, found in enumerate(sorts) if found == sort]
@@ -86,7 +86,7 @@ def best(choices: Sequence[list[int]], judge: Judge) -> tuple[list[int], float]:
     return different[judged.index(min(judged))], min(judged)
 
 
-def _sorts(units: Sequence[Unit]) -> list[tuple[str, int]]:
+def sorts_of(units: Sequence[Unit]) -> list[tuple[str, int]]:
     """What each unit is, and in which third of the layers it lies."""
     kinds = [kind_of(unit.modules[0]) for unit in units]
     return [(kind, 3 * kinds[:number].count(kind) // kinds.count(kind)) for number, kind in enumerate(kinds)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from compress.formats.base import ModelSpec
 from compress.passes.core.base import LayerPass, ModelPass
@@ -16,6 +16,9 @@ Choice = Mapping[str, Any]
 
 class Chooser(ModelPass):
     """Leaves what `Stage.following`, the passes of the next stage, are to take: `Outcome.bits`, or `Outcome.shares`."""
+
+    chooses_bits: ClassVar[bool] = True
+    """Whether it leaves bits, not shares of zeros."""
 
     @abstractmethod
     def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,7 @@ from compress.passes.forward.walk import Walk
 from compress.passes.model.sequences import Sequences
 
 _CHUNK = 256
+_ALMOST_ALL = 0.999
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Scores:
 
     `acceptance` is how many of the tokens that the candidate samples the reference takes, if one drafts for the other
     (Leviathan et al. 2023, arXiv 2211.17192, definition 3.1: Σ min(p, q)); greedy decoding takes `top1_agreement`.
-    The first token of every sequence is not scored. Without a reference the last four are None.
+    `kl_p999` is the KL divergence that all but a thousandth of the tokens stay below, interpolated between tokens.
+    The first token of every sequence is not scored. Without a reference the last five are None.
     """
 
     tokens: int
@@ -33,6 +36,7 @@ class Scores:
     kl_divergence: float | None = None
     top1_agreement: float | None = None
     acceptance: float | None = None
+    kl_p999: float | None = None
 
 
 @dataclass
@@ -41,6 +45,7 @@ class _Sums:
     loss: float = 0.0
     reference_loss: float = 0.0
     divergence: float = 0.0
+    by_token: list[Tensor] = field(default_factory=list)
     agreements: int = 0
     acceptance: float = 0.0
 
@@ -55,6 +60,7 @@ class _Sums:
             self.acceptance += float(accepted(log_q, log_p).sum(dtype=torch.float64))
             divergence, agreement = divergences(log_q, log_p)
             self.divergence += float(divergence.sum(dtype=torch.float64))
+            self.by_token.append(divergence.cpu())
             self.agreements += int(agreement.sum())
 
 
@@ -94,6 +100,7 @@ def score(candidate: Walk, reference: Walk | None, advance: Callable[[], None] =
         kl_divergence=sums.divergence / sums.tokens,
         top1_agreement=sums.agreements / sums.tokens,
         acceptance=sums.acceptance / sums.tokens,
+        kl_p999=float(np.quantile(torch.cat(sums.by_token).double().numpy(), _ALMOST_ALL)),
     )
 
 
