@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.artifact.zeros import zeros_told
@@ -21,7 +19,8 @@ from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.outline import Known
 from compress.passes.sweep.cost import sweep_cost
 from compress.recipes.engines.subject import Subject
-from compress.recipes.engines.verdicts import Verdict, refuse_idle_patterns, refuse_unloadable, verdicts
+from compress.recipes.engines.verdicts import refuse_idle_patterns, refuse_unloadable, verdicts
+from compress.recipes.figures.planned import ArtifactPlan, FileSize, Plan, RepairPlan, StagePlan
 from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.pace import Pace, pace
 from compress.recipes.recipe import Recipe
@@ -31,73 +30,6 @@ ROUNDS = 4
 """So often is a model that misses its gates repaired: the last round takes all that is allowed."""
 
 _ON_TEXT = "calibrate on text: `- calibrate: {data: builtin}`"
-
-
-class StagePlan(BaseModel):
-    """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes.
-
-    `disk_bytes` lie in the work folder meanwhile, at most, beside what stages leave there. `processes` take
-    `memory_bytes` each of the same memory; `sharded`: they hold the model together. `notes` say what else changes.
-    """
-
-    passes: list[str]
-    tensors: int
-    forwards: int
-    seconds: float
-    memory_bytes: int
-    disk_bytes: int
-    processes: int = 1
-    sharded: bool = False
-    notes: list[str] = []
-
-
-class FileSize(BaseModel):
-    """A weight file that will be written."""
-
-    name: str
-    bytes: int
-
-
-class ArtifactPlan(BaseModel):
-    """An artifact that will be written: exact to the byte. `told` is what the run says of it at its end as well."""
-
-    dialect: str
-    path: str
-    files: list[FileSize]
-    bytes: int
-    bits_per_weight: float
-    notes: list[str]
-    targets: list[Verdict]
-    told: list[str] = []
-
-
-class RepairPlan(BaseModel):
-    """What missed gates may cost at most: so many rounds more of `passes`, `seconds` in all, and artifacts' `bytes`."""
-
-    rounds: int
-    passes: list[str]
-    seconds: float
-    bytes: int
-
-
-class Plan(BaseModel):
-    """What a recipe will do. `memory_bytes` and `seconds` are estimates, the bytes of artifacts are exact.
-
-    `disk_bytes` is the most that a stage needs on disk for itself; `repair` comes on top if gates are missed.
-    """
-
-    model: str
-    architecture: str
-    parameters: int
-    source_bytes: int
-    stages: list[StagePlan]
-    artifacts: list[ArtifactPlan]
-    memory_bytes: int
-    disk_bytes: int
-    seconds: float
-    max_ram: int
-    verdict: str
-    repair: RepairPlan | None = None
 
 
 def plan(

@@ -30,7 +30,7 @@ SUBROOMS = {
         "artifact",
         "",
     ),
-    "recipes": ("engines", "gates", "", "jobs"),
+    "recipes": ("engines", "gates", "figures", "", "jobs"),
     "cli": ("terminal", "views", "commands", ""),
 }
 LARGEST_FOLDER = 16

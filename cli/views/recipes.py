@@ -12,8 +12,8 @@ from compress.cli.terminal.tables import new_table
 from compress.cli.terminal.units import duration, file_size, memory_size
 
 if TYPE_CHECKING:
+    from compress.recipes.figures.planned import Plan, StagePlan
     from compress.recipes.jobs.answers import Answers
-    from compress.recipes.plan import Plan, StagePlan
     from compress.recipes.report import ArtifactReport, Metrics, RunReport
 
 _WORTH_A_WORD = 0.2

@@ -1,0 +1,74 @@
+"""What a plan says: stages, files to the byte, memory, time, what missed gates may cost."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from compress.recipes.engines.verdicts import Verdict
+
+
+class StagePlan(BaseModel):
+    """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes.
+
+    `disk_bytes` lie in the work folder meanwhile, at most, beside what stages leave there. `processes` take
+    `memory_bytes` each of the same memory; `sharded`: they hold the model together. `notes` say what else changes.
+    """
+
+    passes: list[str]
+    tensors: int
+    forwards: int
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+    processes: int = 1
+    sharded: bool = False
+    notes: list[str] = []
+
+
+class FileSize(BaseModel):
+    """A weight file that will be written."""
+
+    name: str
+    bytes: int
+
+
+class ArtifactPlan(BaseModel):
+    """An artifact that will be written: exact to the byte. `told` is what the run says of it at its end as well."""
+
+    dialect: str
+    path: str
+    files: list[FileSize]
+    bytes: int
+    bits_per_weight: float
+    notes: list[str]
+    targets: list[Verdict]
+    told: list[str] = []
+
+
+class RepairPlan(BaseModel):
+    """What missed gates may cost at most: so many rounds more of `passes`, `seconds` in all, and artifacts' `bytes`."""
+
+    rounds: int
+    passes: list[str]
+    seconds: float
+    bytes: int
+
+
+class Plan(BaseModel):
+    """What a recipe will do. `memory_bytes` and `seconds` are estimates, the bytes of artifacts are exact.
+
+    `disk_bytes` is the most that a stage needs on disk for itself; `repair` comes on top if gates are missed.
+    """
+
+    model: str
+    architecture: str
+    parameters: int
+    source_bytes: int
+    stages: list[StagePlan]
+    artifacts: list[ArtifactPlan]
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+    max_ram: int
+    verdict: str
+    repair: RepairPlan | None = None
