@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +20,44 @@ import torch
 from torch import Tensor
 
 from compress.kernels import gpu
+from compress.kernels.numbers.codebook import CodebookFormat
+from compress.kernels.numbers.float import FloatFormat
+from compress.kernels.numbers.int import IntFormat
+from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.op import Op, force, ops
+from compress.kernels.product.words import words_of
 
 FILES = {path.stem for path in Path(gpu.__file__).parent.glob("*.py")} - {"__init__"}
 ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
-CAPABILITIES = (80, 90)
+TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async"}
+"""What uses them in PTX, by the capability of a GPU."""
 ROUNDED = 2e-6
 """Of the whole: tensor cores truncate as they add up, parts of 256 tokens at a time. An H200 comes to 9e-7."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What an op is called with, a fresh copy each time; what it then leaves behind; and that in float64."""
+    """What an op is called with, a fresh copy each time; what it left behind, or gave; and that in float64."""
 
     name: str
-    arguments: Callable[[], tuple[Tensor, ...]]
-    result: Callable[[tuple[Tensor, ...]], Tensor]
+    arguments: Callable[[], tuple[Any, ...]]
+    result: Callable[[tuple[Any, ...], Any], Tensor]
     truth: Tensor
+
+
+@dataclass(frozen=True)
+class Build:
+    """How a kernel is compiled: types by argument, which of them 16 divides, constants, and options.
+
+    `tensor_cores`: whether it is to use them.
+    """
+
+    kernel: Any
+    signature: dict[str, str]
+    even: set[str]
+    constants: dict[str, Any]
+    options: dict[str, Any]
+    tensor_cores: bool = True
 
 
 def hessian_cases(device: torch.device) -> Iterator[Case]:
@@ -49,42 +71,126 @@ def hessian_cases(device: torch.device) -> Iterator[Case]:
             yield Case(
                 f"[{tokens}, {columns}] {dtype}",
                 lambda total=total, x=x: (total.clone(), x),
-                lambda arguments: arguments[0].triu(),
+                lambda arguments, _: arguments[0].triu(),
                 (total.double() + x.double().T @ x.double()).triu(),
             )
 
 
-CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {"add_hessian": hessian_cases}
+def coded_cases(device: torch.device) -> Iterator[Case]:
+    """A case for each way that codes lie in words, or that scales and minima go with them; rows and strides are odd."""
+    generator = torch.Generator().manual_seed(0)
+    on_gpu = device.type == "cuda"
+    formats = [
+        (1, 70, 160, IntFormat(4, 32)),
+        (2, 64, 256, IntFormat(3, -1, "integer")),
+        (17, 31, 352, IntFormat(8, -1)),
+        (3, 65, 1024, IntFormat(4, 256, "real")),
+        (2, 16, 384, CodebookFormat("nf4", 64)),
+        (2, 16, 96, FloatFormat()),
+        *on_gpu * [(count, 4096, 14336, IntFormat(4, 128)) for count in (1, 8, 16, 33, 64)],
+        *on_gpu * [(1, 576, 1536, IntFormat(bits, 64, "integer")) for bits in (2, 5, 6, 7)],
+        *on_gpu * [(5, 1000, 2304, KAffineFormat("q4_k"))],
+    ]
+    for tokens, rows, columns, number_format in formats:
+        weight = number_format.search(torch.randn(rows, columns, generator=generator)).to(device)
+        words = words_of(weight)
+        assert words is not None
+        for dtype in (torch.float16, *on_gpu * [torch.bfloat16]):
+            x = torch.randn(tokens, columns + 8, generator=generator).to(device, dtype)[:, :columns]
+            yield Case(
+                f"[{tokens}, {columns}] · {number_format.name} [{rows}, {columns}] {dtype}",
+                lambda x=x, words=words: (x, words),
+                lambda _, found: found,
+                x.double() @ weight.dequantize().double().T,
+            )
 
 
-def hessian_builds() -> Iterator[tuple[Any, dict[str, str], dict[str, Any], dict[str, Any]]]:
+CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
+    "add_hessian": hessian_cases,
+    "multiply_codes": coded_cases,
+}
+
+
+def hessian_builds() -> Iterator[Build]:
     from compress.kernels.gpu import add_hessian as module
 
     for name in ("*fp16", "*bf16"):
         for columns in (577, 576, 4096):
             block = module.tile(columns)
             signature = {"total": "*fp32", "inputs": name, "tokens": "i32", "columns": "i32", "stride": "i32"}
-            even = ("total", "inputs", *(() if columns % 16 else ("columns", "stride")))
-            build = module.specialised(block), module.launched(block)
-            yield module.upper_products, dict.fromkeys(even), signature, *build  # type: ignore[misc]
+            even = {"total", "inputs", *(() if columns % 16 else ("columns", "stride"))}
+            yield Build(module.upper_products, signature, even, module.specialised(block), module.launched(block))
 
 
-BUILDS = {"add_hessian": hessian_builds}
+def coded_builds() -> Iterator[Build]:
+    """Symmetric codes as they are met most; two planes, minima and many tokens; a table."""
+    from compress.kernels.gpu import multiply_codes as module
+
+    sizes = ("tokens", "rows", "columns", "stride", "group", "groups", "chunks", "steps")
+    for tokens, number_format, dtype in [
+        (1, IntFormat(4, 128), torch.bfloat16),
+        (64, IntFormat(3, 64, "integer"), torch.float16),
+        (16, CodebookFormat("nf4", 64), torch.bfloat16),
+    ]:
+        words = words_of(number_format.search(torch.randn(16, 256)))
+        assert words is not None
+        tensors = {
+            "inputs": torch.empty(0, dtype=dtype),
+            **{name: getattr(words, name) for name in ("low", "high")},
+            "table": None if words.table is None else words.table.to(dtype),
+            **{name: getattr(words, name) for name in ("scale", "minimum")},
+            "sums": words.minimum,
+            "result": torch.empty(0),
+        }
+        signature = {name: _pointer(tensor) for name, tensor in tensors.items()} | dict.fromkeys(sizes, "i32")
+        absent = {name: None for name, tensor in tensors.items() if tensor is None}
+        constants = absent | module.specialised(tokens, words, dtype)
+        even = {*tensors, "rows", "columns", "stride", "group"} - absent.keys()
+        yield Build(module.products, signature, even, constants, module.launched())
+    signature = {"parts": "*fp32", "result": "*bf16", "count": "i32"}
+    yield Build(module.joined, signature, {*signature}, {"SPLITS": 8, "WIDTH": 1024}, {}, tensor_cores=False)
+
+
+def _pointer(tensor: Tensor | None) -> str:
+    """Triton's word for the type of a tensor's address; what is not there is a constant."""
+    if tensor is None:
+        return "constexpr"
+    kinds = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8"}
+    return f"*{kinds.get(tensor.dtype) or str(tensor.dtype).replace('torch.int', 'i')}"
+
+
+BUILDS: dict[str, Callable[[], Iterator[Build]]] = {"add_hessian": hessian_builds, "multiply_codes": coded_builds}
 
 
 def compare(op: Op[..., object], device: torch.device) -> None:
-    """The kernel takes every case, and errs no more than torch's float32, what tensor cores truncate aside."""
+    """The kernel takes every case, and errs no more than plain torch, what tensor cores truncate aside.
+
+    It writes all that it gives (memory that it is handed holds NaN), and gives the same bytes again.
+    """
     for case in CASES[op.name](device):
-        arguments, plain = case.arguments(), case.arguments()
+        arguments, again, plain = (case.arguments() for _ in range(3))
         assert op.kernel is not None and op.kernel.takes(*arguments)
-        op.kernel.run(*arguments)
+        with poisoned():
+            found = case.result(arguments, op.kernel.run(*arguments))
+            assert torch.equal(found, case.result(again, op.kernel.run(*again))), f"{op.name} {case.name}: differs"
         with force("reference"):
-            op(*plain)
-        error, usual = (float((case.result(x) - case.truth).norm()) for x in (arguments, plain))
+            expected = case.result(plain, op(*plain))
+        error, usual = (float((each - case.truth).norm()) for each in (found, expected))
         size = float(case.truth.norm())
         assert error <= 2 * usual + ROUNDED * size, (
             f"{op.name} {case.name}: {error / size:.2e}, torch {usual / size:.2e}"
         )
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Within, memory that torch hands out unwritten holds NaN."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        assert bool(torch.empty(1).isnan())
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_every_kernel_has_an_op_cases_and_builds():
@@ -120,29 +226,45 @@ def test_what_the_hessian_kernel_cannot_read_it_does_not_take():
     assert not takes(torch.zeros(4, 8)[:, ::2], half[:, :4])
 
 
+def test_what_the_product_with_codes_cannot_do_it_does_not_take():
+    pytest.importorskip("triton")
+    from compress.kernels.gpu.multiply_codes import takes
+
+    words = words_of(IntFormat(4, 32).search(torch.randn(16, 64)))
+    assert words is not None
+    half = torch.zeros(64, 128, dtype=torch.float16)
+    assert takes(half[:, :64], words) and takes(half[:1, :64].bfloat16(), words)
+    assert not takes(half[:, ::2], words)
+    assert not takes(half[:, :64].float(), words)
+    assert not takes(half[:0, :64], words)
+    assert not takes(torch.zeros(65, 64, dtype=torch.float16), words)
+
+
 @pytest.mark.parametrize("name", sorted(FILES))
-@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("capability", TENSOR_CORES)
 def test_kernels_compile_without_spilling_registers(name, capability, tmp_path):
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    for kernel, even, signature, constants, options in BUILDS[name]():
-        signature |= dict.fromkeys(constants, "constexpr")
+    for build in BUILDS[name]():
+        signature = build.signature | dict.fromkeys(build.constants, "constexpr")
         at = {argument: place for place, argument in enumerate(signature)}
+        assert list(signature) == build.kernel.arg_names
         source = ASTSource(
-            kernel,
+            build.kernel,
             signature=signature,
-            constexprs={(at[argument],): value for argument, value in constants.items()},
-            attrs={(at[argument],): [["tt.divisibility", 16]] for argument in even},
+            constexprs={(at[argument],): value for argument, value in build.constants.items()},
+            attrs={(at[argument],): [["tt.divisibility", 16]] for argument in build.even},
         )
-        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+        built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=build.options)
+        assert (TENSOR_CORES[capability] in built.asm["ptx"]) == build.tensor_cores
         cubin = tmp_path / "kernel.cubin"
         cubin.write_bytes(built.asm["cubin"])
         usage = subprocess.run(
             [triton.knobs.nvidia.cuobjdump.path, "-res-usage", cubin], capture_output=True, text=True, check=True
         ).stdout
-        assert re.findall(r"STACK:(\d+)", usage) == ["0"], f"{name} {constants}: {usage}"
+        assert re.findall(r"STACK:(\d+)", usage) == ["0"], f"{name} {build.constants}: {usage}"
 
 
 if __name__ == "__main__":
