@@ -6,12 +6,17 @@ ROOMS := cli recipes passes formats kernels
 
 .PHONY: check lint types test fix conformance ends ends-lowest ends-newest
 
-check: lint types test
+# Where nobody is to compile, each of the processes that tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Types keep one processor busy, and tests leave some of two unused.
+check: lint
+	$(MAKE) -j 2 types test
 
 $(VENV)/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt torch
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev,llamacpp]'
+	$(BIN)/pip install -q --no-compile -c constraints.txt torch  # most of it is never imported
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[dev,llamacpp]'
 	touch $@
 
 # mypy cannot follow the editable install's import hook: it sees the rooms as a package through links.

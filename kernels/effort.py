@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,12 @@ class Effort:
     half: float = 0.0
 
     def __add__(self, other: Effort) -> Effort:
-        return Effort(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other))))
+        return Effort(
+            self.flops + other.flops,
+            self.elements + other.elements,
+            self.calls + other.calls,
+            self.half + other.half,
+        )
 
     def __mul__(self, times: float) -> Effort:
-        return Effort(*(each * times for each in astuple(self)))
+        return Effort(self.flops * times, self.elements * times, self.calls * times, self.half * times)

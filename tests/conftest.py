@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
@@ -28,6 +29,13 @@ from transformers import (
 from compress.kernels.qtensor import NumberFormat, Params
 
 torch.set_num_threads(1)  # tiny models: a second thread only waits
+
+
+def pytest_collection_finish() -> None:
+    """What is imported and collected stays: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 TEXT = [
     "The quick brown fox jumps over the lazy dog, and 42 other things happened in 1987.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def place(name: str) -> tuple[str, str]:
     return room, "a container" if (ROOT / room / folder / "dialect.py").is_file() else folder
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """The dotted names within `compress` that `path` imports, wherever in the file."""
     names = []

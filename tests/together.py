@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from forkserver import forkserver
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import start_processes
@@ -17,23 +17,10 @@ from compress.passes.train.loop import Training
 from compress.recipes.recipe import load
 from compress.recipes.run import run
 
-_IMPORTED = [
-    "accelerate",
-    "compress.formats.gguf.dialect",
-    "compress.passes.distill",
-    "compress.passes.export",
-    "compress.passes.train.course",
-    "compress.recipes.run",
-    "matplotlib.backends.backend_svg",
-    "matplotlib.figure",
-    "peft",
-    "torch.distributed.tensor",
-]
-
 
 def together(work: Callable[..., None], *arguments: object) -> None:
     """`work(processes, *arguments)` in both. Raises torch's ProcessException if one fails or ends before its time."""
-    multiprocessing.set_forkserver_preload(_IMPORTED)
+    forkserver()  # which start_processes takes
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
     start_processes(_one, (store.port, work, arguments), nprocs=2, start_method="forkserver")
 

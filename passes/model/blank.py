@@ -13,6 +13,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from compress.formats.base import Checkpoint, Origin
@@ -77,10 +78,11 @@ def _transformers_model(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrai
             "only models that go on with a text, token by token, can be worked on",
         )
     try:
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), no_init_weights():
             model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
     except ValueError as error:
         raise InputError(str(error).splitlines()[0]) from error
+    model.tie_weights()  # what comes with initializing them otherwise
     return model
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import killed_after_each_commit
 from torch import Tensor
 from torch.nn.functional import log_softmax
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
@@ -26,7 +25,6 @@ from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
 
-KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -166,7 +164,7 @@ def test_plain_text_is_learned_whole(tiny_llama: Path, corpus: Path, tmp_path: P
 def test_a_run_that_is_killed_goes_on_to_the_same_bytes(tiny_llama: Path, chats: Path, tmp_path: Path) -> None:
     step = {"data": str(chats), **FAST, "steps": 2, "measure_every": 1}
     recipe = {"model": str(tiny_llama), "passes": [{"finetune": step}, {"export": {"dialect": "dense"}}]}
-    subprocess.run([sys.executable, KILLER, tmp_path, "7"], input=json.dumps(recipe), text=True, check=True)
+    killed_after_each_commit(recipe, tmp_path, step=7)
     killed = sorted(tmp_path.glob("killed-*/dense/*.safetensors"))
     assert len(killed) >= 2
     (whole,) = (tmp_path / "whole" / "dense").glob("*.safetensors")

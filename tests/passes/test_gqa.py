@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from killed import killed_after_each_commit
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -33,7 +32,6 @@ from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
 
-KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
 EVALUATE = {"evaluate": {"data": "builtin", "samples": 4, "seq_len": 32}}
 DENSE32 = {"export": {"dialect": "dense", "dtype": "float32"}}
 SIZES: dict[str, Any] = {
@@ -300,8 +298,7 @@ def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(
         {"gptq": {"group_size": 32}},
         {"export": {"dialect": "gptq"}},
     ]
-    text = json.dumps({"model": str(model), "passes": passes})
-    subprocess.run([sys.executable, KILLER, tmp_path, "2"], input=text, text=True, check=True)
+    killed_after_each_commit({"model": str(model), "passes": passes}, tmp_path, step=2)
     killed = sorted(tmp_path.glob("killed-*/gptq/*.safetensors"))
     assert len(killed) >= 3
     assert {path.read_bytes() for path in killed} == {(tmp_path / "whole/gptq/model.safetensors").read_bytes()}

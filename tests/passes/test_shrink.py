@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import killed_after_each_commit
 from pydantic import ValidationError
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -23,7 +22,6 @@ from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
 
-KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
 NARROW: dict[str, Any] = {"ffn": 96, "multiple": 32}
 
 
@@ -180,8 +178,7 @@ def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(
 ) -> None:
     after = [{"gptq": {"group_size": 32, "correct": True}}, {"export": {"dialect": "gptq"}}]
     passes = steps({**NARROW, "correct": True}, *after)
-    text = json.dumps({"model": str(tiny_llama), "passes": passes})
-    subprocess.run([sys.executable, KILLER, tmp_path, "3"], input=text, text=True, check=True)
+    killed_after_each_commit({"model": str(tiny_llama), "passes": passes}, tmp_path, step=3)
     killed = sorted(tmp_path.glob("killed-*/gptq/*.safetensors"))
     assert len(killed) >= 3
     assert {path.read_bytes() for path in killed} == {(tmp_path / "whole/gptq/model.safetensors").read_bytes()}

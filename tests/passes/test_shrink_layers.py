@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import killed_after_each_commit
 from pydantic import ValidationError
 from shrunken import DENSE32, EVALUATE, LEARN, logits
 from transformers import AutoModelForCausalLM
@@ -21,8 +20,6 @@ from compress.passes.shrink import Shrink
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe
 from compress.recipes.run import run
-
-KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
 
 
 @pytest.fixture
@@ -86,8 +83,7 @@ def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(tmp_path: Path, 
         {"shrink": {"layers": 3}}, {"shrink": {"ffn": 64, "correct": True}},
         {"gptq": {"group_size": 32, "correct": True}}, {"export": {"dialect": "gptq"}},
     ]  # fmt: skip
-    text = json.dumps({"model": str(deep), "passes": passes})
-    subprocess.run([sys.executable, KILLER, tmp_path, "3"], input=text, text=True, check=True)
+    killed_after_each_commit({"model": str(deep), "passes": passes}, tmp_path, step=3)
     killed = sorted(tmp_path.glob("killed-*/gptq/*.safetensors"))
     assert len(killed) >= 4
     assert {path.read_bytes() for path in killed} == {(tmp_path / "whole/gptq/model.safetensors").read_bytes()}

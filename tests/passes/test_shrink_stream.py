@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import killed_after_each_commit
 from pydantic import ValidationError
 from shrunken import DENSE32, EVALUATE, LEARN, logits
 from torch import Tensor
@@ -24,7 +23,6 @@ from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe
 from compress.recipes.run import run
 
-KILLER = Path(__file__).parent.parent / "recipes" / "kill_after_each_commit.py"
 NARROW = {"hidden": 48, "multiple": 16}
 
 
@@ -102,8 +100,7 @@ def test_killed_after_any_commit_a_run_ends_with_the_same_bytes(tmp_path: Path, 
         {"calibrate": {"data": str(corpus), "samples": 4, "seq_len": 16}}, {"shrink": {"to": 0.8, "axes": ["hidden"],
         "multiple": 16}}, {"gptq": {"group_size": 16, "correct": True}}, {"export": {"dialect": "dense"}},
     ]  # fmt: skip
-    text = json.dumps({"model": str(tiny_llama), "passes": passes})
-    subprocess.run([sys.executable, KILLER, tmp_path, "3"], input=text, text=True, check=True)
+    killed_after_each_commit({"model": str(tiny_llama), "passes": passes}, tmp_path, step=3)
     killed = sorted(tmp_path.glob("killed-*/dense/*.safetensors"))
     assert len(killed) >= 3
     assert {path.read_bytes() for path in killed} == {(tmp_path / "whole/dense/model.safetensors").read_bytes()}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killed import killed_after_each_commit
 
 from compress.formats import dialects, open_checkpoint
 from compress.formats.errors import RefusedError, UsageError
@@ -18,7 +17,6 @@ from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
 
-KILLER = Path(__file__).with_name("kill_after_each_commit.py")
 GPTQ = {"gptq": {"group_size": 32}}
 SAID = {"bits": [{"match": "*", "value": 4}]}
 
@@ -132,11 +130,8 @@ def test_killed_at_any_commit_it_resumes_to_the_same_bytes(
     make_model: Callable[..., Path], corpus: Path, tmp_path: Path
 ) -> None:
     model = make_model(tmp_path / "model", "llama", layers=1)
-    text = recipe(model, corpus, {"mixed": {"average_bits": 4.3}}, GPTQ, export("gptq")).model_dump_json()
-    done = subprocess.run(
-        [sys.executable, str(KILLER), str(tmp_path), "3"], input=text, text=True, capture_output=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    wanted = recipe(model, corpus, {"mixed": {"average_bits": 4.3}}, GPTQ, export("gptq"))
+    killed_after_each_commit(wanted.model_dump(mode="json"), tmp_path, step=3)
     whole = contents(tmp_path / "whole")
     outputs = sorted(tmp_path.glob("killed-*"))
     assert len(outputs) >= 3 and whole

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import killed_after_each_commit
 
 from compress.formats.errors import CompressError, InputError, RefusedError, UsageError
 from compress.passes.core.report import Reporter
 from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
 from compress.recipes.yaml import Document
-
-KILLER = Path(__file__).with_name("kill_after_each_commit.py")
 
 
 def recipe(model: Path, corpus: Path, *, gptq: dict[str, Any] | None = None, **more: Any) -> Recipe:
@@ -55,12 +52,9 @@ def test_the_same_recipe_gives_the_same_bytes(tiny_llama: Path, corpus: Path, tm
 
 
 def test_killed_after_each_commit_it_resumes_to_the_same_bytes(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
-    """A real SIGKILL, after every journal line in turn; the driver is a process of its own."""
-    text = recipe(tiny_llama, corpus, gptq={"correct": True}).model_dump_json()
-    done = subprocess.run(
-        [sys.executable, str(KILLER), str(tmp_path)], input=text, text=True, capture_output=True, timeout=240
-    )
-    assert done.returncode == 0, done.stderr
+    """A real SIGKILL, after every journal line in turn."""
+    wanted = recipe(tiny_llama, corpus, gptq={"correct": True})
+    killed_after_each_commit(wanted.model_dump(mode="json"), tmp_path)
     outputs = sorted(tmp_path.glob("killed-*"))
     assert len(outputs) >= 10
     whole = contents(tmp_path / "whole")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
 from compress.passes.model.blank import Transposed, empty_model, fitted
@@ -58,3 +58,15 @@ def test_what_needs_no_other_view_is_left_as_it_is(tiny_llama: Path) -> None:
 def test_the_computing_type_is_that_asked_for(tiny_llama: Path) -> None:
     config = AutoModelForCausalLM.from_pretrained(tiny_llama).config
     assert {parameter.dtype for parameter in empty_model(config, (), torch.bfloat16).parameters()} == {torch.bfloat16}
+
+
+def test_buffers_are_those_of_the_whole_model_and_what_is_tied_stays_so(
+    every_family: str, make_model: MakeModel, tmp_path: Path
+) -> None:
+    config = AutoConfig.from_pretrained(make_model(tmp_path / "a", every_family))
+    whole, blank = AutoModelForCausalLM.from_config(config), empty_model(config, ())
+    found = dict(blank.named_buffers())
+    assert found.keys() == dict(whole.named_buffers()).keys()
+    assert all(torch.equal(found[name], buffer) for name, buffer in whole.named_buffers())
+    tied = [each.get_output_embeddings().weight is each.get_input_embeddings().weight for each in (whole, blank)]
+    assert tied[0] == tied[1]
