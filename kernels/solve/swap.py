@@ -17,7 +17,7 @@ from torch import Tensor
 from compress.kernels.effort import Effort
 
 _CHUNK = 1 << 22
-_NEAR = 32
+_NEAR = 16
 _TOGETHER = 8
 _LIMIT = 192
 _EPSILON = 1e-5
@@ -38,7 +38,7 @@ def swap(
 
     `hessian` H [columns, columns] fp32. Each row keeps as many weights as before, and with `group` (the m of n:m)
     each of its groups of columns does. Only what is `within` [rows, columns] bool may come; by default all. A row ends
-    where no swap helps of the 32 weights that cost least for the 32 that bring most, or after `limit` swaps; one that
+    where no swap helps of the 16 weights that cost least for the 16 that bring most, or after `limit` swaps; one that
     came out worse for rounding is left as it was. What is looked for once serves for eight swaps, each checked anew.
     """
     columns = weight.shape[1]
@@ -53,7 +53,7 @@ def swap_effort(shape: tuple[int, ...], group: int | None = None) -> Effort:
     """What `swap` takes: a swap for every eighth column, two passes over a row each, and a look for every eight."""
     rows, columns = shape
     swaps = min(columns // 8, _LIMIT)
-    look = 40 * columns + 10 * (columns * group if group else _NEAR**2)
+    look = 40 * columns + 20 * (columns * group if group else _NEAR**2)
     return Effort(flops=4 * rows * columns**2, elements=rows * (6 * swaps * columns + swaps // _TOGETHER * look))
 
 
@@ -90,16 +90,21 @@ class _Swapping:
     def _likely(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best swaps [n, count] of each row among the pairs of what costs least and what brings most by itself.
 
-        The best one first, and what leaves differs. What comes may be the same: then one of them comes too late.
+        Each is the best of those that share no weight with the ones before it.
         """
         values, drive = self.values[rows], self.drive[rows]
         loss = (2 * values * drive + values.square() * self.energy).where(self.kept[rows], torch.inf)
         bring = (drive.square() / self.energy).where(self.gone[rows] & (self.energy > 0), _NEVER)
         near = min(_NEAR, loss.shape[1])
         leaves, comes = loss.topk(near, largest=False).indices, bring.topk(near).indices
-        gain, second = self._gains(rows, leaves, comes).max(2)
-        best = gain.topk(min(count, near))
-        return best.values, leaves.gather(1, best.indices), comes.gather(1, second.gather(1, best.indices))
+        gains, every, found = self._gains(rows, leaves, comes), torch.arange(len(rows), device=rows.device), []
+        for _ in range(min(count, near)):
+            gain, pair = gains.flatten(1).max(1)
+            first, second = pair // near, pair % near
+            gains[every, first], gains[every, :, second] = _NEVER, _NEVER
+            found.append((gain, leaves[every, first], comes[every, second]))
+        gain, first, second = (torch.stack(each, 1) for each in zip(*found))
+        return gain, first, second
 
     def _grouped(self, rows: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best swaps [n, count] of each row within groups of columns, one of a group, the best one first."""
