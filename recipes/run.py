@@ -68,7 +68,7 @@ def run(
     recipe, source = opened.recipe, opened.source
     reporter.tell("planning")
     planned = plan_opened(opened.outlined, budget, processes.crew(place.type))
-    files = _hashes(source.path, reporter)
+    files = source_hashes(source.path, reporter)
     base = {
         "seed": recipe.seed,
         **{f"source {name}": digest for name, digest in files.items()},
@@ -202,8 +202,8 @@ def _provenance(recipe: Recipe, source: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _hashes(path: Path, reporter: Reporter) -> dict[str, str]:
-    """SHA-256 of the source's files, by name."""
+def source_hashes(path: Path, reporter: Reporter) -> dict[str, str]:
+    """SHA-256 of the files of the model at `path`, by name, as manifests record them."""
     inside = sorted([*path.glob("*"), *path.glob(TEMPLATE_PATTERN)])
     files = [path] if path.is_file() else [file for file in inside if file.is_file()]
     reporter.start("hash the source", len(files), "file")

@@ -1,13 +1,16 @@
-"""The commands that ask whether artifacts are what they are said to be: diff."""
+"""The commands that ask whether things are what they are said to be: diff, replay, doctor."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from compress.cli.commands.shared import Device, Quiet, device_here, working
+from compress.cli.commands.shared import Device, MaxRam, Quiet, Set, device_here, working
 from compress.cli.terminal.output import Json, emit
+from compress.formats.errors import CompressError
+from compress.formats.sizes import parse_bytes
 
 _DIFFER = 1
 """The exit code of `diff` where two files differ."""
@@ -38,3 +41,58 @@ def diff(
     emit(found.model_dump(mode="json"), json, lambda: show_diff(found))
     if found.differ:
         raise typer.Exit(_DIFFER)
+
+
+def replay(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that compress wrote.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Default: out/replay/ and the artifact's name.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("--from", metavar="DIR", help="Where relative paths of its recipe begin.  [default: here]")
+    ] = Path(),
+    overrides: Set = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether all that it was made of is here.")] = False,
+    device: Device = "cpu",
+    max_ram: MaxRam = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make an artifact again from its own manifest, and compare every byte. Exits 1 if it does not come out the same.
+
+    For an audit, or before trusting a file from elsewhere: recipe, source, tokens and versions are held against what
+    was recorded, and what is missing or differs is named before anything is computed.
+    """
+    place, memory = device_here(device), parse_bytes(max_ram) if max_ram else None
+    target = output or Path("out", "replay", artifact.resolve().name)
+    with working(quiet) as reporter:
+        from compress.cli.views.trust import replay as show_replay
+        from compress.recipes.jobs.replay import replay as make_again
+
+        found = make_again(
+            artifact,
+            target,
+            folder=folder,
+            changes=overrides or (),
+            check=check,
+            device=place,
+            max_ram=memory,
+            reporter=reporter,
+        )
+    emit(found.model_dump(mode="json"), json, lambda: show_replay(found))
+    if found.unlike if check else not found.reproduced:
+        raise typer.Exit(CompressError.exit_code)
+
+
+def doctor(json: Json = False, quiet: Quiet = False) -> None:
+    """Say what is installed here, what each engine can load, and how much memory and disk there is.
+
+    For when something does not start, and for a report of it.
+    """
+    with working(quiet) as reporter:
+        from compress.cli.views.trust import doctor as show_doctor
+        from compress.recipes.jobs.doctor import examine
+
+        reporter.tell("looking for engines")
+        found = examine(Path("out"))
+    emit(found.model_dump(mode="json"), json, lambda: show_doctor(found))

@@ -129,7 +129,7 @@ def first_installed(target: str, python: Path | None, ask: Callable[[Path], _Fou
     Raises RefusedError if it is nowhere, and whatever else `ask` raises.
     """
     missing: CompressError | None = None
-    for place in [python] if python else _places(target):
+    for place in [python] if python else places(target):
         try:
             return ask(place)
         except CompressError as error:
@@ -164,7 +164,7 @@ def _objection(found: Verdict) -> RefusedError | None:
     return None
 
 
-def _places(target: str) -> Iterator[Path]:
+def places(target: str) -> Iterator[Path]:
     """The interpreters that `target` may be installed for: this one, and that of its program on PATH."""
     yield Path(sys.executable)
     program = shutil.which(target)

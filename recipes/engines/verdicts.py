@@ -58,9 +58,9 @@ def verdict(target: str, path: str, subject: Subject, machine: Machine | None = 
     for fact, reason in told:
         if fact.refuse:
             return found.model_copy(update={"reason": reason, "source": f"{target} {fact.version}, {fact.source}"})
-    if subject.dialect in _readable(target):
+    if subject.dialect in readable(target):
         return found.model_copy(update={"loads": True})
-    reason = f"does not load {subject.dialect} files; it loads {', '.join(sorted(_readable(target)))}"
+    reason = f"does not load {subject.dialect} files; it loads {', '.join(sorted(readable(target)))}"
     return found.model_copy(update={"reason": reason})
 
 
@@ -71,7 +71,7 @@ def _missing(told: Iterable[tuple[Fact, str]], machine: Machine | None) -> str:
     return next(needs, "")
 
 
-def _readable(target: str) -> set[str]:
+def readable(target: str) -> set[str]:
     """The dialects that have to do with a target."""
     named = {name for name, kind in dialects().items() if target in kind.loads}
     return named | {fact.dialect for fact in FACTS if fact.engine == target}
@@ -79,7 +79,7 @@ def _readable(target: str) -> set[str]:
 
 def verdicts(path: str, subject: Subject, wanted: Iterable[str] = ()) -> list[Verdict]:
     """Of the `wanted` targets, or of every engine that has to do with the dialect."""
-    asked = list(dict.fromkeys(wanted)) or [name for name in targets() if subject.dialect in _readable(name)]
+    asked = list(dict.fromkeys(wanted)) or [name for name in targets() if subject.dialect in readable(name)]
     return [verdict(target, path, subject) for target in asked]
 
 

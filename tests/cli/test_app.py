@@ -16,8 +16,8 @@ import pytest
 from compress.cli.app import main
 
 COMMANDS = [
-    *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "diff", "generate"),
-    *("serve", "passes", "dialects", "recipes", "schema", "init"),
+    *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "diff", "replay"),
+    *("generate", "serve", "bench", "doctor", "passes", "dialects", "recipes", "schema", "init"),
 ]
 
 IMPORTING = """\

@@ -1,4 +1,4 @@
-"""diff, as its users meet it: what it prints, and how it ends."""
+"""diff, replay and doctor, as their users meet them: what they print, and how they end."""
 
 from __future__ import annotations
 
@@ -23,3 +23,20 @@ def test_diff_exits_1_where_two_differ(tiny_llama: Path, tmp_path: Path, capsys:
     found = json.loads(capsys.readouterr().out)
     assert found["differ"] and [setting["where"] for setting in found["settings"]] == ["config.json: rms_norm_eps"]
     assert main(["diff", str(tiny_llama), "nowhere"]) == 2
+
+
+def test_replay_names_what_is_missing(tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", str(tiny_llama), "--dialect", "dense", "-o", str(tmp_path / "out"), "--json"]) == 0
+    path = json.loads(capsys.readouterr().out)["path"]
+    assert main(["replay", path, "-o", str(tmp_path / "new"), "--quiet"]) == 0
+    assert "came out byte for byte" in capsys.readouterr().out
+    shutil.rmtree(tiny_llama)
+    assert main(["replay", path, "--check", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [each["part"] for each in found["unlike"]] == ["source"] and not found["reproduced"]
+
+
+def test_doctor_speaks_of_machine_and_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "transformers" in shown and "of memory" in shown and "gguf" in shown
