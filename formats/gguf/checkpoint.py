@@ -15,16 +15,18 @@ from torch import Tensor
 from compress.formats.base import Checkpoint, ModelSpec, TensorSpec
 from compress.formats.errors import InputError
 from compress.formats.files.storage import encode_json
-from compress.formats.gguf.config import dims_of, read_config, read_family
+from compress.formats.gguf.config import dims_of, own_config, read_config, read_family
 from compress.formats.gguf.file import GGUFFile, model_name
 from compress.formats.gguf.header import TensorInfo
 from compress.formats.gguf.metadata import Metadata
-from compress.formats.gguf.names import Architecture, Place, reorder, row_order
+from compress.formats.gguf.names import Architecture, Place
+from compress.formats.gguf.placed import Source, join, sources
+from compress.formats.gguf.rope import FREQS, LONG, SHORT
 from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
 from compress.formats.gguf.tokens.vocab import Vocab, read_vocab
 from compress.kernels.qtensor import QTensor
 
-FREQ_FACTORS = "rope_freqs.weight"
+_FACTORS = (FREQS, LONG, SHORT)
 _HALVES = {"f16": "float16", "bf16": "bfloat16"}
 
 
@@ -46,20 +48,15 @@ class GGUFCheckpoint(Checkpoint):
         family = read_family(metadata)
         config = self._config(family, metadata, vocab)
         self._dims = dims_of(config)
-        self._places = {place.hf[0]: place for place in self._found(family, config)}
-        tensors = {name: self._spec(place) for name, place in self._places.items()}
-        self._files = {
-            **_config_files(config, vocab),
-            **tokenizer_files(vocab, config["max_position_embeddings"]),
-        }
+        self._sources = sources(self._found(family, config))
+        tensors = {name: self._spec(source) for name, source in self._sources.items()}
+        self._files = {**_config_files(config, vocab), **tokenizer_files(vocab, self._dims.context)}
         self.spec = ModelSpec(config, tensors, self._files, name=model_name(path))
 
     def read(self, name: str) -> Tensor | QTensor:
-        place = self._places[name]
-        tensor, order = self._file.read(place.gguf), row_order(place, self._dims)
-        if place.plus:
-            tensor = (tensor.dequantize() if isinstance(tensor, QTensor) else tensor.float()) - place.plus
-        return tensor if order is None else reorder(tensor, order.argsort())
+        source = self._sources[name]
+        parts = [self._file.read(place.gguf, source.expert) for place in source.places]
+        return join(source, parts, self._dims)
 
     def files(self) -> Mapping[str, bytes]:
         return self._files
@@ -72,19 +69,18 @@ class GGUFCheckpoint(Checkpoint):
         return self._file.header.tensors
 
     def _config(self, family: Architecture, metadata: Metadata, vocab: Vocab) -> dict[str, Any]:
-        factors = self._file.read(FREQ_FACTORS) if FREQ_FACTORS in self._tensors else None
-        config = read_config(
-            family,
-            metadata,
-            len(vocab.tokens),
-            vocab.roles,
-            factors.dequantize() if isinstance(factors, QTensor) else factors,
-        )
+        found = {name: self._file.read(name) for name in _FACTORS if name in self._tensors}
+        factors = {name: value.dequantize() if isinstance(value, QTensor) else value for name, value in found.items()}
+        config = read_config(family, metadata, len(vocab.tokens), vocab.roles, factors)
+        for flag in {slot.when for slot in family.block if slot.when and not slot.when.startswith("!")}:
+            named = {slot.gguf for slot in family.block if slot.when == flag}
+            config[flag] = all(f"blk.0.{stem}.weight" in self._tensors for stem in named)
         for flag in {slot.bias for slot in family.block} - {"never", "always"}:
             biased = {slot.gguf for slot in family.block if slot.bias == flag}
             config[flag] = any(f"blk.0.{stem}.bias" in self._tensors for stem in biased)
         config.setdefault("tie_word_embeddings", "output.weight" not in self._tensors)
-        return config | dict.fromkeys(("dtype", "torch_dtype"), self._dtype())
+        config |= dict.fromkeys(("dtype", "torch_dtype"), self._dtype())
+        return own_config(family, config)
 
     def _dtype(self) -> str:
         """What holds a dense copy of the model without loss."""
@@ -94,9 +90,9 @@ class GGUFCheckpoint(Checkpoint):
     def _found(self, family: Architecture, config: Mapping[str, Any]) -> list[Place]:
         """The places of all tensors. Raises InputError unless the file has these tensors and no others."""
         places = list(family.places(self._dims, config))
-        expected = {place.gguf: place.shape for place in places}
+        expected = {place.gguf: place.stored for place in places}
         for name, info in self._tensors.items():
-            if name == FREQ_FACTORS:
+            if name in _FACTORS:
                 continue
             if name not in expected:
                 raise InputError(f"{self.path}: a {family.name} model has no tensor {name}")
@@ -110,9 +106,8 @@ class GGUFCheckpoint(Checkpoint):
                 raise InputError(f"{self.path}: tensor {name} is missing")
         return places
 
-    def _spec(self, place: Place) -> TensorSpec:
-        spec = self._tensors[place.gguf].type.spec(place.shape)
-        return TensorSpec(spec.shape, "float32") if place.plus else spec
+    def _spec(self, source: Source) -> TensorSpec:
+        return source.spec([self._tensors[place.gguf].type for place in source.places])
 
 
 def _config_files(config: Mapping[str, Any], vocab: Vocab) -> dict[str, bytes]:

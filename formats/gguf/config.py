@@ -6,16 +6,19 @@ Keys: gguf-py, `gguf/constants.py`, class Keys; config.json gets the keys of tra
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.config_limits import LIMITS
+from compress.formats.gguf.families.table import BY_MODEL_TYPE, FAMILIES, named
 from compress.formats.gguf.header import Value
-from compress.formats.gguf.metadata import Metadata, flag, real, shortest, string, uint
-from compress.formats.gguf.names import ARCHITECTURES, Architecture, Dims
-from compress.formats.gguf.rope import Rope, llama3_rope, rope_config, rope_of
+from compress.formats.gguf.metadata import Metadata, flag, real, required, shortest, uint
+from compress.formats.gguf.names import Architecture, Dims, Setting
+from compress.formats.gguf.rope import Rope, rope_of
+from compress.formats.gguf.rope_metadata import read_rope_keys, write_rope
 
 _HEADS, _KV_HEADS, _HEAD = "num_attention_heads", "num_key_value_heads", "head_dim"
 # GGUF's key and config.json's.
@@ -28,48 +31,64 @@ _SIZES = (
 )
 _PARALLEL = "use_parallel_residual"
 _NO_ROPE = "no_rope_layers"
+_LAYERS = "layer_types"
+_SCALED = "query_pre_attn_scalar"
+_WINDOWED, _WHOLE = "sliding_attention", "full_attention"
 # What config.json calls a role of the tokenizer.
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
-_YARN = {"beta_fast": "yarn_beta_fast", "beta_slow": "yarn_beta_slow"}
+_LARGEST = (1 << 31) - 1
+_EXPERTS = "num_experts"
+_LIMITS = {
+    **LIMITS,
+    _EXPERTS: 1 << 12,
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), LIMITS["intermediate_size"]),
+}
 
 
 def family_of(config: Mapping[str, Any]) -> Architecture:
     """The family of a model with this config.json. Raises RefusedError for one that is not known here."""
-    for family in ARCHITECTURES.values():
-        if config.get("model_type") in (family.model_type, *family.also):
-            return family
-    known = ", ".join(kind for family in ARCHITECTURES.values() for kind in (family.model_type, *family.also))
-    raise RefusedError(f"GGUF: the model type {config.get('model_type')!r} is not known here", f"known: {known}")
+    family = BY_MODEL_TYPE.get(str(config.get("model_type")))
+    if family is None:
+        known = ", ".join(BY_MODEL_TYPE)
+        raise RefusedError(f"GGUF: the model type {config.get('model_type')!r} is not known here", f"known: {known}")
+    return family
 
 
 def dims_of(config: Mapping[str, Any]) -> Dims:
     """The sizes in a config.json. Raises InputError for what is missing, absurd, or does not divide."""
+    family = BY_MODEL_TYPE.get(str(config.get("model_type")))
+    config = family.standard(config) if family else config
     hidden, heads = _size(config, "hidden_size"), _size(config, _HEADS)
     head = _size(config, _HEAD, hidden // heads)
-    kv_heads = _size(config, _KV_HEADS, heads)
+    kv_heads = _size(config, _KV_HEADS, heads) if family is None or family.grouped else heads
     if heads % kv_heads or head % 2 or (config.get(_HEAD) is None and hidden % heads):
         raise InputError(
             f"config.json: {heads} heads, {kv_heads} of them with keys, of size {head} do not divide {hidden}"
         )
     layers, inner = _size(config, "num_hidden_layers"), _size(config, "intermediate_size")
-    return Dims(layers, hidden, inner, heads, kv_heads, head, _size(config, "vocab_size"))
+    dims = Dims(layers, hidden, inner, heads, kv_heads, head, _size(config, "vocab_size"))
+    dims = replace(dims, context=_size(config, "max_position_embeddings", 1))
+    if not (family and family.has_experts):
+        return dims
+    expert, shared = (_size(config, f"{kind}intermediate_size", inner) for kind in ("moe_", "shared_expert_"))
+    return replace(dims, experts=_size(config, _EXPERTS), expert=expert, shared=shared)
 
 
 def _size(config: Mapping[str, Any], key: str, usual: int | None = None) -> int:
     value = config.get(key)
     if value is None:
         value = usual
-    if type(value) is not int or not 1 <= value <= LIMITS[key]:
-        raise InputError(f"config.json: {key} is {value!r}, not a number from 1 to {LIMITS[key]}")
+    if type(value) is not int or not 1 <= value <= _LIMITS[key]:
+        raise InputError(f"config.json: {key} is {value!r}, not a number from 1 to {_LIMITS[key]}")
     return value
 
 
 def read_family(metadata: Metadata) -> Architecture:
     """The family that a file says it is of. Raises InputError for one that is not known here."""
-    name = metadata.text("general.architecture")
-    family = ARCHITECTURES.get(str(name))
+    name = str(metadata.text("general.architecture"))
+    family = named(name, bool(metadata.integer(f"{name}.expert_count", 0, _LIMITS[_EXPERTS])))
     if family is None:
-        known = ", ".join(ARCHITECTURES)
+        known = ", ".join(dict.fromkeys(known.name for known in FAMILIES))
         raise InputError(f"general.architecture: the family {name!r} is not known here", f"known: {known}")
     return family
 
@@ -79,12 +98,12 @@ def read_config(
     metadata: Metadata,
     vocab: int,
     roles: Mapping[str, int],
-    freq_factors: Tensor | None = None,
+    factors: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Any]:
     """The config.json of a file, without what only its tensors tell (dtype, biases, tied embeddings).
 
-    `vocab`: how many tokens there are; `roles`: special tokens (see tokens.vocab); `freq_factors` [head/2]:
-    `rope_freqs.weight`, if the file has one. Raises InputError.
+    `vocab`: how many tokens there are; `roles`: special tokens (see tokens.vocab); `factors` [rotated/2]: the
+    tensors that the file has of its rotary embedding, by name. Raises InputError.
     """
 
     def key(name: str) -> str:
@@ -103,22 +122,50 @@ def read_config(
     if (name := metadata.text("general.name")) is not None:
         config["_name_or_path"] = name
     for gguf, name in _SIZES:
-        config[name] = _required(metadata.integer(key(gguf), 1, LIMITS[name]), key(gguf))
+        config[name] = required(metadata.integer(key(gguf), 1, LIMITS[name]), key(gguf))
+    config |= {setting.name: _read_setting(key(setting.gguf), setting, metadata) for setting in family.settings}
     config |= _read_heads(family, metadata, config)
     epsilon = key(_epsilon(family)[0])
-    config[_epsilon(family)[1]] = _required(metadata.number(epsilon), epsilon)
+    config[_epsilon(family)[1]] = required(metadata.number(epsilon), epsilon)
     if family.parallel:
         config[_PARALLEL] = metadata.flag(key(_PARALLEL)) is not False
+    config |= _layer_kinds(family, config)
+    if not family.rotates:
+        return config
+    return config | read_rope_keys(family, metadata, config, dims_of(config).head, factors or {})
+
+
+def own_config(family: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config`, as `read_config` gives it, in the words of the family's own config.json."""
+    renamed = {family.renamed.get(name, name): value for name, value in {**config, **family.own(config)}.items()}
+    return {name: value for name, value in renamed.items() if name not in family.own(config) or value is not None}
+
+
+def _read_setting(key: str, setting: Setting, metadata: Metadata) -> float:
+    value = metadata.integer(key, 1, _LIMITS.get(setting.name, _LARGEST)) if setting.whole else metadata.number(key)
+    return required(setting.usual if value is None else value, key)
+
+
+def _layer_kinds(family: Architecture, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What config.json says layer by layer, and how attention is scaled where it says so."""
+    layers = config["num_hidden_layers"]
+    kinds: dict[str, Any] = {}
     if family.no_rope:
-        config[_NO_ROPE] = _rotated_layers(family.no_rope, config["num_hidden_layers"])
-    head = dims_of(config).head
-    return config | _rope_keys(family, _read_rope(family, metadata, head, freq_factors))
+        kinds[_NO_ROPE] = _rotated_layers(family.no_rope, layers)
+    if family.window:
+        kinds[_LAYERS] = _windows(family.window, layers)
+    return kinds | ({_SCALED: _attention_scalar(family, config)} if family.scaled_at else {})
 
 
-def _required(value: Any, key: str) -> Any:
-    if value is None:
-        raise InputError(f"GGUF metadata lack {key}", "the file is damaged: get another copy")
-    return value
+def _attention_scalar(family: Architecture, config: Mapping[str, Any]) -> int:
+    """What attention is divided by the root of: a head's size, or, in Gemma 2 and 3 of 27B, hidden over heads."""
+    dims = dims_of(config)
+    return dims.hidden // dims.heads if dims.layers == family.scaled_at else dims.head
+
+
+def _windows(period: int, layers: int) -> list[str]:
+    """The kind of attention of each layer: every `period`th sees all. llama.cpp: hparams.set_swa_pattern."""
+    return [_WHOLE if (layer + 1) % period == 0 else _WINDOWED for layer in range(layers)]
 
 
 def _read_heads(family: Architecture, metadata: Metadata, config: Mapping[str, Any]) -> dict[str, int]:
@@ -129,55 +176,15 @@ def _read_heads(family: Architecture, metadata: Metadata, config: Mapping[str, A
         for what in ("key", "value")
     ]
     kv = metadata.integer(f"{family.name}.attention.head_count_kv", 1, LIMITS[_KV_HEADS]) or config[_HEADS]
-    if lengths[0] != lengths[1] or (not family.grouped and (lengths[0] != usual or kv != config[_HEADS])):
+    odd = lengths[0] != usual and not family.sized
+    if lengths[0] != lengths[1] or odd or (not family.grouped and kv != config[_HEADS]):
         raise InputError(f"GGUF metadata: {family.name} models have no heads of sizes {lengths}, {kv} with keys")
-    return {_KV_HEADS: kv, _HEAD: lengths[0]} if family.grouped else {}
+    return {**({_KV_HEADS: kv} if family.grouped else {}), **({_HEAD: lengths[0]} if family.sized else {})}
 
 
 def _epsilon(family: Architecture) -> tuple[str, str]:
     """The norm's epsilon: GGUF's key and config.json's."""
     return f"attention.layer_norm_{'rms_' if family.rms else ''}epsilon", family.epsilon
-
-
-def _read_rope(family: Architecture, metadata: Metadata, head: int, freq_factors: Tensor | None) -> Rope:
-    prefix = f"{family.name}.rope."
-    theta = metadata.number(f"{prefix}freq_base") or 10000.0
-    rotated = metadata.integer(f"{prefix}dimension_count", 2, head) or head
-    if rotated != head and family.partial_rope is None:
-        raise InputError(f"{prefix}dimension_count is {rotated}; {family.name} rotates whole heads of {head}")
-    if freq_factors is not None:
-        if not family.freq_factors or tuple(freq_factors.shape) != (head // 2,):
-            raise InputError(f"rope_freqs.weight: {family.name} with heads of {head} has no such tensor")
-        return llama3_rope(theta, freq_factors)
-    kind = metadata.text(f"{prefix}scaling.type") or "linear"
-    factor = metadata.number(f"{prefix}scaling.factor") or metadata.number(f"{prefix}scale_linear")
-    if kind == "none" or factor is None or factor == 1.0:
-        return Rope(theta, partial=rotated / head)
-    if kind not in ("linear", "yarn"):
-        raise InputError(f"{prefix}scaling.type is {kind!r}; known: none, linear, yarn")
-    return Rope(theta, kind, {"factor": factor, **_read_yarn(kind, prefix, metadata)}, rotated / head)
-
-
-def _read_yarn(kind: str, prefix: str, metadata: Metadata) -> dict[str, float]:
-    if kind != "yarn":
-        return {}
-    context = f"{prefix}scaling.original_context_length"
-    for name in ("attn_factor", "yarn_attn_factor", "yarn_log_multiplier"):
-        if metadata.number(f"{prefix}scaling.{name}") not in (None, 1.0):
-            raise InputError(f"{prefix}scaling.{name}: only YaRN's usual attention factor is known here")
-    betas = {key: metadata.number(f"{prefix}scaling.{gguf}") for key, gguf in _YARN.items()}
-    return {
-        "original_max_position_embeddings": _required(metadata.integer(context, 1, (1 << 31) - 1), context),
-        **{key: value for key, value in betas.items() if value is not None},
-    }
-
-
-def _rope_keys(family: Architecture, rope: Rope) -> dict[str, Any]:
-    keys = rope_config(rope)
-    if family.partial_rope is not None:
-        keys |= {"rotary_pct": rope.partial, "rotary_emb_base": rope.theta}
-        keys["rope_parameters"]["partial_rotary_factor"] = rope.partial
-    return keys
 
 
 def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
@@ -186,14 +193,15 @@ def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
     Raises RefusedError for what GGUF has no words for, InputError for what is missing or absurd.
     """
     family, dims = family_of(config), dims_of(config)
+    config = family.standard(config)
     for name, value in family.fixed.items():
         if config.get(name, value) != value:
             raise RefusedError(f"config.json: llama.cpp computes {family.name} with {name} = {value!r} only")
     if config.get("hidden_act", family.acts[0]) not in family.acts:
         acts = ", ".join(family.acts)
         raise RefusedError(f"config.json: llama.cpp has no {config['hidden_act']!r} in {family.name}; it has {acts}")
-    _check_layers(family, config, dims.layers)
-    rope = rope_of(config, family.partial_rope or 1.0)
+    _check_layers(family, config)
+    rope = rope_of(config, family.partial_rope or 1.0, family.local_theta)
     pairs: dict[str, Value] = {gguf: uint(_size(config, name)) for gguf, name in _SIZES}
     pairs |= {
         "attention.head_count_kv": uint(dims.kv_heads),
@@ -204,22 +212,36 @@ def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
     }
     if family.parallel:
         pairs[_PARALLEL] = flag(bool(config.get(_PARALLEL, True)))
-    pairs |= _write_rope(family, rope, dims.head)
+    pairs |= {setting.gguf: _write_setting(setting, config) for setting in family.settings}
+    if family.rotates:
+        pairs |= write_rope(family, rope, dims.head)
     return {f"{family.name}.{name}": value for name, value in pairs.items()}, rope
 
 
-def _check_layers(family: Architecture, config: Mapping[str, Any], layers: int) -> None:
-    """Every layer sees the whole context, and those are rotated that llama.cpp rotates; or RefusedError."""
+def _write_setting(setting: Setting, config: Mapping[str, Any]) -> Value:
+    value = config.get(setting.name)
+    value = setting.usual if value is None else value
+    if isinstance(value, bool) or not isinstance(value, int if setting.whole else int | float) or not value > 0:
+        raise InputError(f"config.json: {setting.name} is {value!r}, not a positive {'whole ' * setting.whole}number")
+    return uint(int(value)) if setting.whole else real(shortest(value))
+
+
+def _check_layers(family: Architecture, config: Mapping[str, Any]) -> None:
+    """Layers see as much as llama.cpp lets them see, and those are rotated that it rotates; or RefusedError."""
     window, context = config.get("sliding_window"), _size(config, "max_position_embeddings")
-    if (
-        window is not None
-        and config.get("use_sliding_window", True)
-        and not (type(window) is int and window >= context)
-    ):
+    wide = window is None or not config.get("use_sliding_window", True) or (type(window) is int and window >= context)
+    if not (family.window or wide):
         raise RefusedError(f"config.json: llama.cpp has no sliding window (here {window!r}) in {family.name}")
-    rotated = config.get(_NO_ROPE)
-    if family.no_rope and rotated is not None and rotated != _rotated_layers(family.no_rope, layers):
-        raise RefusedError(f"config.json: llama.cpp leaves every {family.no_rope}th layer of {family.name} unrotated")
+    usual = _layer_kinds(family, config)
+    for name in (_NO_ROPE, _LAYERS, _SCALED):
+        if name in usual and config.get(name) not in (None, usual[name]):
+            raise RefusedError(f"config.json: llama.cpp computes {family.name} with {name} = {usual[name]} only")
+    layers = config["num_hidden_layers"]
+    if flags := {slot.when for slot in family.block if layers < slot.least and config.get(slot.when)}:
+        raise RefusedError(f"config.json: llama.cpp knows {min(flags)} in larger models of {family.name} only")
+    pattern = config.get("sliding_window_pattern", config.get("_sliding_window_pattern"))
+    if family.window and pattern not in (None, family.window) and config.get(_LAYERS) is None:
+        raise RefusedError(f"config.json: in {family.name} llama.cpp lets every {family.window}th layer see all")
 
 
 def _rotated_layers(step: int, layers: int) -> list[int]:
@@ -232,22 +254,3 @@ def _written_epsilon(config: Mapping[str, Any], key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1:
         raise InputError(f"config.json: {key} is {value!r}, not a number between 0 and 1")
     return shortest(value)
-
-
-def _write_rope(family: Architecture, rope: Rope, head: int) -> dict[str, Value]:
-    if rope.partial != 1.0 and family.partial_rope is None:
-        raise RefusedError(f"config.json: llama.cpp rotates whole heads in {family.name}")
-    if rope.kind == "llama3" and not family.freq_factors:
-        raise RefusedError(f"config.json: llama.cpp has no Llama 3 scaling of {family.name}'s positions")
-    pairs = {
-        "rope.dimension_count": uint(int(rope.partial * head)),
-        "rope.freq_base": real(rope.theta),
-    }
-    if rope.kind in ("linear", "yarn"):
-        pairs["rope.scaling.type"] = string(rope.kind)
-        pairs["rope.scaling.factor"] = real(rope.scaling["factor"])
-    if rope.kind == "yarn":
-        context = int(rope.scaling["original_max_position_embeddings"])
-        pairs["rope.scaling.original_context_length"] = uint(context)
-        pairs |= {f"rope.scaling.{gguf}": real(rope.scaling[key]) for key, gguf in _YARN.items()}
-    return pairs

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -20,7 +20,7 @@ from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.storage import RegularFile
 from compress.formats.gguf.blocks.base import BlockType
 from compress.formats.gguf.blocks.types import BLOCKS, type_of
-from compress.formats.gguf.checkpoint import FREQ_FACTORS, GGUFCheckpoint
+from compress.formats.gguf.checkpoint import GGUFCheckpoint
 from compress.formats.gguf.config import dims_of, family_of, write_config
 from compress.formats.gguf.file import SUFFIX, file_size, gguf_file, write_gguf
 from compress.formats.gguf.header import MAGIC, Value
@@ -36,8 +36,9 @@ from compress.formats.gguf.mixes import (
     mixed,
     substitutes_told,
 )
-from compress.formats.gguf.names import TIED, Architecture, Dims, Place, is_tied, reorder, row_order
-from compress.formats.gguf.rope import Rope, llama3_factors
+from compress.formats.gguf.names import TIED, Architecture, Dims, Place, is_tied
+from compress.formats.gguf.placed import found_in, matrices, shape_in
+from compress.formats.gguf.rope import Rope
 from compress.formats.gguf.tokens.from_tokenizer import vocab_of
 from compress.formats.gguf.tokens.vocab import write_vocab
 from compress.formats.gguf.witness import read_with_library
@@ -67,7 +68,8 @@ class GGUF(Dialect):
 
     Quantized weights keep their values: blocks Q4_0, Q5_0 and Q8_0 (symmetric) or Q4_1 and Q5_1 (with a
     minimum) hold integers, and what was quantized as a type of GGUF's is written as that.
-    Families: llama (and mistral), qwen2, qwen3, gemma, olmo2, phi3, smollm3, starcoder2, gptneox.
+    Families: Llama, Mistral, Mixtral, Qwen 2 and 3 (and their MoE), Gemma 1 to 3, Phi 3 and 4, Granite (and MoE),
+    OLMo 2, OLMoE, SmolLM 3, StarCoder 2, GLM 4, Cohere 1 and 2, gpt-oss, GPT-2, GPT-NeoX, Falcon.
     """
 
     name: ClassVar[str] = "gguf"
@@ -116,7 +118,7 @@ class GGUF(Dialect):
                 f"no GGUF block holds {spec.format.name} exactly; what fits: groups of a multiple of 32, of up to "
                 "8 bits if symmetric, 5 with a minimum, 7 with a whole zero point"
             )
-        return _undivided(block, spec)
+        return _undivided(block, spec.shape)
 
     def layout(self, model: ModelSpec) -> Layout:
         """See Dialect.layout. Needs `model.files`: the tokenizer is a part of the file."""
@@ -133,7 +135,7 @@ class GGUF(Dialect):
             plan.metadata,
             plan.tensors,
             lambda name: plan.encode(entries[name], model),
-            lambda name: progress(entries[name].source or name),
+            lambda name: progress(next(iter(entries[name].sources), name)),
         )
 
     def _plan(self, model: ModelSpec) -> _Plan:
@@ -146,31 +148,36 @@ class GGUF(Dialect):
         _check_inventory(family, places, model)
         traits = Traits.of(dims, config)
         entries = [self._entry(place, model, traits) for place in places]
-        if rope.kind == "llama3":
-            factors = Place(FREQ_FACTORS, (), (dims.head // 2,), "same")
-            entries.append(_Entry(factors, None, BLOCKS["f32"]))
+        for name, values in rope.tensors(dims.head).items():
+            entries.append(_Entry(Place(name, (), tuple(values.shape)), (), BLOCKS["f32"]))
         kind = self.type if isinstance(self.type, str) and is_mix(self.type) else _commonest(entries)
         metadata = {**_general(family, config, kind), **settings, **write_vocab(vocab)}
         return _Plan(file_name(model, kind), metadata, tuple(entries), dims, rope)
 
     def _entry(self, place: Place, model: ModelSpec, traits: Traits) -> _Entry:
-        source = next((name for name in place.hf if name in model.tensors), None)
-        if source is None:
-            raise InputError(f"tensor {place.hf[0]} is missing, and GGUF needs it")
-        spec = model.tensors[source]
-        if spec.shape != place.shape:
-            raise InputError(f"tensor {source} has the shape {list(spec.shape)}; config.json means {list(place.shape)}")
-        if reason := self.misfit(source, spec, model):
-            raise RefusedError(f"tensor {source}: {reason}")
-        block = type_of(spec.format) if spec.format else None
-        return self._rounded(place, source, spec, traits) if block is None else _Entry(place, source, block)
+        sources = found_in(place, model)
+        if not sources:
+            raise InputError(f"tensor {place.names(0)[0]} is missing, and GGUF needs it")
+        specs = [model.tensors[source] for source in sources]
+        for source, spec in zip(sources, specs, strict=True):
+            if spec.shape != (wanted := shape_in(place, source, spec)):
+                raise InputError(f"tensor {source} has the shape {list(spec.shape)}; config.json means {list(wanted)}")
+            if reason := self.misfit(source, spec, model):
+                raise RefusedError(f"tensor {source}: {reason}")
+            if spec.format != specs[0].format:
+                raise RefusedError(
+                    f"tensor {source}: GGUF has the experts of a layer in one tensor, of one type",
+                    "quantize all of them alike, or none",
+                )
+        block = type_of(specs[0].format) if specs[0].format else None
+        return self._rounded(place, sources, traits) if block is None else _Entry(place, sources, block)
 
-    def _rounded(self, place: Place, source: str, spec: TensorSpec, traits: Traits) -> _Entry:
+    def _rounded(self, place: Place, sources: tuple[str, ...], traits: Traits) -> _Entry:
         """The entry of a tensor that is not quantized yet. llama.cpp computes with norms and biases in fp32 only."""
-        if len(spec.shape) < 2:
-            return _Entry(place, source, BLOCKS["f32"])
+        source, columns = sources[0], place.stored[-1]
+        if len(place.shape) < 2 or place.flat or place.exact:
+            return _Entry(place, sources, BLOCKS["f32"])
         chosen: str = resolve(self.type, source.removesuffix(".weight")) or "f16"
-        columns = spec.shape[-1]
         wanted = mixed(chosen, place.gguf, columns, traits) if is_mix(chosen) else chosen
         found = fitting(wanted, columns)
         if found != wanted and self.strict:
@@ -178,20 +185,20 @@ class GGUF(Dialect):
                 f"tensor {source}: {wanted} has super-blocks, and rows of {columns} do not divide into them",
                 f"llama.cpp takes {found} for it: say so, or leave strict out",
             )
-        if reason := _undivided(BLOCKS[found], spec):
+        if reason := _undivided(BLOCKS[found], place.stored):
             raise RefusedError(f"tensor {source}: {reason}")
-        return _Entry(place, source, BLOCKS[found], Substitute(wanted, found, columns) if found != wanted else None)
+        return _Entry(place, sources, BLOCKS[found], Substitute(wanted, found, columns) if found != wanted else None)
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One tensor to write: its place, the tensor it comes from (None: computed), its block type.
+    """One tensor to write: its place, the tensors it comes from (none: computed), its block type.
 
     `substitute`: what that stands for, if its rows do not fit what was asked for.
     """
 
     place: Place
-    source: str | None
+    sources: tuple[str, ...]
     block: BlockType
     substitute: Substitute | None = None
 
@@ -208,26 +215,22 @@ class _Plan:
 
     @property
     def tensors(self) -> list[tuple[str, tuple[int, ...], BlockType]]:
-        return [(entry.place.gguf, entry.place.shape, entry.block) for entry in self.entries]
+        return [(entry.place.gguf, entry.place.stored, entry.block) for entry in self.entries]
 
-    def encode(self, entry: _Entry, model: Checkpoint) -> memoryview:
-        """The bytes of one tensor. What its type cannot hold is an error that names it."""
-        if entry.source is None:
-            return memoryview(entry.block.encode(llama3_factors(self.rope, self.dims.head)))
-        tensor, order = model.read(entry.source), row_order(entry.place, self.dims)
-        tensor = tensor if order is None else reorder(tensor, order)
-        if entry.place.plus and isinstance(tensor, Tensor):
-            tensor = tensor.float() + entry.place.plus
+    def encode(self, entry: _Entry, model: Checkpoint) -> Iterator[memoryview]:
+        """The bytes of one tensor, expert by expert. What its type cannot hold is an error that names it."""
+        if not entry.sources:
+            yield memoryview(entry.block.encode(self.rope.tensors(self.dims.head)[entry.place.gguf]))
+            return
         try:
-            if isinstance(tensor, QTensor):
-                return memoryview(entry.block.pack(tensor))
-            return memoryview(entry.block.encode(tensor))
+            for matrix in matrices(entry.place, entry.sources, model, self.dims):
+                yield entry.block.pack(matrix) if isinstance(matrix, QTensor) else entry.block.encode(matrix)
         except (InputError, RefusedError) as error:
-            raise type(error)(f"tensor {entry.source}: {error}", error.hint) from error
+            raise type(error)(f"tensor {entry.sources[0]}: {error}", error.hint) from error
 
 
-def _undivided(block: BlockType, spec: TensorSpec) -> str | None:
-    reason = block.misfit(spec.shape)
+def _undivided(block: BlockType, shape: tuple[int, ...]) -> str | None:
+    reason = block.misfit(shape)
     return reason and f"{reason}; what fits: f16, bf16 or f32, unquantized"
 
 
@@ -248,7 +251,7 @@ def file_name(model: ModelSpec, kind: str) -> str:
 
 def _check_inventory(family: Architecture, places: list[Place], model: ModelSpec) -> None:
     """Raise RefusedError for a tensor that GGUF has no place for; copies and computed ones are left out."""
-    known = {name for place in places for name in place.hf}
+    known = {name for place in places for name in place.known}
     known |= {f"{slot.hf}.weight" for slot in family.top if slot.untied}
     for name in model.tensors:
         if name not in known and not name.endswith(family.buffers):
@@ -276,5 +279,5 @@ def _commonest(entries: Sequence[_Entry]) -> str:
     """The block type of most weights."""
     weights: Counter[str] = Counter()
     for entry in entries:
-        weights[entry.block.name] += prod(entry.place.shape)
+        weights[entry.block.name] += prod(entry.place.stored)
     return weights.most_common(1)[0][0]

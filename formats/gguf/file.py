@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -18,7 +18,8 @@ from compress.formats.gguf.parse import read_header
 from compress.kernels.qtensor import QTensor
 
 NewTensor = tuple[str, tuple[int, ...], BlockType]  # name, torch shape, type
-Fill = Callable[[str], bytes | bytearray | memoryview]
+Buffer = bytes | bytearray | memoryview
+Fill = Callable[[str], Buffer | Iterable[Buffer]]
 
 
 SUFFIX = ".gguf"
@@ -54,22 +55,26 @@ class GGUFFile:
             self.nbytes = file.size
             self._identity = file.identity
 
-    def read_raw(self, name: str) -> bytearray:
-        """The bytes of one tensor. Raises InputError if the file changed since it was opened."""
+    def read_raw(self, name: str, index: int | None = None) -> bytearray:
+        """The bytes of one tensor, or of its slice `index` along the first axis.
+
+        Raises InputError if the file changed since it was opened.
+        """
         info = self.header.tensors[name]
+        size = info.nbytes if index is None else info.nbytes // info.shape[0]
         with RegularFile(self.path) as file:
             if file.identity != self._identity:
                 raise InputError(f"{self.path} changed while it was in use", "start again with a file at rest")
-            raw = bytearray(info.nbytes)
-            file.read_at(self.header.data_offset + info.offset, raw)
+            raw = bytearray(size)
+            file.read_at(self.header.data_offset + info.offset + (index or 0) * size, raw)
         return raw
 
-    def read(self, name: str) -> Tensor | QTensor:
-        """One tensor in torch's shape. Raises InputError also if it holds NaN or Inf."""
+    def read(self, name: str, index: int | None = None) -> Tensor | QTensor:
+        """One tensor, or its slice `index`, in torch's shape. Raises InputError also if it holds NaN or Inf."""
         info = self.header.tensors[name]
-        raw = self.read_raw(name)
+        raw = self.read_raw(name, index)
         try:
-            tensor = info.type.decode(raw, info.shape)
+            tensor = info.type.decode(raw, info.shape if index is None else info.shape[1:])
         except InputError as error:
             raise InputError(f"{self.path}: {name}: {error}", error.hint) from error
         check_finite(f"{self.path}: {name}", tensor)
@@ -91,9 +96,9 @@ def write_gguf(
 ) -> None:
     """Write a file, tensor by tensor in the order given; it stands under `path` when it is whole.
 
-    `fill(name)` gives the bytes of a tensor, `progress(name)` hears of it first. The same arguments make the
-    same bytes. Raises RefusedError and InputError for what GGUF cannot hold, StorageError when the disk
-    fails.
+    `fill(name)` gives the bytes of a tensor, whole or piece by piece, `progress(name)` hears of it first. The same
+    arguments make the same bytes. Raises RefusedError and InputError for what GGUF cannot hold, StorageError when the
+    disk fails.
     """
     infos = lay_out(tensors, alignment_of(metadata))
     header = encode_header(metadata, infos)
@@ -101,11 +106,15 @@ def write_gguf(
         file.write(header)
         for info in infos:
             progress(info.name)
-            data = memoryview(fill(info.name)).cast("B")
-            if data.nbytes != info.nbytes:
-                raise ValueError(f"tensor {info.name} takes {info.nbytes:,} bytes, {data.nbytes:,} were given")
-            # What lies between tensors stays zero, as preallocation left it.
-            file.write_at(data, len(header) + info.offset)
+            given = 0
+            filling = fill(info.name)
+            for piece in (filling,) if isinstance(filling, Buffer) else filling:
+                data = memoryview(piece).cast("B")
+                # What lies between tensors stays zero, as preallocation left it.
+                file.write_at(data, len(header) + info.offset + given)
+                given += data.nbytes
+            if given != info.nbytes:
+                raise ValueError(f"tensor {info.name} takes {info.nbytes:,} bytes, {given:,} were given")
 
 
 def _data_size(infos: Sequence[TensorInfo], metadata: Mapping[str, Value]) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from compress.formats.errors import InputError
 from compress.formats.gguf.header import Scalar, Value, ValueType
 
+T = TypeVar("T")
 MAX_FLOAT = 3.4e38  # float32 ends a little above
 _FLOATS = (ValueType.FLOAT32, ValueType.FLOAT64)
 _OTHERS = (ValueType.STRING, ValueType.BOOL, ValueType.ARRAY)
@@ -81,6 +83,13 @@ class Metadata:
         if not isinstance(value.value, list) or value.element is None or value.element not in types:
             raise InputError(f"GGUF metadata {key} is not an array of {what}")
         return value.value
+
+
+def required(value: T | None, key: str) -> T:
+    """`value`, which stands under `key`; InputError if it is None."""
+    if value is None:
+        raise InputError(f"GGUF metadata lack {key}", "the file is damaged: get another copy")
+    return value
 
 
 def shortest(value: float) -> float:

@@ -2,8 +2,7 @@
 
 A mix gives most matrices one type, and some that cost much a finer one. Which those are is llama.cpp's choice, said
 here anew (`src/llama-quant.cpp`, October 2026: llama_tensor_get_type and tensor_type_fallback). What it calls Q2_K is
-`q2_k_m` here, for `q2_k` is the type. Models with experts and Falcon have rules of their own there, and none here: GGUF
-files of them are not written.
+`q2_k_m` here, for `q2_k` is the type. Models with experts and Falcon have rules of their own there, and none here.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def mixed_modules(model: ModelSpec, mixes: Mapping[str, str]) -> dict[str, str]:
         return {}
     family, dims = family_of(model.config), dims_of(model.config)
     config = {**model.config, TIED: is_tied(family, model)}
-    places = {name: place for place in family.places(dims, config) for name in place.hf}
+    places = {name: place for place in family.places(dims, config) for name in place.known}
     found: dict[str, str] = {}
     for module, mix in mixes.items():
         place = places.get(f"{module}.weight")

@@ -1,21 +1,22 @@
 """Which tensors a model family has, what GGUF and Hugging Face call them, and how GGUF orders their rows.
 
-To add a family: one `Architecture` in `ARCHITECTURES`, with a `Slot` for every tensor. All else (config.json,
-shapes, checks, both directions) follows from it.
+The families themselves are data: see families/.
 
 Names are those of gguf-py (`gguf/constants.py`, TENSOR_NAMES) and of transformers' modules; which tensors may
-be missing is what llama.cpp's `src/models/<family>.cpp` loads. Two row orders differ from Hugging Face's:
+be missing is what llama.cpp's `src/models/<family>.cpp` loads. Rows lie otherwise than Hugging Face's:
 
     rope    llama.cpp rotates neighbouring rows (2i, 2i+1) of a head in the `llama` family, Hugging Face the
             rows (i, i + head/2): `LlamaModel.permute` in llama.cpp's conversion/llama.py
-    fused   GPT-NeoX keeps [heads, 3, head] rows of q, k and v in one matrix, llama.cpp [3, heads, head]:
-            conversion/gpt_neox.py
+    fused   GPT-NeoX and Falcon keep the rows of q, k and v of each head with keys together, [groups, q… k v, head],
+            llama.cpp all of q, then k, then v: conversion/gpt_neox.py, conversion/falcon.py
+    parts   where Hugging Face keeps gate and up of an expert in one matrix, llama.cpp has two: its first and its
+            last rows, or its even and its odd ones (gpt-oss): conversion/granite.py, conversion/gpt_oss.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -24,16 +25,25 @@ from torch import Tensor
 from compress.formats.base import ModelSpec
 from compress.kernels.qtensor import QTensor
 
-Axis = Literal["hidden", "inner", "vocab", "query", "key", "head", "fused", "query+key+value", "gate+up"]
+Axis = Literal[
+    "hidden", "inner", "vocab", "query", "key", "head", "heads", "key heads", "context", "one", "query+key+value",
+    "gate+up", "experts", "expert", "expert gate+up", "shared", "shared gate+up",
+]  # fmt: skip
 Sequences = Literal["same", "rope", "fused"]
+Part = Literal["first", "last", "even", "odd"]
 # When there is a bias: never, always, or where config.json says so.
-Bias = Literal["never", "always", "attention_bias", "mlp_bias"]
+Bias = Literal["never", "always", "attention_bias", "mlp_bias", "qkv_bias"]
 TIED = "tie_word_embeddings"
+EXPERT = "{expert}"
+"""Stands for an expert's number in a name of Hugging Face's."""
 
 
 @dataclass(frozen=True)
 class Dims:
-    """The sizes that every shape of a decoder follows from; `head` is the size of one."""
+    """The sizes that every shape of a decoder follows from; `head` is the size of one.
+
+    `experts`: how many a layer has; `expert` and `shared` are the inner sizes of one and of the shared one.
+    """
 
     layers: int
     hidden: int
@@ -42,6 +52,10 @@ class Dims:
     kv_heads: int
     head: int
     vocab: int
+    context: int = 0
+    experts: int = 0
+    expert: int = 0
+    shared: int = 0
 
     def extent(self, axis: Axis) -> int:
         """How long an axis of that name is."""
@@ -52,9 +66,17 @@ class Dims:
             "query": self.heads * self.head,
             "key": self.kv_heads * self.head,
             "head": self.head,
-            "fused": 3 * self.heads * self.head,
+            "heads": self.heads,
+            "context": self.context,
+            "one": 1,
+            "key heads": self.kv_heads,
             "query+key+value": (self.heads + 2 * self.kv_heads) * self.head,
             "gate+up": 2 * self.inner,
+            "experts": self.experts,
+            "expert": self.expert,
+            "expert gate+up": 2 * self.expert,
+            "shared": self.shared,
+            "shared gate+up": 2 * self.shared,
         }[axis]
 
 
@@ -63,7 +85,12 @@ class Slot:
     """One tensor of a family: `<gguf>.weight` there, `<hf>.weight` here, [axes]; perhaps `.bias` too.
 
     `also` is another name that transformers gives it; `untied`: absent if the embedding serves as it.
-    `plus`: what llama.cpp's values are larger by.
+    `plus`: what llama.cpp's values are larger by. `bare`: here it has no `.weight` at its end. `when`: a flag of
+    config.json without which there is no such tensor, or with `!` before it the opposite; `least`: llama.cpp looks for
+    it in models of so many layers only. `flat`: llama.cpp has its one row as a vector.
+    `part`: it is only these rows of the tensor here. `stack`: what holds it for all experts, the whole name (a bias'
+    ends in `_bias`), where `hf` names one expert's, with EXPERT in it; `transposed`: while dense, files have it, or
+    its stack, as [in, out]. `exact`: llama.cpp computes with it in fp32 alone.
     """
 
     gguf: str
@@ -74,17 +101,68 @@ class Slot:
     also: str = ""
     untied: bool = False
     plus: float = 0.0
+    bare: bool = False
+    when: str = ""
+    least: int = 0
+    flat: bool = False
+    part: Part | None = None
+    stack: str = ""
+    transposed: bool = False
+    exact: bool = False
 
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor of one model: its full names on both sides (`hf`: any of them) and Hugging Face's shape."""
+    """One tensor of one model: its full names on both sides (`hf`: any of them) and Hugging Face's shape.
+
+    The shape is that of the tensor named in `hf`: of one expert's matrix where there are `experts`. `stack` holds
+    them all, [experts, *shape]. The rest is as in Slot.
+    """
 
     gguf: str
     hf: tuple[str, ...]
     shape: tuple[int, ...]
-    rows: Sequences
+    rows: Sequences = "same"
     plus: float = 0.0
+    flat: bool = False
+    part: Part | None = None
+    experts: int = 0
+    stack: str = ""
+    transposed: bool = False
+    exact: bool = False
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The shape in GGUF."""
+        if self.flat:
+            return self.shape[1:]
+        rows = self.shape[0] // 2 if self.part else self.shape[0]
+        return (*((self.experts,) if self.experts else ()), rows, *self.shape[1:])
+
+    def names(self, expert: int | None = None) -> tuple[str, ...]:
+        """The names here, of the tensor or of one expert's."""
+        return tuple(name.replace(EXPERT, str(expert)) for name in self.hf)
+
+    @property
+    def known(self) -> Iterator[str]:
+        """Every name here that it or a part of it may have."""
+        for expert in range(self.experts or 1):
+            yield from self.names(expert)
+        if self.stack:
+            yield self.stack
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A number that both sides have: GGUF's key after the family's name, and config.json's.
+
+    `usual` is what it is where the one that is read says nothing; None: it must say.
+    """
+
+    gguf: str
+    name: str
+    whole: bool = False
+    usual: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +171,19 @@ class Architecture:
 
     `also`: other model types of the same tensors and arithmetic.
     `fixed`: keys of config.json that GGUF has no words for, and the value that llama.cpp computes with.
+    `settings`: numbers of its own. `renamed`: what config.json calls a key that most families call otherwise.
+    `derived`, `own`: keys that most families have out of a config.json of this one, and back.
     `acts`: the activations that it computes, by Hugging Face's names; the first is written.
     `rms`: whether norms are RMS norms; `epsilon`: config.json's name for what they add to the variance.
-    `grouped`: whether heads may share keys, or be of an unusual size; `parallel`: whether it has that flag.
-    `freq_factors`: whether it reads `rope_freqs.weight`; `no_rope`: every so many layers one goes without positions.
+    `grouped`: whether heads may share keys; `sized`: whether config.json has a size of a head.
+    `parallel`: whether it has that flag; `rotates`: whether positions are rotations, not learned.
+    `window`: every so many layers one sees all, the others a sliding window.
+    `freq_factors`: whether it reads `rope_freqs.weight`; `long_rope`: `rope_factors_long.weight` and `_short.weight`.
+    `no_rope`: every so many layers one goes without positions.
     `partial_rope`: the part of a head that is rotated if config.json does not say; None: always all of it.
+    `local_theta`: the base of the rotation in layers with a window, where that is one of its own.
+    `scaled_at`: attention is scaled by a head's size, but by hidden over heads in a model of so many layers.
+    `truncate`: whether YaRN's range is rounded to whole dimensions, as config.json says it.
     `buffers`: suffixes of tensors in old files that are computed, not learned.
     """
 
@@ -108,19 +194,42 @@ class Architecture:
     block: tuple[Slot, ...]
     block_prefix: str = "model.layers"
     fixed: Mapping[str, object] = field(default_factory=dict)
+    settings: tuple[Setting, ...] = ()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    derived: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
+    own: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda config: {}
     acts: tuple[str, ...] = ("silu", "swish")
     rms: bool = True
     epsilon: str = "rms_norm_eps"
     grouped: bool = True
+    sized: bool = True
     parallel: bool = False
+    rotates: bool = True
+    window: int | None = None
     no_rope: int | None = None
     also: tuple[str, ...] = ()
     freq_factors: bool = False
+    long_rope: bool = False
     partial_rope: float | None = None
+    local_theta: float | None = None
+    scaled_at: int | None = None
+    truncate: bool = True
     buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether tokens choose among several feed-forward networks."""
+        return any(EXPERT in slot.hf for slot in self.block)
+
+    def standard(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """`config` with the keys that most families have, too."""
+        renamed = {ours: config[own] for ours, own in self.renamed.items() if config.get(own) is not None}
+        common = {**config, **renamed}
+        return {**common, **self.derived(common)}
 
     def places(self, dims: Dims, config: Mapping[str, Any]) -> Iterator[Place]:
         """Every tensor that a model of these sizes and this config.json has."""
+        config = self.standard(config)
         for slot in self.top:
             if not (slot.untied and config.get(TIED)):
                 yield from _places(slot, "", "", dims, config)
@@ -130,11 +239,27 @@ class Architecture:
 
 
 def _places(slot: Slot, gguf: str, hf: str, dims: Dims, config: Mapping[str, Any]) -> Iterator[Place]:
+    flag = slot.when.removeprefix("!")
+    if flag and bool(config.get(flag)) == (flag != slot.when):
+        return
     shape = tuple(dims.extent(axis) for axis in slot.axes)
     biased = slot.bias == "always" or bool(config.get(slot.bias))
     for kind, extents in (("weight", shape), ("bias", shape[:1]))[: 1 + biased]:
-        names = tuple(f"{hf}{stem}.{kind}" for stem in (slot.hf, slot.also) if stem)
-        yield Place(f"{gguf}{slot.gguf}.{kind}", names, extents, slot.rows, slot.plus)
+        end = "" if slot.bare else f".{kind}"
+        stack = slot.stack and f"{hf}{slot.stack}{'_bias' if kind == 'bias' else ''}"
+        yield Place(
+            f"{gguf}{slot.gguf}.{kind}",
+            tuple(f"{hf}{stem}{end}" for stem in (slot.hf, slot.also) if stem),
+            extents,
+            slot.rows,
+            slot.plus,
+            flat=slot.flat,
+            part=slot.part,
+            experts=dims.experts if EXPERT in slot.hf else 0,
+            stack=stack,
+            transposed=slot.transposed and kind == "weight",
+            exact=slot.exact,
+        )
 
 
 def is_tied(family: Architecture, model: ModelSpec) -> bool:
@@ -150,10 +275,15 @@ def is_tied(family: Architecture, model: ModelSpec) -> bool:
 def row_order(place: Place, dims: Dims) -> Tensor | None:
     """int64 [rows], the Hugging Face row that each row of the GGUF tensor is; None where they agree."""
     index = torch.arange(place.shape[0])
+    if place.part:
+        half = len(index) // 2
+        return {"first": index[:half], "last": index[half:], "even": index[::2], "odd": index[1::2]}[place.part]
     if place.rows == "rope":
         return index.view(-1, 2, dims.head // 2).transpose(1, 2).flatten()
     if place.rows == "fused":
-        return index.view(dims.heads, 3, dims.head).transpose(0, 1).flatten()
+        queries = dims.heads // dims.kv_heads
+        groups = index.view(dims.kv_heads, queries + 2, dims.head).split([queries, 1, 1], 1)
+        return torch.cat([group.flatten() for group in groups])
     return None
 
 
@@ -163,142 +293,3 @@ def reorder(tensor: Tensor | QTensor, order: Tensor) -> Tensor | QTensor:
         return tensor[order]
     params = {name: value[order] for name, value in tensor.params.items()}
     return QTensor(tensor.format, tensor.codes[order], params)
-
-
-_TOP = (
-    Slot("token_embd", "model.embed_tokens", ("vocab", "hidden")),
-    Slot("output_norm", "model.norm", ("hidden",)),
-    Slot("output", "lm_head", ("vocab", "hidden"), untied=True),
-)
-
-
-def _block(qkv: Bias = "never", out: Bias = "never", mlp: Bias = "never", rows: Sequences = "same") -> tuple[Slot, ...]:
-    """The block that Llama and its descendants share."""
-    return (
-        Slot("attn_norm", "input_layernorm", ("hidden",)),
-        Slot("attn_q", "self_attn.q_proj", ("query", "hidden"), qkv, rows),
-        Slot("attn_k", "self_attn.k_proj", ("key", "hidden"), qkv, rows),
-        Slot("attn_v", "self_attn.v_proj", ("key", "hidden"), qkv),
-        Slot("attn_output", "self_attn.o_proj", ("hidden", "query"), out),
-        Slot("ffn_norm", "post_attention_layernorm", ("hidden",)),
-        Slot("ffn_gate", "mlp.gate_proj", ("inner", "hidden"), mlp),
-        Slot("ffn_up", "mlp.up_proj", ("inner", "hidden"), mlp),
-        Slot("ffn_down", "mlp.down_proj", ("hidden", "inner"), mlp),
-    )
-
-
-_QWEN3_NORMS = (
-    Slot("attn_q_norm", "self_attn.q_norm", ("head",)),
-    Slot("attn_k_norm", "self_attn.k_norm", ("head",)),
-)
-_NEOX_TOP = (
-    Slot("token_embd", "gpt_neox.embed_in", ("vocab", "hidden")),
-    Slot("output_norm", "gpt_neox.final_layer_norm", ("hidden",), "always"),
-    Slot("output", "embed_out", ("vocab", "hidden"), also="lm_head"),
-)
-_NEOX_BLOCK = (
-    Slot("attn_norm", "input_layernorm", ("hidden",), "always"),
-    Slot("attn_qkv", "attention.query_key_value", ("fused", "hidden"), "always", "fused"),
-    Slot("attn_output", "attention.dense", ("hidden", "query"), "always"),
-    Slot("ffn_norm", "post_attention_layernorm", ("hidden",), "always"),
-    Slot("ffn_up", "mlp.dense_h_to_4h", ("inner", "hidden"), "always"),
-    Slot("ffn_down", "mlp.dense_4h_to_h", ("hidden", "inner"), "always"),
-)
-
-_GEMMA_TOP = (_TOP[0], replace(_TOP[1], plus=1.0))
-_GEMMA_BLOCK = tuple(replace(slot, plus=1.0) if slot.axes == ("hidden",) else slot for slot in _block())
-_OLMO2_BLOCK = (
-    *(slot for slot in _block() if slot.axes != ("hidden",)),
-    Slot("attn_q_norm", "self_attn.q_norm", ("query",)),
-    Slot("attn_k_norm", "self_attn.k_norm", ("key",)),
-    Slot("post_attention_norm", "post_attention_layernorm", ("hidden",)),
-    Slot("post_ffw_norm", "post_feedforward_layernorm", ("hidden",)),
-)
-_PHI3_BLOCK = (
-    Slot("attn_norm", "input_layernorm", ("hidden",)),
-    Slot("attn_qkv", "self_attn.qkv_proj", ("query+key+value", "hidden")),
-    Slot("attn_output", "self_attn.o_proj", ("hidden", "query")),
-    Slot("ffn_norm", "post_attention_layernorm", ("hidden",)),
-    Slot("ffn_up", "mlp.gate_up_proj", ("gate+up", "hidden")),
-    Slot("ffn_down", "mlp.down_proj", ("hidden", "inner")),
-)
-_STARCODER2_TOP = (_TOP[0], replace(_TOP[1], bias="always"), _TOP[2])
-_STARCODER2_BLOCK = (
-    Slot("attn_norm", "input_layernorm", ("hidden",), "always"),
-    Slot("attn_q", "self_attn.q_proj", ("query", "hidden"), "always"),
-    Slot("attn_k", "self_attn.k_proj", ("key", "hidden"), "always"),
-    Slot("attn_v", "self_attn.v_proj", ("key", "hidden"), "always"),
-    Slot("attn_output", "self_attn.o_proj", ("hidden", "query"), "always"),
-    Slot("ffn_norm", "post_attention_layernorm", ("hidden",), "always"),
-    Slot("ffn_up", "mlp.c_fc", ("inner", "hidden"), "always"),
-    Slot("ffn_down", "mlp.c_proj", ("hidden", "inner"), "always"),
-)
-
-_FAMILIES = (
-    Architecture(
-        "llama",
-        "llama",
-        "LlamaForCausalLM",
-        _TOP,
-        _block("attention_bias", "attention_bias", "mlp_bias", "rope"),
-        also=("mistral",),
-        freq_factors=True,
-    ),
-    Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", _TOP, _block("always"), fixed={"use_sliding_window": False}),
-    Architecture(
-        "qwen3",
-        "qwen3",
-        "Qwen3ForCausalLM",
-        _TOP,
-        (*_block(), *_QWEN3_NORMS),
-        fixed={"use_sliding_window": False, "attention_bias": False},
-    ),
-    Architecture(
-        "gptneox",
-        "gpt_neox",
-        "GPTNeoXForCausalLM",
-        _NEOX_TOP,
-        _NEOX_BLOCK,
-        block_prefix="gpt_neox.layers",
-        fixed={"attention_bias": True, "tie_word_embeddings": False},
-        acts=("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
-        rms=False,
-        epsilon="layer_norm_eps",
-        grouped=False,
-        parallel=True,
-        partial_rope=0.25,
-        buffers=(".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias"),
-    ),
-    Architecture(
-        "gemma",
-        "gemma",
-        "GemmaForCausalLM",
-        _GEMMA_TOP,
-        _GEMMA_BLOCK,
-        fixed={"tie_word_embeddings": True, "attention_bias": False},
-        acts=("gelu_pytorch_tanh",),
-    ),
-    Architecture("olmo2", "olmo2", "Olmo2ForCausalLM", _TOP, _OLMO2_BLOCK, fixed={"attention_bias": False}),
-    Architecture("phi3", "phi3", "Phi3ForCausalLM", _TOP, _PHI3_BLOCK),
-    Architecture(
-        "smollm3",
-        "smollm3",
-        "SmolLM3ForCausalLM",
-        _TOP,
-        _block(rows="rope"),
-        fixed={"attention_bias": False, "mlp_bias": False},
-        no_rope=4,
-    ),
-    Architecture(
-        "starcoder2",
-        "starcoder2",
-        "Starcoder2ForCausalLM",
-        _STARCODER2_TOP,
-        _STARCODER2_BLOCK,
-        fixed={"use_bias": True},
-        acts=("gelu_pytorch_tanh", "gelu", "gelu_new"),
-        rms=False,
-        epsilon="norm_epsilon",
-    ),
-)
-ARCHITECTURES: Mapping[str, Architecture] = {family.name: family for family in _FAMILIES}

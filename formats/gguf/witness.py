@@ -8,7 +8,7 @@ library hangs on crafted ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,29 @@ from torch import Tensor
 _SUFFIXES = (".weight", ".bias")
 _ROWS = 1024
 _ROTATED = re.compile(r"attn_([qk])\.(weight|bias)$")
+_EXPERT = re.compile(r"experts\.(\d+)\.")
+_NUMBER = re.compile(r"\.(\d+)\.")
+_LAYERED = re.compile(r"^.*layers\.\d+\.")
+_BIAS = re.compile(r"_bias$")
+_OTHERWISE = re.compile(r"block_sparse_moe\.experts\.down_proj")
+_NEVER = re.compile(r"(?!)")
+# Tensors of gate and up together: what the two end in, and whether their rows alternate.
+_HALVES = {
+    "granitemoe": {
+        "block_sparse_moe.input_linear.weight": ("weight", False),
+        "block_sparse_moe.experts.gate_up_proj.weight": ("weight", False),
+    },
+    "gpt-oss": {
+        "mlp.experts.gate_up_proj": ("weight", True),
+        "mlp.experts.gate_up_proj_bias": ("bias", True),
+        "mlp.experts.gate_up_proj.weight": ("weight", True),
+        "mlp.experts.gate_up_proj.bias": ("bias", True),
+    },
+}
+_TRANSPOSED = {
+    "gpt2": re.compile(r"(c_attn|c_proj|c_fc)\.weight$"),
+    "gpt-oss": re.compile(r"experts\.(gate_up|down)_proj$"),
+}
 
 
 def read_with_library(path: Path) -> Callable[[str], Tensor]:
@@ -32,15 +55,39 @@ def read_with_library(path: Path) -> Callable[[str], Tensor]:
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
     names = gguf.get_tensor_name_map(kind, int(fields[f"{family}.block_count"]))
 
+    def stored(name: str) -> Tensor:
+        tensor = tensors[name]
+        return _values(tensor).reshape([int(extent) for extent in reversed(tensor.shape)])
+
     def read(name: str) -> Tensor:
-        stored = names.get_name(name, try_suffixes=_SUFFIXES) or name
-        if stored == "output.weight" and stored not in tensors:
-            stored = "token_embd.weight"
-        tensor = tensors[stored]
-        shape = [int(extent) for extent in reversed(tensor.shape)]
-        return _rows(family, stored, _values(tensor).reshape(shape), fields)
+        expert = _EXPERT.search(name)
+        whole = name.replace(expert[0], "experts.") if expert else name
+        if parts := _HALVES.get(family, {}).get(_LAYERED.sub("", whole)):
+            block = f"blk.{_NUMBER.findall(name)[0]}."
+            gate, up = (stored(f"{block}{stem}_exps.{parts[0]}") for stem in ("ffn_gate", "ffn_up"))
+            found = torch.stack([gate, up], 2).flatten(1, 2) if parts[1] else torch.cat([gate, up], 1)
+            return _cut(found, expert, _transposed(family, whole, tensors, f"{block}ffn_gate_exps.{parts[0]}"))
+        known = _OTHERWISE.sub("block_sparse_moe.output_linear", _BIAS.sub(".bias", whole))
+        gguf_name = names.get_name(known, try_suffixes=_SUFFIXES) or whole
+        if gguf_name not in tensors and f"{gguf_name}.weight" in tensors:
+            gguf_name += ".weight"
+        if gguf_name == "output.weight" and gguf_name not in tensors:
+            gguf_name = "token_embd.weight"
+        values = _rows(family, gguf_name, stored(gguf_name), fields)
+        return _cut(values, expert, _transposed(family, whole, tensors, gguf_name))
 
     return read
+
+
+def _transposed(family: str, name: str, tensors: Mapping[str, gguf.ReaderTensor], stored: str) -> bool:
+    """Whether Hugging Face has the tensor as [in, out], which it has only where it is not quantized."""
+    dense = tensors[stored].tensor_type.name in ("F32", "F16", "BF16")
+    return dense and bool(_TRANSPOSED.get(family, _NEVER).search(name))
+
+
+def _cut(values: Tensor, expert: re.Match[str] | None, transposed: bool) -> Tensor:
+    values = values[int(expert[1])] if expert else values
+    return values.mT if transposed else values
 
 
 class _Reader(gguf.GGUFReader):  # type: ignore[misc]  # gguf has no types
@@ -91,12 +138,18 @@ def _rows(family: str, name: str, values: Tensor, fields: dict[str, Any]) -> Ten
     """`values` in Hugging Face's row order."""
     heads = int(fields[f"{family}.attention.head_count"])
     rotated = _ROTATED.search(name)
-    if family in ("llama", "smollm3") and rotated:
+    if family in ("llama", "smollm3", "granite", "granitemoe") and rotated:
         if rotated[1] == "k":
             heads = int(fields[f"{family}.attention.head_count_kv"])
         return values.reshape(heads, len(values) // heads // 2, 2, -1).transpose(1, 2).reshape(values.shape)
-    if family == "gemma" and name.endswith("norm.weight"):
+    if family in ("gemma", "gemma2", "gemma3") and name.endswith("norm.weight"):
         return values - 1
-    if family == "gptneox" and "attn_qkv" in name:
-        return values.reshape(3, heads, len(values) // heads // 3, -1).transpose(0, 1).reshape(values.shape)
+    if family in ("gptneox", "falcon") and "attn_qkv" in name:
+        groups = int(fields[f"{family}.attention.head_count_kv"])
+        head = len(values) // (heads + 2 * groups)
+        query, key, value = values.split([heads * head, groups * head, groups * head])
+        parts = [part.reshape(groups, -1, *values.shape[1:]) for part in (query, key, value)]
+        return torch.cat(parts, 1).reshape(values.shape)
+    if "ffn_gate_inp_shexp" in name:
+        return values.unsqueeze(0)
     return values

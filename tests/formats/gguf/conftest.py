@@ -51,6 +51,13 @@ EXTRA: dict[str, Callable[[], PreTrainedConfig]] = {
 FAMILIES = ("llama", "qwen3", "gpt_neox")
 
 
+@pytest.fixture(scope="session")
+def make_tokenizer_files(make_model: MakeModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A tokenizer of 320 tokens as Hugging Face's files, by name."""
+    made = make_model(tmp_path_factory.mktemp("tokenizer") / "llama", "llama", layers=1)
+    return {path.name: path.read_bytes() for path in made.glob("*token*")}
+
+
 @pytest.fixture
 def sizes() -> dict[str, Any]:
     """Of a tiny model's config."""

@@ -114,4 +114,4 @@ def test_modules_by_their_own_names() -> None:
     with pytest.raises(RefusedError, match=r"says nothing of model\.layers\.9"):
         mixed_modules(model, {"model.layers.9.mlp.up_proj": "q4_k_m"})
     with pytest.raises(RefusedError, match="not known here"):
-        mixed_modules(replace(model, config={"model_type": "gpt2"}), asked)
+        mixed_modules(replace(model, config={"model_type": "mamba"}), asked)
