@@ -52,11 +52,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "head_dim": 32,
                   "norm_topk_prob": True},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4},
-    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.2,
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.3,
                    "logits_scaling": 0.4},
     # YaRN ends on a whole dimension here: llama.cpp rounds to it, and transformers does not.
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 8,
-                "rope_parameters": {**_YARN, "rope_theta": 10770.0, "truncate": False, "beta_fast": 32.0, "beta_slow": 1.0}},
+                "rope_parameters": {**_YARN, "rope_theta": 10770.0, "truncate": False}},
 }  # fmt: skip
 
 

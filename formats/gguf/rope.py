@@ -145,7 +145,10 @@ def _scaling(kind: str, merged: Mapping[str, Any], config: Mapping[str, Any]) ->
 
 
 def _check_yarn(merged: Mapping[str, Any], factor: float) -> None:
-    """llama.cpp computes YaRN's attention factor itself, the usual way."""
+    """llama.cpp computes YaRN's attention factor itself, the usual way, and where its range begins and ends."""
+    for key, value in _YARN_DEFAULTS.items():
+        if merged.get(key) not in (None, value):
+            raise RefusedError(f"config.json: llama.cpp computes YaRN with {key} = {value} only, not {merged[key]!r}")
     usual = 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
     given = merged.get("attention_factor")
     unusual = given is not None and abs(_number(given, "attention_factor") - usual) > _TOLERANCE

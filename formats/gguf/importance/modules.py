@@ -18,15 +18,13 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError, RefusedError
+from compress.formats.gguf.families.table import BY_MODEL_TYPE
 from compress.formats.gguf.importance.entry import Entry, entry
 from compress.formats.gguf.importance.legacy import never_reached
-from compress.formats.gguf.names import ARCHITECTURES
 
 _EXPERT = re.compile(r"(?P<stack>.*?\.(?P<layer>\d+)\..*\bexperts)\.(?P<number>\d+)\.(?P<product>\w+)")
 _JOINED = {"gate_up_proj": ("gate_proj", "up_proj")}
 """What GGUF keeps apart: both have one input."""
-_CALLED = {"mixtral": "llama", "gemma3_text": "gemma3", "cohere": "command-r"}
-"""Where GGUF calls a family otherwise than by its model type."""
 
 
 class Energy(NamedTuple):
@@ -100,8 +98,8 @@ def entries_of(found: Mapping[str, Energy], config: Mapping[str, Any]) -> dict[s
 
 
 def _architecture(kind: str) -> gguf.MODEL_ARCH | None:
-    known = {family: each.name for each in ARCHITECTURES.values() for family in (each.model_type, *each.also)}
-    wanted = known.get(kind, _CALLED.get(kind, kind))
+    family = BY_MODEL_TYPE.get(kind)
+    wanted = family.name if family else kind
     plain = {_plain(name): arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}
     return plain.get(_plain(wanted))
 

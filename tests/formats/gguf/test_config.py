@@ -9,6 +9,7 @@ from pathlib import Path
 from transformers import AutoConfig
 
 from compress.formats import open_checkpoint
+from compress.formats.gguf.config import dims_of
 from compress.formats.gguf.rope import rope_of
 
 Write = Callable[..., Path]
@@ -52,3 +53,9 @@ def test_both_generations_of_config_json_are_read(make: Callable[[str], Path]) -
     assert rope_of({"rope_scaling": {"type": "linear", "factor": 2.0}}).kind == "linear"
     neox = {"rotary_pct": 0.5, "rotary_emb_base": 20000}
     assert (rope_of(neox, 0.25).partial, rope_of(neox, 0.25).theta) == (0.5, 20000.0)
+
+
+def test_sizes_are_found_under_every_familys_words() -> None:
+    gpt2 = {"model_type": "gpt2", "vocab_size": 8, "n_embd": 12, "n_head": 2, "n_layer": 3, "n_positions": 64}
+    dims = dims_of(gpt2)
+    assert (dims.hidden, dims.inner, dims.heads, dims.kv_heads, dims.layers, dims.context) == (12, 48, 2, 2, 3, 64)

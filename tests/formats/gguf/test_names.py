@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.gguf.file import gguf_file
-from compress.formats.gguf.names import Place
+from compress.formats.gguf.names import Dims, Place
+from compress.formats.gguf.placed import join, sources
 from compress.kernels.numbers.int import IntFormat
 from compress.passes.export import Export
 from compress.recipes.engines.verdicts import loading_lines
@@ -75,3 +77,12 @@ def test_a_place_knows_every_name_that_fills_it() -> None:
     place = Place("blk.0.ffn_up_exps.weight", ("a.{expert}.up",), (8, 4), part="last", experts=2, stack="a.up")
     assert list(place.known) == ["a.0.up", "a.1.up", "a.up"]
     assert place.stored == (2, 4, 4)
+
+
+def test_halves_of_an_expert_come_back_as_one_matrix() -> None:
+    dims, names = Dims(1, 4, 4, 1, 1, 4, 8, experts=2, expert=2), ("experts.{expert}.gate_up",)
+    halves = [Place(f"blk.0.{half}.weight", names, (4, 4), part=half, experts=2) for half in ("even", "odd")]
+    found = sources(halves)
+    assert list(found) == ["experts.0.gate_up", "experts.1.gate_up"] and found["experts.1.gate_up"].expert == 1
+    rows = torch.arange(16.0).view(4, 4)
+    assert torch.equal(join(found["experts.0.gate_up"], [rows[::2], rows[1::2]], dims), rows)

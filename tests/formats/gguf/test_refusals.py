@@ -73,6 +73,7 @@ def test_columns_that_blocks_do_not_divide_are_refused(headers: Headers) -> None
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "whole heads"),
         ("llama", {"rope_parameters": {"full_attention": {"rope_theta": 2.0}}}, "layers differ"),
         ("llama", {"rope_parameters": {**YARN, "attention_factor": 3.0}}, "attention factor"),
+        ("llama", {"rope_parameters": {**YARN, "beta_slow": 4.0}}, "beta_slow = 1.0 only"),
         ("qwen3", {"use_sliding_window": True}, "use_sliding_window"),
         ("qwen3", {"rope_parameters": LLAMA3}, "Llama 3 scaling"),
         ("mistral", {}, "sliding window"),
