@@ -15,6 +15,7 @@ import timed_training
 from device_layer import PLACES
 from peers.laps import Laps
 from stopwatch import Stopwatch
+from to_gguf_table import report
 from train_table import section, table
 from trainings import Lap
 
@@ -72,3 +73,16 @@ def test_ratios_are_those_of_rounds_and_a_section_takes_the_place_of_the_one_bef
     first = section("# R\n\n## B\n\nold\n\n## C\n\nkept\n", "## B", found, common, "abc")
     assert "old" not in first and first.endswith("\n\n## C\n\nkept\n") and "Commit abc." in first
     assert section(first, "## B", found, common, "abc") == first
+
+
+def test_a_row_stands_beside_its_peer_and_says_where_it_loses() -> None:
+    figures = {"kl": 0.1, "kl_tail": 2.0, "top1": 0.8, "perplexity": 30.0}
+    peer = {"of": "x 1", "quantize_seconds": 1.0, "file_bytes": 10, "quiet": True, "text": figures, "other": figures}
+    better = {**peer, "text": {**figures, "kl": 0.04}}
+    found = report({"M": {"q4_0 rounded": peer, "q4_0 solved": better, "q4_0 llama.cpp": peer}})
+    assert "| q4_0 solved | 0.0 MB | 0.0400 | 0.40 | 2.0000 | 1.00 |" in found
+    assert "**q4_0 rounded is not better than llama.cpp with an imatrix.**" in found and "**q4_0 solved" not in found
+    assert "bytes, llama.cpp's has" in report(
+        {"M": {"q8_0 solved": {**better, "file_bytes": 9}, "q8_0 llama.cpp": peer}}
+    )
+    assert "## M" in report({"M": {"per tensor q4_k": {"of": "a", "matrices": 0, "quiet": True}}})
