@@ -61,7 +61,7 @@ def test_passes_and_headers_are_read_without_transformers(tiny_llama: Path, impo
 
 
 def test_a_plan_that_was_made_before_needs_no_transformers(recipe: Path, imported: Callable[..., str]) -> None:
-    assert "heavy: ['transformers']" in imported(["plan", str(recipe), "--quiet"], "transformers")
+    assert main(["plan", str(recipe), "--quiet"]) == 0
     assert "heavy: []" in imported(["plan", str(recipe), "--quiet"], "transformers")
 
 

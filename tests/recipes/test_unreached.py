@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TEXT
 from told import Notes
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -59,13 +60,27 @@ class Made:
         return {name for name, report in self.reports.items() if report.get("reason") == UNREACHED}
 
 
-@pytest.fixture
-def made(tmp_path: Path, make_model: Callable[..., Path], corpus: Path) -> Callable[..., Made]:
-    """Three tokens, two of eight experts each: some are left over in every layer."""
+@pytest.fixture(scope="module")
+def experts(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("source"), "qwen3_moe")
+
+
+@pytest.fixture(scope="module")
+def made(experts: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Made]:
+    """Three tokens, two of eight experts each: some are left over in every layer. What was made before stays."""
+    done: dict[str, Made] = {}
+    text = tmp_path_factory.mktemp("text") / "corpus.txt"
+    text.write_text("\n".join(TEXT))
 
     def make(steps: Sequence[Mapping[str, Any]], dialect: str) -> Made:
-        source, told, out = make_model(tmp_path / "source", "qwen3_moe"), Notes(), tmp_path / "out"
-        calibrate = {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 3}}
+        key = f"{steps} {dialect}"
+        if key not in done:
+            done[key] = make_anew(steps, dialect)
+        return done[key]
+
+    def make_anew(steps: Sequence[Mapping[str, Any]], dialect: str) -> Made:
+        source, told, out = experts, Notes(), tmp_path_factory.mktemp("out")
+        calibrate = {"calibrate": {"data": str(text), "samples": 1, "seq_len": 3}}
         export = {"export": {"dialect": dialect, "dtype": "float32"}}
         run(from_data({"model": str(source), "passes": [calibrate, *steps, export]}), out, reporter=told)
         reports = json.loads((out / dialect / "compress.json").read_text())["tensors"]
@@ -126,14 +141,13 @@ def test_int8_keeps_their_scales_positive(made: Callable[..., Made]) -> None:
         assert isinstance(stored, QTensor) and bool((stored.params["scale"] > 0).all())
 
 
-def test_the_cache_is_measured_all_the_same(tmp_path: Path, make_model: Callable[..., Path], corpus: Path) -> None:
-    source = make_model(tmp_path / "source", "qwen3_moe")
+def test_the_cache_is_measured_all_the_same(tmp_path: Path, experts: Path) -> None:
     steps = [
-        {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 3}},
+        {"calibrate": {"samples": 1, "seq_len": 3}},
         {"kv_cache": {}},
         {"export": {"dialect": "compressed-tensors"}},
     ]
-    run(from_data({"model": str(source), "passes": steps}), tmp_path / "out")
+    run(from_data({"model": str(experts), "passes": steps}), tmp_path / "out")
     model = open_checkpoint(tmp_path / "out" / "compressed-tensors")
     scale = model.read("model.layers.1.self_attn.k_scale")
     assert isinstance(scale, Tensor) and float(scale) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from compress.formats.errors import CompressError, RefusedError, UsageError
+from compress.recipes.engines import ask as engines_asked
+from compress.recipes.engines import launch
 from compress.recipes.engines.ask import ask, engines, not_installed, script_of, serving
 
 SEQUENCES = [[196, 171, 119, 86, 198], [5, 6, 7, 8, 9, 10, 11]]
@@ -101,7 +104,12 @@ def test_options_that_an_engine_lacks_are_refused_by_name(tmp_path: Path) -> Non
         serving("transformers", Path(sys.executable), tmp_path, 8123, {"host": "::1", "context": 9, "cache": "q8_0"})
 
 
-def test_an_engine_without_a_server_says_so(tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes")
-    with pytest.raises(CompressError, match="bitsandbytes: LookupError: it has no server"):
-        serving("bitsandbytes", Path(sys.executable), tmp_path, 8123)
+def test_an_engine_without_a_server_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """launch.py beside an engine that has nothing to import."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    (scripts / "__init__.py").touch()
+    (scripts / "other.py").write_text("PACKAGES = ()")
+    monkeypatch.setattr(engines_asked, "_LAUNCH", Path(shutil.copy(launch.__file__, tmp_path)))
+    with pytest.raises(CompressError, match="other: LookupError: it has no server"):
+        serving("other", Path(sys.executable), tmp_path, 8123)
