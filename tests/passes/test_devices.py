@@ -47,6 +47,7 @@ METHODS: dict[str, list[dict[str, Any]]] = {
     "rewind": [{"prune": {}}, {"rewind": {}}],
     "prune, then gptq": [{"prune": {"method": "wanda", "pattern": "2:4", "correct": True}}, {"gptq": GROUPS}],
     "kv_cache": [{"rtn": GROUPS}, {"kv_cache": {"per": "head"}}],
+    "imatrix": [{"imatrix": {}}, {"rtn": GROUPS}],
     "mixed": [{"mixed": {"bits": [3, 8], "average_bits": 6}}, {"gptq": GROUPS}],
 }
 LEARN = {"data": "builtin", "samples": 6, "seq_len": 32, "steps": 2, "batch": 2, "held_out": 2, "precision": "fp32"}
