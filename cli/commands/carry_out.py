@@ -65,13 +65,17 @@ def carry_out(
             reporter=reporter,
             processes=processes,
         )
-    processes.on_main(lambda: _say(recipe, report, budgets, json, quiet, first_look))
+    processes.on_main(lambda: _say(recipe, report, output, budgets, json, quiet, first_look))
 
 
-def _say(recipe: Recipe, report: RunReport, budgets: Budgets, json: bool, quiet: bool, first_look: bool) -> None:
+def _say(
+    recipe: Recipe, report: RunReport, output: Path, budgets: Budgets, json: bool, quiet: bool, first_look: bool
+) -> None:
     from compress.cli.views import recipes as show_recipes
+    from compress.recipes.page.of_run import leave_page
 
-    emit(report.model_dump(mode="json"), json, lambda: show_recipes.run_report(report))
+    page = leave_page(recipe, report, output)
+    emit(report.model_dump(mode="json"), json, lambda: [*show_recipes.run_report(report), f"figures: {page}"])
     if (first_look or sys.stdout.isatty()) and not (json or quiet):
         _show_answers(recipe, report, budgets.device)
     if report.missed:

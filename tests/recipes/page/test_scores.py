@@ -1,0 +1,23 @@
+"""Size against loss: who is on the front, and the picture of it."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from compress.recipes.page.scores import Row, draw, front
+
+ROWS = [
+    Row("original", 1000, 0.0), Row("good", 300, 0.1), Row("same size, worse", 300, 0.2),
+    Row("larger and worse", 400, 0.15), Row("smallest", 100, 0.9), Row("twin", 300, 0.1), Row("unknown", 10, None),
+]  # fmt: skip
+
+
+def test_the_front_is_what_no_other_beats() -> None:
+    assert front(ROWS) == {"original", "good", "twin", "smallest"}
+
+
+def test_every_model_is_named_whatever_its_name() -> None:
+    svg = draw([*ROWS, Row("a $x_{1$ <b>", 20, 2.0)])
+    texts = {"".join(element.itertext()).strip() for element in ElementTree.fromstring(svg).iter()}
+    assert {"original", "smallest", "a $x_{1$ <b>", "MB"} <= texts and "unknown" not in texts
+    assert svg == draw([*ROWS, Row("a $x_{1$ <b>", 20, 2.0)])
