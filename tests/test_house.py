@@ -31,7 +31,7 @@ SUBROOMS = {
         "artifact",
         "",
     ),
-    "recipes": ("engines", "gates", "figures", "", "page", "jobs"),
+    "recipes": ("engines", "gates", "figures", "", "jobs", "page"),
     "cli": ("terminal", "views", "commands", ""),
 }
 LARGEST_FOLDER = 16

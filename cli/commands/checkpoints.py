@@ -58,10 +58,24 @@ def export(
 def evaluate(
     paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Checkpoints, or models as recipes name them.")],
     reference: Annotated[str | None, typer.Option("--reference", help="The model to compare with.")] = None,
-    data: Annotated[str, typer.Option("--data", help="A text file, .jsonl, a dataset's name, or builtin.")] = "builtin",
-    windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of text.")] = 10,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            help="A text file, .jsonl, a dataset's name, or builtin; may be given again: each is measured alone, too.  "
+            "[default: builtin]",
+        ),
+    ] = None,
+    windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of each text.")] = 10,
     seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.")] = 1024,
     kv_cache: KVCache = None,
+    bench: Annotated[
+        Path | None, typer.Option("--bench", metavar="FILE", help="What `compress bench --json` printed of them.")
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write figures and maps, in a page that opens offline."),
+    ] = None,
     device: Device = "cpu",
     json: Json = False,
     quiet: Quiet = False,
@@ -70,18 +84,24 @@ def evaluate(
     place = device_here(device)
     with working(quiet) as reporter:
         from compress.cli.views import checkpoints as show_checkpoints
+        from compress.recipes.jobs.bench import timed_in
         from compress.recipes.jobs.evaluate import evaluate as evaluate_paths
+        from compress.recipes.page.of_eval import write_comparison
 
+        paces = timed_in(bench) if bench else {}
         rows = evaluate_paths(
             paths,
             reference=reference,
-            data=data,
+            data=data or "builtin",
             windows=windows,
             seq_len=seq_len,
             kv_cache=kv_cache,
             device=place,
             reporter=reporter,
         )
+        rows = [row.model_copy(update={"tokens_per_second": paces.get(row.path)}) for row in rows]
+        if html:
+            write_comparison(rows, html)
     emit({"results": [row.model_dump(mode="json") for row in rows]}, json, lambda: show_checkpoints.results(rows))
 
 

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
+from rich.table import Table
 
 from compress.cli.terminal.tables import new_table
 from compress.cli.terminal.units import file_size
 
 if TYPE_CHECKING:
-    from compress.recipes.jobs.evaluate import EvalResult
+    from compress.recipes.jobs.evaluate import EvalResult, Figures
     from compress.recipes.jobs.inspect import Inspection, TensorLine
     from compress.recipes.jobs.verify import Verification
 
@@ -42,15 +43,36 @@ def inspection(found: Inspection) -> list[RenderableType]:
 
 
 def results(rows: Sequence[EvalResult]) -> list[RenderableType]:
-    """Evaluations side by side."""
-    table = new_table(
-        "model", "size", "perplexity", "KL (nats)", "top-1", "accepted", "tokens", right=(1, 2, 3, 4, 5, 6)
-    )
+    """Evaluations side by side, ★ where no other is both as small and as near to the reference; then text by text."""
+    from compress.recipes.page.scores import Row, front
+
+    best = front([Row(row.path, row.bytes, row.kl_divergence) for row in rows])
+    timed = any(row.tokens_per_second is not None for row in rows)
+    heads = ("perplexity", "KL (nats)", "KL 99.9 %", "top-1", "accepted", "tokens", *(["tokens/s"] if timed else []))
+    table = new_table("model", "size", *heads, right=range(1, 9))
     for row in rows:
-        kl = "–" if row.kl_divergence is None else f"{row.kl_divergence:.4f}"
-        top1, accepted = (_part(part) for part in (row.top1_agreement, row.acceptance))
-        table.add_row(row.path, file_size(row.bytes), f"{row.perplexity:.3f}", kl, top1, accepted, f"{row.tokens:,}")
-    return [table]
+        pace = [_figure(row.tokens_per_second, 1)] if timed else []
+        mark = " ★" if row.path in best and len(best) < len(rows) else ""
+        table.add_row(row.path + mark, file_size(row.bytes), *_scores(row), f"{row.tokens:,}", *pace)
+    return [table, *([_by_text(rows)] if any(row.domains for row in rows) else [])]
+
+
+def _by_text(rows: Sequence[EvalResult]) -> Table:
+    heads = ("perplexity", "KL (nats)", "KL 99.9 %", "top-1", "accepted")
+    table = new_table("text", "model", *heads, right=range(2, 7))
+    for text in rows[0].domains:
+        for row in rows:
+            table.add_row(text, row.path, *_scores(row.domains[text]))
+    return table
+
+
+def _scores(found: Figures) -> list[str]:
+    kl, worst = _figure(found.kl_divergence, 4), _figure(found.kl_p999, 3)
+    return [f"{found.perplexity:.3f}", kl, worst, _part(found.top1_agreement), _part(found.acceptance)]
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _part(part: float | None) -> str:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -49,6 +51,23 @@ class _Sums:
     agreements: int = 0
     acceptance: float = 0.0
 
+    def __add__(self, other: _Sums) -> _Sums:
+        return _Sums(*(getattr(self, name.name) + getattr(other, name.name) for name in fields(self)))
+
+    def scores(self) -> Scores:
+        perplexity = math.exp(self.loss / self.tokens)
+        if not self.by_token:
+            return Scores(self.tokens, perplexity)
+        return Scores(
+            tokens=self.tokens,
+            perplexity=perplexity,
+            reference_perplexity=math.exp(self.reference_loss / self.tokens),
+            kl_divergence=self.divergence / self.tokens,
+            top1_agreement=self.agreements / self.tokens,
+            acceptance=self.acceptance / self.tokens,
+            kl_p999=float(np.quantile(torch.cat(self.by_token).double().numpy(), _ALMOST_ALL)),
+        )
+
     def add(self, logits: Tensor, reference: Tensor | None, targets: Tensor) -> None:
         """logits, reference: [tokens, vocabulary]; targets: [tokens], the tokens that really followed."""
         log_p = logits.float().log_softmax(-1)
@@ -80,28 +99,27 @@ def divergences(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
 
 def score(candidate: Walk, reference: Walk | None, advance: Callable[[], None] = lambda: None) -> Scores:
     """Compare two walks over the same sequences, both at their last boundary; `advance` is called after each."""
-    sums = _Sums()
+    (whole,) = score_parts(candidate, reference, 1, advance)
+    return whole
+
+
+def score_parts(
+    candidate: Walk, reference: Walk | None, count: int, advance: Callable[[], None] = lambda: None
+) -> list[Scores]:
+    """The same of all sequences, then, where `count` is above 1, of each of so many equal parts, in their order."""
     project = _projector(candidate)
     project_reference = _projector(reference) if reference else None
-    for sequence, length in enumerate(_lengths(candidate.sequences)):
+    parts = [_Sums() for _ in range(count)]
+    lengths = _lengths(candidate.sequences)
+    for sequence, length in enumerate(lengths):
         for start, stop in _chunks(length):
             targets = candidate.sequences.ids[sequence, start + 1 : stop + 1].to(candidate.skeleton.device)
             logits = project(sequence, start, stop)
             other = project_reference(sequence, start, stop) if project_reference else None
-            sums.add(logits, other, targets)
+            parts[sequence * count // len(lengths)].add(logits, other, targets)
         advance()
-    perplexity = math.exp(sums.loss / sums.tokens)
-    if reference is None:
-        return Scores(sums.tokens, perplexity)
-    return Scores(
-        tokens=sums.tokens,
-        perplexity=perplexity,
-        reference_perplexity=math.exp(sums.reference_loss / sums.tokens),
-        kl_divergence=sums.divergence / sums.tokens,
-        top1_agreement=sums.agreements / sums.tokens,
-        acceptance=sums.acceptance / sums.tokens,
-        kl_p999=float(np.quantile(torch.cat(sums.by_token).double().numpy(), _ALMOST_ALL)),
-    )
+    whole = reduce(add, parts)
+    return [whole.scores(), *(part.scores() for part in parts if count > 1)]
 
 
 def _lengths(sequences: Sequences) -> list[int]:

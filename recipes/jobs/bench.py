@@ -12,9 +12,10 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from compress.formats.errors import CompressError, RefusedError
+from compress.formats.errors import CompressError, InputError, RefusedError
+from compress.formats.files.storage import read_bytes
 from compress.passes.core.report import Reporter
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
@@ -166,6 +167,23 @@ class _Running:
                 ratio=ratio(pace.decode_rounds, other.decode_rounds),
                 versions=self._writer.versions,
             )
+
+
+def timed_in(file: Path) -> dict[str, float]:
+    """By path, how many tokens a second each writes alone in its fastest engine, from what `bench --json` printed.
+
+    Raises InputError for a file that holds something else.
+    """
+    try:
+        found = Bench.model_validate_json(read_bytes(file, 1 << 26))
+    except ValidationError as error:
+        hint = "write it: compress bench … --json > FILE"
+        raise InputError(f"{file} is not what compress bench --json prints", hint) from error
+    fastest: dict[str, float] = {}
+    for row in found.timed:
+        if row.draft is None and row.concurrency == 1:
+            fastest[row.path] = max(row.pace.decode, fastest.get(row.path, 0.0))
+    return fastest
 
 
 def _time(running: list[_Running], load: Load, untimed: list[Untimed], reporter: Reporter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -17,7 +18,7 @@ from compress.kernels.numbers.activations import Grid
 from compress.passes.core.report import Reporter
 from compress.passes.evaluate import Evaluate
 from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.scores import Scores, score
+from compress.passes.forward.scores import Scores, score_parts
 from compress.passes.forward.text import sequences_of
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.sequences import Sequences
@@ -27,23 +28,36 @@ from compress.passes.model.weights import Weights, cached_as, dense
 from compress.recipes.artifacts import artifact_at
 
 
-class EvalResult(BaseModel):
-    """One checkpoint's scores; KL divergence, agreement and acceptance are None without a reference."""
+class Figures(BaseModel):
+    """Scores; all but the perplexity are None without a reference. `kl_p999` is the KL of all but the worst thousandth
+    of the tokens.
+    """
 
-    path: str
     perplexity: float
     kl_divergence: float | None
+    kl_p999: float | None = None
     top1_agreement: float | None
     acceptance: float | None = None
-    bytes: int
     tokens: int
+
+
+class EvalResult(Figures):
+    """One checkpoint's scores, and those by text (`domains`) where there are several texts.
+
+    `tokens_per_second` is how fast it writes in the fastest engine, where `compress bench` has timed it.
+    """
+
+    path: str
+    bytes: int
+    domains: dict[str, Figures] = {}
+    tokens_per_second: float | None = None
 
 
 def evaluate(
     paths: Sequence[str],
     *,
     reference: str | None = None,
-    data: str = "builtin",
+    data: str | Sequence[str] = "builtin",
     windows: int = 10,
     seq_len: int = 1024,
     kv_cache: Grid | None = None,
@@ -51,6 +65,8 @@ def evaluate(
     reporter: Reporter | None = None,
 ) -> list[EvalResult]:
     """Scores of each checkpoint, over the tokens of the reference's tokenizer (or of the first path's).
+
+    They are over `windows` of each of the texts `data`, and of each text alone if there are several.
 
     The reference is the first row, once, though it be among `paths`. With `kv_cache` the candidates run with a
     cache on that grid; the reference does not.
@@ -65,7 +81,9 @@ def evaluate(
     opened = [Skeleton.open(open_checkpoint(places[name]), torch.device(device)) for name in names]
     checkpoints, skeletons = zip(*opened)
     reporter.tell("reading and tokenizing text")
-    options = Evaluate(data=data, samples=windows, seq_len=seq_len)
+    texts = list(dict.fromkeys([data] if isinstance(data, str) else data))
+    parts: Any = texts[0] if len(texts) == 1 else [{"path": text} for text in texts]
+    options = Evaluate(data=parts, samples=windows * len(texts), seq_len=seq_len)
     sequences = sequences_of(options, load_tokenizer(checkpoints[0]), held_out=True, note=reporter.note)
     for name, skeleton in zip(names, skeletons):
         _check(name, skeleton, sequences, names[0], reporter)
@@ -76,7 +94,7 @@ def evaluate(
             walks.append(_walk(name, skeleton, weights, sequences, Path(folder) / str(number), reporter))
         first = walks[0] if reference else None
         return [
-            _result(name, checkpoint, _scores(name, walk, first, reporter))
+            _result(name, checkpoint, texts, _scores(name, walk, first, len(texts), reporter))
             for name, checkpoint, walk in zip(names, checkpoints, walks)
         ]
 
@@ -93,23 +111,18 @@ def _check(name: str, skeleton: Skeleton, sequences: Sequences, first: str, repo
         raise InputError(f"{name} has another vocabulary than {first}", "compare models of one family")
 
 
-def _scores(name: str, walk: Walk, reference: Walk | None, reporter: Reporter) -> Scores:
+def _scores(name: str, walk: Walk, reference: Walk | None, texts: int, reporter: Reporter) -> list[Scores]:
     reporter.start(f"score {name}", walk.sequences.count, "sequence")
-    scores = score(walk, reference, reporter.advance)
+    scores = score_parts(walk, reference, texts, reporter.advance)
     reporter.finish()
     return scores
 
 
-def _result(name: str, checkpoint: Checkpoint, scores: Scores) -> EvalResult:
-    return EvalResult(
-        path=name,
-        perplexity=scores.perplexity,
-        kl_divergence=scores.kl_divergence,
-        top1_agreement=scores.top1_agreement,
-        acceptance=scores.acceptance,
-        bytes=checkpoint.nbytes(),
-        tokens=scores.tokens,
-    )
+def _result(name: str, checkpoint: Checkpoint, texts: Sequence[str], scores: Sequence[Scores]) -> EvalResult:
+    """`scores` are those of all texts, then of each."""
+    whole, *domains = ({key: getattr(one, key) for key in Figures.model_fields} for one in scores)
+    found = {text: Figures(**domain) for text, domain in zip(texts, domains)}
+    return EvalResult(path=name, bytes=checkpoint.nbytes(), domains=found, **whole)
 
 
 def _walk(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compress.cli.views.checkpoints import inspection, results, verification
-from compress.recipes.jobs.evaluate import EvalResult
+from compress.recipes.jobs.evaluate import EvalResult, Figures
 from compress.recipes.jobs.inspect import FormatLine, Inspection, TensorLine
 from compress.recipes.jobs.verify import Problem, Verification
 
@@ -53,11 +53,20 @@ def test_who_loads_it_and_which_gates_it_missed(shown: Shown) -> None:
 
 def test_what_has_no_reference_has_a_dash(shown: Shown) -> None:
     row = EvalResult(path="here", perplexity=12.3456, kl_divergence=None, top1_agreement=None, bytes=1000, tokens=2046)
-    compared = row.model_copy(update={"kl_divergence": 0.01234, "top1_agreement": 0.8125, "acceptance": 0.875})
+    scores = {"kl_divergence": 0.01234, "kl_p999": 1.5, "top1_agreement": 0.8125, "acceptance": 0.875}
+    compared = row.model_copy(update={"path": "there", **scores})
     assert shown(results([row, compared]))[-3:-1] == [
-        "here 1.00 kB 12.346 – – – 2,046",
-        "here 1.00 kB 12.346 0.0123 81.2 % 87.5 % 2,046",
+        "here 1.00 kB 12.346 – – – – 2,046",
+        "there ★ 1.00 kB 12.346 0.0123 1.500 81.2 % 87.5 % 2,046",
     ]
+
+
+def test_texts_and_paces_are_shown_where_they_are_known(shown: Shown) -> None:
+    domain = Figures(perplexity=9, kl_divergence=0.5, kl_p999=2, top1_agreement=0.5, acceptance=0.25, tokens=10)
+    whole = {**domain.model_dump(), "path": "here", "bytes": 1000, "domains": {"code.txt": domain}}
+    lines = shown(results([EvalResult(**whole, tokens_per_second=81.26)]))
+    assert "here 1.00 kB 9.000 0.5000 2.000 50.0 % 25.0 % 10 81.3" in lines
+    assert "code.txt here 9.000 0.5000 2.000 50.0 % 25.0 %" in lines
 
 
 @pytest.mark.parametrize("passed", [True, False])

@@ -8,8 +8,8 @@ import pytest
 from conftest import make_model
 from made_up_writer import asked, install
 
-from compress.formats.errors import RefusedError
-from compress.recipes.jobs.bench import Load, bench, cores
+from compress.formats.errors import InputError, RefusedError
+from compress.recipes.jobs.bench import Load, bench, cores, timed_in
 
 LOAD = Load(prompt_tokens=16, tokens=11, concurrency=(1, 2), rounds=3, threads=1)
 
@@ -61,3 +61,12 @@ def test_nothing_to_time_is_refused(models: list[str], tmp_path: Path, monkeypat
 
 def test_by_default_all_cores_work() -> None:
     assert Load().threads == cores() >= 1
+
+
+def test_paces_are_read_again_from_what_was_printed(models: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "bench.json"
+    file.write_text(bench(models, LOAD, python=install(tmp_path), draft=models[0]).model_dump_json())
+    assert timed_in(file) == {models[0]: pytest.approx(100), models[1]: pytest.approx(50)}
+    file.write_text('{"results": []}')
+    with pytest.raises(InputError, match="is not what compress bench --json prints"):
+        timed_in(file)

@@ -35,3 +35,21 @@ def test_another_vocabulary_is_refused_before_anything_is_computed(
     monkeypatch.setattr("compress.recipes.jobs.evaluate.Walk", lambda *_: pytest.fail("computed"))
     with pytest.raises(InputError, match="another vocabulary"):
         evaluate([str(tiny_llama)], **SMALL)
+
+
+def test_each_of_several_texts_is_measured_alone_too(
+    tiny_llama: Path, written_as: Callable[..., Path], held_out: Path, tmp_path: Path
+) -> None:
+    """As if it were the only one; and all together are those of all tokens."""
+    artifact = str(written_as("gptq", tiny_llama, tmp_path / "out"))
+    texts = ["builtin", str(held_out)]
+    both = evaluate([artifact], reference=str(tiny_llama), data=texts, **SMALL)[1]
+    alone = [evaluate([artifact], reference=str(tiny_llama), data=text, **SMALL)[1] for text in texts]
+    assert list(both.domains) == texts
+    for domain, single in zip(both.domains.values(), alone):
+        assert domain.kl_divergence == pytest.approx(single.kl_divergence)
+        assert domain.kl_p999 == pytest.approx(single.kl_p999)
+        assert domain.perplexity == pytest.approx(single.perplexity) and not single.domains
+    known = [single.kl_divergence for single in alone]
+    assert both.kl_divergence == pytest.approx(sum(kl or 0 for kl in known) / 2) and known[0] != known[1]
+    assert both.tokens == 2 * alone[0].tokens
