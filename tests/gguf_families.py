@@ -53,7 +53,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
                   "norm_topk_prob": True},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4},
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.3,
-                   "logits_scaling": 0.4},
+                   "logits_scaling": 2.0},
     # YaRN ends on a whole dimension here: llama.cpp rounds to it, and transformers does not.
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 8,
                 "rope_parameters": {**_YARN, "rope_theta": 10770.0, "truncate": False}},

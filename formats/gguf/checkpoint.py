@@ -16,12 +16,14 @@ from compress.formats.base import Checkpoint, ModelSpec, TensorSpec
 from compress.formats.errors import InputError
 from compress.formats.files.storage import encode_json
 from compress.formats.gguf.config import dims_of, own_config, read_config, read_family
-from compress.formats.gguf.file import GGUFFile, model_name
+from compress.formats.gguf.file import model_name
 from compress.formats.gguf.header import TensorInfo
+from compress.formats.gguf.kept import keep
 from compress.formats.gguf.metadata import Metadata
 from compress.formats.gguf.names import Architecture, Place
 from compress.formats.gguf.placed import Source, join, sources
 from compress.formats.gguf.rope import FREQS, LONG, SHORT
+from compress.formats.gguf.shards import Parts, whole_stem
 from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
 from compress.formats.gguf.tokens.vocab import Vocab, read_vocab
 from compress.kernels.qtensor import QTensor
@@ -31,27 +33,29 @@ _HALVES = {"f16": "float16", "bf16": "bfloat16"}
 
 
 class GGUFCheckpoint(Checkpoint):
-    """One GGUF file. Integer blocks (Q4_0 to Q8_0), K-quants, IQ4, MXFP4 and ternary ones are QTensors, others dense.
+    """One GGUF file, or all its parts.
 
-    Raises InputError for what is damaged, of a family or with a tokenizer that is not known here, or split.
+    Integer blocks (Q4_0 to Q8_0), K-quants, IQ4, MXFP4 and ternary ones are QTensors, others dense.
+
+    Raises InputError for what is damaged, of a family or with a tokenizer that is not known here, or in parts of which
+    one is not beside it.
     """
 
     dialect = "gguf"
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file = GGUFFile(path)
-        metadata = Metadata(self._file.header.metadata)
-        if (metadata.integer("split.count", 0, 1 << 16) or 0) > 1:
-            raise InputError(f"{path} is one part of a split model", "join it: llama-gguf-split --merge")
+        self._file = Parts(path)
+        metadata = Metadata(self._file.metadata)
         vocab = read_vocab(metadata)
         family = read_family(metadata)
         config = self._config(family, metadata, vocab)
         self._dims = dims_of(config)
         self._sources = sources(self._found(family, config))
         tensors = {name: self._spec(source) for name, source in self._sources.items()}
-        self._files = {**_config_files(config, vocab), **tokenizer_files(vocab, self._dims.context)}
-        self.spec = ModelSpec(config, tensors, self._files, name=model_name(path))
+        kept = keep(self._file.metadata, metadata.asked)
+        self._files = {**_config_files(config, vocab), **tokenizer_files(vocab, self._dims.context), **kept}
+        self.spec = ModelSpec(config, tensors, self._files, name=model_name(whole_stem(path)))
 
     def read(self, name: str) -> Tensor | QTensor:
         source = self._sources[name]
@@ -66,7 +70,7 @@ class GGUFCheckpoint(Checkpoint):
 
     @property
     def _tensors(self) -> Mapping[str, TensorInfo]:
-        return self._file.header.tensors
+        return self._file.tensors
 
     def _config(self, family: Architecture, metadata: Metadata, vocab: Vocab) -> dict[str, Any]:
         found = {name: self._file.read(name) for name in _FACTORS if name in self._tensors}

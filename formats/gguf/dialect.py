@@ -13,6 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pydantic import ByteSize, Field
 from torch import Tensor
 
 from compress.formats.base import Checkpoint, Dialect, FileLayout, Layout, ModelSpec, Progress, TensorSpec
@@ -22,8 +23,9 @@ from compress.formats.gguf.blocks.base import BlockType
 from compress.formats.gguf.blocks.types import BLOCKS, type_of
 from compress.formats.gguf.checkpoint import GGUFCheckpoint
 from compress.formats.gguf.config import dims_of, family_of, write_config
-from compress.formats.gguf.file import SUFFIX, file_size, gguf_file, write_gguf
+from compress.formats.gguf.file import SUFFIX, NewTensor, file_size, gguf_file, write_gguf
 from compress.formats.gguf.header import MAGIC, Value
+from compress.formats.gguf.kept import kept_in
 from compress.formats.gguf.metadata import string, uint
 from compress.formats.gguf.mixes import (
     FILE_TYPES,
@@ -39,6 +41,7 @@ from compress.formats.gguf.mixes import (
 from compress.formats.gguf.names import TIED, Architecture, Dims, Place, is_tied
 from compress.formats.gguf.placed import found_in, matrices, shape_in
 from compress.formats.gguf.rope import Rope
+from compress.formats.gguf.shards import part_metadata, part_names, split
 from compress.formats.gguf.tokens.from_tokenizer import vocab_of
 from compress.formats.gguf.tokens.vocab import write_vocab
 from compress.formats.gguf.witness import read_with_library
@@ -65,6 +68,7 @@ class GGUF(Dialect):
     """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet, or a mix (q4_k_m).
 
     Where a type does not divide a matrix's rows, llama.cpp's substitute for it is taken, and said; `strict` refuses.
+    `max_shard_size` (2GB) writes parts of at most so many bytes of weights, which llama.cpp loads by the first.
 
     Quantized weights keep their values: blocks Q4_0, Q5_0 and Q8_0 (symmetric) or Q4_1 and Q5_1 (with a
     minimum) hold integers, and what was quantized as a type of GGUF's is written as that.
@@ -79,6 +83,7 @@ class GGUF(Dialect):
     }
     type: PerTensor[BlockName | Mix] = "f16"
     strict: bool = False
+    max_shard_size: ByteSize | None = Field(default=None, gt=0)
 
     @property
     def folder(self) -> str:
@@ -124,19 +129,21 @@ class GGUF(Dialect):
         """See Dialect.layout. Needs `model.files`: the tokenizer is a part of the file."""
         plan = self._plan(model)
         told = substitutes_told(Counter(entry.substitute for entry in plan.entries if entry.substitute))
-        return Layout((FileLayout(plan.name, file_size(plan.metadata, plan.tensors)),), substitutes=told)
+        files = tuple(FileLayout(name, file_size(metadata, tensors)) for name, metadata, tensors in plan.files)
+        return Layout(files, substitutes=told)
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
-        """See Dialect.write. The one file is all that llama.cpp needs; no other is written."""
+        """See Dialect.write. The one file, or its parts, is all that llama.cpp needs; no other is written."""
         plan = self._plan(replace(model.spec, files=model.files()))
         entries = {entry.place.gguf: entry for entry in plan.entries}
-        write_gguf(
-            directory / plan.name,
-            plan.metadata,
-            plan.tensors,
-            lambda name: plan.encode(entries[name], model),
-            lambda name: progress(next(iter(entries[name].sources), name)),
-        )
+        for name, metadata, tensors in plan.files:
+            write_gguf(
+                directory / name,
+                metadata,
+                tensors,
+                lambda tensor: plan.encode(entries[tensor], model),
+                lambda tensor: progress(next(iter(entries[tensor].sources), tensor)),
+            )
 
     def _plan(self, model: ModelSpec) -> _Plan:
         """Everything but the weights. Raises RefusedError and InputError."""
@@ -152,7 +159,8 @@ class GGUF(Dialect):
             entries.append(_Entry(Place(name, (), tuple(values.shape)), (), BLOCKS["f32"]))
         kind = self.type if isinstance(self.type, str) and is_mix(self.type) else _commonest(entries)
         metadata = {**_general(family, config, kind), **settings, **write_vocab(vocab)}
-        return _Plan(file_name(model, kind), metadata, tuple(entries), dims, rope)
+        metadata = {**metadata, **{key: value for key, value in kept_in(model.files).items() if key not in metadata}}
+        return _Plan(file_name(model, kind), metadata, tuple(entries), dims, rope, self.max_shard_size)
 
     def _entry(self, place: Place, model: ModelSpec, traits: Traits) -> _Entry:
         sources = found_in(place, model)
@@ -212,10 +220,19 @@ class _Plan:
     entries: tuple[_Entry, ...]
     dims: Dims
     rope: Rope
+    largest: int | None
 
     @property
-    def tensors(self) -> list[tuple[str, tuple[int, ...], BlockType]]:
+    def tensors(self) -> list[NewTensor]:
         return [(entry.place.gguf, entry.place.stored, entry.block) for entry in self.entries]
+
+    @property
+    def files(self) -> list[tuple[str, Mapping[str, Value], list[NewTensor]]]:
+        """Name, metadata and tensors of each file to write."""
+        parts = split(self.tensors, self.largest) if self.largest else [self.tensors]
+        stem = self.name.removesuffix(SUFFIX)
+        names = [self.name] if len(parts) == 1 else part_names(stem, len(parts))
+        return [(name, part_metadata(self.metadata, at, parts), parts[at]) for at, name in enumerate(names)]
 
     def encode(self, entry: _Entry, model: Checkpoint) -> Iterator[memoryview]:
         """The bytes of one tensor, expert by expert. What its type cannot hold is an error that names it."""

@@ -24,21 +24,26 @@ Fill = Callable[[str], Buffer | Iterable[Buffer]]
 
 SUFFIX = ".gguf"
 _TYPED = re.compile(r"(?P<name>.+?)[-._](I?Q\d\w*|B?F16|F32|TQ\d\w*|MXFP4\w*)", re.ASCII | re.IGNORECASE)
+_PART = re.compile(r"-\d{5}-of-\d{5}$", re.ASCII)
 _UNNAMED = ("model", "ggml-model")
 
 
 def gguf_file(path: Path) -> Path | None:
-    """The file that may be a model at `path`: itself, or the only `.gguf` of a directory without safetensors."""
+    """The file that may be a model at `path`: itself, or the only `.gguf` of a directory without safetensors.
+
+    Where a model is in parts, the first.
+    """
     if not path.is_dir():
         return path
-    found = [] if any(path.glob("*.safetensors")) else list(path.glob(f"*{SUFFIX}"))
-    return found[0] if len(found) == 1 else None
+    found = [] if any(path.glob("*.safetensors")) else sorted(path.glob(f"*{SUFFIX}"))
+    models = {_PART.sub("", each.stem) for each in found}
+    return found[0] if len(models) == 1 else None
 
 
-def model_name(path: Path) -> str:
-    """What a file is named after: its name without the type of its weights at the end; "" if that says nothing."""
-    match = _TYPED.fullmatch(path.stem)
-    name = match["name"] if match else path.stem
+def model_name(stem: str) -> str:
+    """What a file of this name is named after: that without the type of its weights; "" if that says nothing."""
+    match = _TYPED.fullmatch(stem)
+    name = match["name"] if match else stem
     return "" if name in _UNNAMED else name
 
 

@@ -20,11 +20,12 @@ _WHOLE = tuple(kind for kind in ValueType if kind not in (*_FLOATS, *_OTHERS))
 class Metadata:
     """The key-value pairs of one file. Every getter returns None for a key that is not there.
 
-    All raise InputError naming the key for a value of another type or out of range.
+    All raise InputError naming the key for a value of another type or out of range. `asked` are the keys so far.
     """
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = values
+        self.asked: set[str] = set()
 
     def text(self, key: str) -> str | None:
         """A string."""
@@ -69,6 +70,7 @@ class Metadata:
         return floats
 
     def _scalar(self, key: str, what: str, types: Iterable[ValueType]) -> Scalar | None:
+        self.asked.add(key)
         value = self._values.get(key)
         if value is None:
             return None
@@ -77,6 +79,7 @@ class Metadata:
         return value.value
 
     def _array(self, key: str, what: str, types: Iterable[ValueType]) -> list[Scalar] | None:
+        self.asked.add(key)
         value = self._values.get(key)
         if value is None:
             return None

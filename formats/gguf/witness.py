@@ -26,6 +26,7 @@ _NUMBER = re.compile(r"\.(\d+)\.")
 _LAYERED = re.compile(r"^.*layers\.\d+\.")
 _BIAS = re.compile(r"_bias$")
 _OTHERWISE = re.compile(r"block_sparse_moe\.experts\.down_proj")
+_PART = re.compile(r"-\d{5}-of-\d{5}$")
 _NEVER = re.compile(r"(?!)")
 # Tensors of gate and up together: what the two end in, and whether their rows alternate.
 _HALVES = {
@@ -48,9 +49,9 @@ _TRANSPOSED = {
 
 def read_with_library(path: Path) -> Callable[[str], Tensor]:
     """Tensors by Hugging Face name, fp32; KeyError for other names."""
-    reader = _Reader(path)
-    fields = {name: field.contents() for name, field in reader.fields.items() if not _is_array(field)}
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    readers = [_Reader(part) for part in sorted(path.parent.glob(f"{_PART.sub('', path.stem)}*.gguf"))]
+    fields = {name: field.contents() for name, field in readers[0].fields.items() if not _is_array(field)}
+    tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
     family = str(fields["general.architecture"])
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == family)
     names = gguf.get_tensor_name_map(kind, int(fields[f"{family}.block_count"]))

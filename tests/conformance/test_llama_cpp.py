@@ -131,6 +131,7 @@ def expected(model: PreTrainedModel, prompt: list[int]) -> Tensor:
 def favourites(model: PreTrainedModel, prompt: list[int], tokens: list[int]) -> list[int]:
     """The most likely token in the place of each of `tokens`; greedy tokens are their own favourites."""
     logits = model(torch.tensor([prompt + tokens])).logits[0]
+    logits[:, model.config.eos_token_id] = -torch.inf  # the engine is told to go on
     return list(logits[len(prompt) - 1 : -1].argmax(-1).tolist())
 
 

@@ -22,6 +22,8 @@ _FILE = "tokenizer.json"
 _NFC = ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]})
 _REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
 _PREPEND = {"type": "Prepend", "prepend": SPACE}
+# Gemma's: by then every space is a ▁.
+_CUT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 _MAKE_ONE = "give a model directory with a tokenizer.json (AutoTokenizer.save_pretrained writes one)"
 
 
@@ -209,7 +211,7 @@ def _space_prefix(tokenizer: Json) -> bool:
     """Whether a space goes before every text; spaces must become ▁ and nothing else may happen."""
     normalizer, pre = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
     steps = _child(tokenizer, "normalizer").get("normalizers", [normalizer])
-    if pre is None and steps in ([_REPLACE], [_PREPEND, _REPLACE]):
+    if pre in (None, _CUT_AT_SPACES) and steps in ([_REPLACE], [_PREPEND, _REPLACE]):
         return _PREPEND in steps
     metaspace = _child(tokenizer, "pre_tokenizer")
     whole = metaspace.get("replacement") == SPACE and metaspace.get("split") is False

@@ -12,7 +12,6 @@ from transformers import LlamaConfig, PreTrainedConfig, Qwen2Config
 
 from compress.formats.base import Checkpoint
 from compress.formats.gguf.dialect import GGUF
-from compress.formats.gguf.file import gguf_file
 from compress.kernels.numbers.int import IntFormat
 
 MakeModel = Callable[..., Path]
@@ -101,8 +100,8 @@ def write() -> Write:
         told: list[str] = []
         dialect.write(model, directory, told.append)
         layout = dialect.layout(replace(model.spec, files=model.files()))
-        assert [path.name for path in directory.iterdir()] == [plan.name for plan in layout.files]
-        assert gguf_file(directory).stat().st_size == layout.nbytes
+        assert sorted(path.name for path in directory.iterdir()) == [plan.name for plan in layout.files]
+        assert all((directory / plan.name).stat().st_size == plan.nbytes for plan in layout.files)
         assert set(told) >= set(model.spec.tensors) - {"lm_head.weight"}
         return directory
 

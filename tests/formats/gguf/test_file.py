@@ -189,7 +189,7 @@ def test_tensors_that_gguf_cannot_hold(new: tuple[str, tuple[int, ...], str], me
     ],
 )  # fmt: skip
 def test_a_model_is_called_as_its_file_without_the_type(file: str, name: str) -> None:
-    assert model_name(Path(file)) == name
+    assert model_name(Path(file).stem) == name
 
 
 def test_a_directory_is_known_by_its_only_file(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def damaged(
         ({"general.architecture": Value(ValueType.STRING, "mamba")}, {}, "known: llama, qwen2"),
         ({"general.architecture": None}, {}, "known: llama, qwen2"),
         ({"general.architecture": uint(3)}, {}, "not a string"),
-        ({"split.count": Value(ValueType.UINT16, 3)}, {}, "one part"),
+        ({"split.count": Value(ValueType.UINT16, 3)}, {}, "is one of"),
         ({"llama.block_count": None}, {}, "lack llama.block_count"),
         ({"llama.block_count": uint(1 << 20)}, {}, "block_count"),
         ({"llama.block_count": uint(3)}, {}, "blk.2.attn_norm.weight is missing"),
