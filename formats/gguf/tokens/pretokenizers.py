@@ -11,15 +11,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from compress.formats.errors import InputError, RefusedError
+from compress.formats.gguf.tokens.splitting import PROBE, cut, differing
 
 _DIGIT = r"\p{N}"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_LINES = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+_SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
+_HALVED_SPACES = "|".join(rf"\s{{{count}}}(?!\S)" for count in (512, 256, 128, 64, 32, 16, 8, 4, "1,2")) + r"|\s{1}"
+_MARKED = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+"
+_ASCII_PUNCTUATED = (
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 
@@ -61,9 +71,29 @@ _TABLE = (
     ),
     PreTokenizer(("smaug-bpe", "dbrx", "glm4", "chatglm-bpe"), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}",)),
     PreTokenizer(("qwen2", "deepseek-r1-qwen", "megrez"), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",), nfc=True),
-    PreTokenizer(("stablelm2", "hunyuan"), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",)),
+    PreTokenizer(
+        ("stablelm2", "hunyuan", "bailingmoe", "bailingmoe2", "llada-moe", "grok-2"),
+        (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}",),
+    ),
     PreTokenizer(("tekken",), (_cased("", _DIGIT),), ignore_merges=True),
     PreTokenizer(("gpt-4o", "llama4"), (_cased(_CONTRACTIONS + "?", r"\p{N}{1,3}"),)),
+    PreTokenizer(("jais-2",), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_LINES}|{_HALVED_SPACES}",)),
+    PreTokenizer(("qwen35",), (rf"{_CONTRACTIONS}|{_MARKED}|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}",)),
+    PreTokenizer(("seed-coder",), (rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1}}| ?[^\s\p{{L}}\p{{N}}\r\n]+|{_SPACES}",)),
+    PreTokenizer(
+        ("exaone-moe",),
+        (
+            rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?(?:\p{{L}}\p{{M}}*(?: \p{{L}}\p{{M}}*)*)+|\p{{N}}"
+            r"| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+",
+        ),
+    ),
+    PreTokenizer(
+        ("deepseek-v3", "hunyuan-dense", "joyai-llm"), (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", _ASCII_PUNCTUATED)
+    ),
+    PreTokenizer(("deepseek-coder",), (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
+    PreTokenizer(("bloom", "poro-chat", "gpt3-finnish"), (r" ?[^(\s|.,!?…。，、।۔،)]+",)),
+    PreTokenizer(("viking",), (r" ?[^(\s|.,!?…。，、।۔،)]+", _DIGIT)),
+    PreTokenizer(("falcon",), (r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
     PreTokenizer(("default",), (r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
 )
 BY_NAME: Mapping[str, PreTokenizer] = {name: entry for entry in _TABLE for name in entry.names}
@@ -95,21 +125,42 @@ def _byte_level(cuts: bool) -> dict[str, Any]:
 
 
 def recognize(pre: object, ignore_merges: bool, nfc: bool) -> str:
-    """The name of the entry that cuts as the `pre_tokenizer` of a tokenizer.json does.
+    """The name of the entry that cuts as the `pre_tokenizer` of a tokenizer.json does: `splitting.PROBE`, that is.
 
-    Raises RefusedError if llama.cpp has no such pre-tokenizer.
+    Raises RefusedError, with the pieces that differ, if llama.cpp has no such pre-tokenizer.
     """
     steps = _steps(pre)
     same = [entry for entry in _TABLE if entry.cuts == (steps, ignore_merges)]
+    pieces = [] if same else cut(steps, PROBE)
+    same = same or [entry for entry in _TABLE if (_pieces(entry), entry.ignore_merges) == (pieces, ignore_merges)]
     # Normalization is not in GGUF: it only tells apart entries that are otherwise one.
     same.sort(key=lambda entry: entry.nfc != nfc)
     if not same:
-        merges = " with ignore_merges" if ignore_merges else ""
-        raise RefusedError(
-            f"tokenizer.json: no pre-tokenizer of llama.cpp cuts words by {' then '.join(steps)!r}{merges}",
-            f"known are those of {', '.join(entry.names[0] for entry in _TABLE)}",
-        )
+        raise _unknown(pieces, ignore_merges)
     return same[0].names[0]
+
+
+@cache
+def _pieces(entry: PreTokenizer) -> list[str]:
+    return cut(entry.steps, PROBE)
+
+
+def _unknown(pieces: Sequence[str], ignore_merges: bool) -> RefusedError:
+    """What to say of cuts that llama.cpp does not make: how they differ from the nearest that it makes."""
+    entries = [entry for entry in _TABLE if entry.ignore_merges == ignore_merges]
+    nearest = min(entries, key=lambda entry: len(differing(pieces, _pieces(entry))))
+    differences = differing(pieces, _pieces(nearest))
+    merges = " with ignore_merges" if ignore_merges else ""
+    told = "; ".join(f"{_few(mine)} is {_few(theirs)} there" for mine, theirs in differences[:3])
+    return RefusedError(
+        f"tokenizer.json: no pre-tokenizer of llama.cpp cuts words{merges} as this one does; nearest is "
+        f"{nearest.names[0]!r}, but {told or 'it is without them'}",
+        f"known are those of {', '.join(entry.names[0] for entry in _TABLE)}",
+    )
+
+
+def _few(pieces: Sequence[str]) -> str:
+    return " ".join(repr(piece[:20]) for piece in pieces[:6])
 
 
 def _steps(pre: object) -> tuple[str, ...]:
