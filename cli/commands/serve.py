@@ -100,7 +100,7 @@ def _watch(chosen: Choice, address: str, timeout: float, *, json: bool, quiet: b
     try:
         with forwarded(server.stop):
             if server.start(address, timeout):
-                curl = _curl(address)
+                curl = _curl(address, chosen.model)
                 found = {**asdict(chosen), "url": f"{address}/v1", "curl": curl, "pid": server.pid}
                 _say(found, json, [f"{address}/v1", curl, *_lines(chosen)])
                 said = True
@@ -118,9 +118,8 @@ def _lines(chosen: Choice) -> list[str]:
     return [f"engine   {chosen.engine}: {chosen.why}", f"command  {shlex.join(chosen.command)}"]
 
 
-def _curl(address: str) -> str:
-    """Without the name of a model: each engine has its own, and takes the only one that it serves."""
-    body = json_text.dumps({"prompt": "The capital of France is", "max_tokens": 16})
+def _curl(address: str, model: str) -> str:
+    body = json_text.dumps({"model": model, "prompt": "The capital of France is", "max_tokens": 16})
     return f"curl {address}/v1/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
 
 

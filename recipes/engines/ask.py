@@ -39,6 +39,14 @@ class Answer:
     log_probs: Tensor
 
 
+@dataclass(frozen=True)
+class Service:
+    """The command line that serves an artifact, and what requests call it."""
+
+    command: tuple[str, ...]
+    model: str
+
+
 def engines() -> tuple[str, ...]:
     """The engines that there is a script for."""
     return tuple(sorted(path.stem for path in _SCRIPTS.glob("[a-z]*.py")))
@@ -76,8 +84,8 @@ def ask(engine: str, python: Path, path: Path, sequences: Sequence[Sequence[int]
 
 def serving(
     engine: str, python: Path, path: Path, port: int, options: Mapping[str, Any] | None = None, timeout: float = 300
-) -> list[str]:
-    """The command line that serves `path` with `engine`, installed for `python`, on that port, as OpenAI's API does.
+) -> Service:
+    """How to serve `path` with `engine`, installed for `python`, on that port, as OpenAI's API does.
 
     `options` are keywords of its script's `command`; `timeout` is in seconds. Raises RefusedError naming the options
     that the engine lacks, CompressError with its own last words if it does not serve.
@@ -86,7 +94,7 @@ def serving(
     found = _reply(engine, python, request, timeout)
     if lacks := found.get("lacks"):
         raise RefusedError(f"{engine} has no {', '.join(f'--{name}' for name in lacks)}", "leave it out")
-    return [str(part) for part in found["command"]]
+    return Service(tuple(map(str, found["command"])), str(found["model"]))
 
 
 def build_of(engine: str, python: Path, timeout: float = 300) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from compress.formats import dialects
 from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError, RefusedError, UsageError, suggest
-from compress.recipes.engines.ask import build_of, engines_with, not_installed, script_of, serving
+from compress.recipes.engines.ask import Service, build_of, engines_with, not_installed, script_of, serving
 from compress.recipes.engines.machine import Machine, this_machine
 from compress.recipes.engines.verdicts import Verdict, subject_of, targets, verdict
 
@@ -26,10 +26,11 @@ _Found = TypeVar("_Found")
 
 @dataclass(frozen=True)
 class Choice:
-    """The target that serves, the command that starts it, and `why` it was chosen."""
+    """The target that serves, the command that starts it, what requests call the `model`, and `why` it was chosen."""
 
     engine: str
     command: tuple[str, ...]
+    model: str
     why: str
 
 
@@ -83,11 +84,11 @@ def choose(
     errors: list[CompressError] = []
     for target in asked:
         try:
-            command = _command(target, wish, python)
+            found = _service(target, wish, python)
         except CompressError as error:
             errors.append(error)
         else:
-            return Choice(target, tuple(command), _why(artifact, engine, errors))
+            return Choice(target, found.command, found.model, _why(artifact, engine, errors))
     raise _refusal(artifact, errors)
 
 
@@ -115,8 +116,8 @@ def _refusal(artifact: Checkpoint, errors: Sequence[CompressError]) -> RefusedEr
     return RefusedError(f"no engine here serves {artifact.path}: {told}", "; or ".join(hints))
 
 
-def _command(target: str, wish: Wish, python: Path | None) -> list[str]:
-    """The command that serves with `target`. Raises CompressError for what keeps it from that."""
+def _service(target: str, wish: Wish, python: Path | None) -> Service:
+    """How `target` serves. Raises CompressError for what keeps it from that."""
     reasons = objections(target, wish.artifact, wish.machine)
     if reasons and all(reasons.values()):
         raise next(filter(None, reasons.values()))
@@ -140,7 +141,7 @@ def first_installed(target: str, python: Path | None, ask: Callable[[Path], _Fou
     raise missing
 
 
-def _asked(target: str, wish: Wish, python: Path, reasons: Mapping[str, RefusedError | None]) -> list[str]:
+def _asked(target: str, wish: Wish, python: Path, reasons: Mapping[str, RefusedError | None]) -> Service:
     """The same of the engine that is installed for `python`. Starting that takes its time: only where it matters."""
     script = script_name(target)
     if any(reasons.values()) and (reason := reasons.get(build_of(script, python))):

@@ -6,7 +6,7 @@ holds), so it runs where only the engine is installed. `-P` keeps this directory
 
     standard input                                              standard output
     {"path": "the artifact", "sequences": [[token ids], …]}     {"versions": {package: version}, "log_probs": [[…], …]}
-    {"path": "the artifact", "port": 8000, "options": {…}}      {"command": ["program", "argument", …]}
+    {"path": "the artifact", "port": 8000, "options": {…}}      {"command": ["program", "argument", …], "model": "name"}
                                                                 {"lacks": ["names of options that it does not have"]}
     {"path": "the artifact", "writer": {…}}                     {"versions": {package: version}}
     {"prompts": [[token ids], …], "tokens": 128}                {"arrivals": [[[seconds, tokens], …], …],
@@ -77,7 +77,8 @@ def reply(engine: ModuleType, request: Mapping[str, Any]) -> dict[str, Any]:
     options = request.get("options", {})
     if lacks := sorted(options.keys() - inspect.signature(engine.command).parameters.keys()):
         return {"lacks": lacks}
-    return {"command": engine.command(request["path"], request["port"], **options)}
+    model = engine.model(request["path"]) if hasattr(engine, "model") else request["path"]
+    return {"command": engine.command(request["path"], request["port"], **options), "model": model}
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

@@ -100,7 +100,9 @@ def test_llama_cpp_serves(make: Make) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen(serving("llama_cpp", Path(sys.executable), artifact, port), stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        serving("llama_cpp", Path(sys.executable), artifact, port).command, stderr=subprocess.DEVNULL
+    )
     try:
         assert eventually(f"http://127.0.0.1:{port}/health", server) == {"status": "ok"}
         (model,) = reply(f"http://127.0.0.1:{port}/v1/models")["data"]

@@ -10,6 +10,7 @@ module, nothing else of ours, and holds
                               and does not end by itself. Its keywords are the options that the server has: `host`
                               (the loopback interface), `context` (tokens of one conversation), `cache` (type of keys
                               and values, in the engine's word), `parallel` (conversations at once); None: its default
+    model(path)               optional: what requests call the artifact that it serves; otherwise its path
     build()                   optional: which target of ../facts.py this build of the engine is, where there are several
     writer(path, *, threads, context, parallel, draft)  optional: the artifact loaded, as a function that writes
                               `tokens` tokens after each of the prompts at once, whatever ends an answer, and tells of

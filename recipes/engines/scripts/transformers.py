@@ -98,16 +98,21 @@ def writer(
 
 
 def command(path: str, port: int, *, host: str = HOST) -> list[str]:
-    """`transformers serve`; a GGUF file is named behind its directory. Raises ModuleNotFoundError for what it lacks."""
+    """`transformers serve`. Raises ModuleNotFoundError for what it lacks."""
     if not all(map(find_spec, _SERVING)):
         raise ModuleNotFoundError("No module named 'transformers[serving]'")
     file = gguf_file(path)
     loader = _LOADERS.get(_settings(path).get("quant_method", "")) if file is None else None
     if loader and not find_spec(loader):
         raise ModuleNotFoundError(f"No module named {loader!r}")
-    model = f"{file.parent}:{file.name}" if file else path
     serve = [sys.executable, "-m", "transformers.cli.transformers", "serve"]
-    return [*serve, model, "--host", host, "--port", str(port)]
+    return [*serve, model(path), "--host", host, "--port", str(port)]
+
+
+def model(path: str) -> str:
+    """What its server loads, and requests name: a GGUF file behind its directory."""
+    file = gguf_file(path)
+    return f"{file.parent}:{file.name}" if file else path
 
 
 def _settings(path: str) -> dict[str, Any]:

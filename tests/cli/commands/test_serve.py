@@ -71,7 +71,8 @@ def test_it_says_where_and_by_what_and_ends_as_the_engine_does(
     shown = capsys.readouterr()
     url, curl, chosen, command = shown.out.splitlines()
     assert url == f"http://127.0.0.1:{port}/v1"
-    assert curl.startswith(f"curl {url}/completions ") and "llama.cpp" in chosen and "gguf" in chosen
+    assert curl.startswith(f"curl {url}/completions ") and '-d \'{"model": "/' in curl
+    assert "llama.cpp" in chosen and "gguf" in chosen
     assert command.split()[1] == str(engine) and command.endswith(f"--port {port} --ctx-size 64")
     assert "draining after SIGTERM" in shown.err
     assert "Traceback" not in shown.err
@@ -130,16 +131,17 @@ def test_who_may_reach_it_is_told(gguf: str, engine: Path, capsys: pytest.Captur
 def test_a_real_engine_serves(name: str, gguf: str, tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip({"llama.cpp": "xllamacpp", "transformers": "fastapi"}[name])
     port, replies = free_port("127.0.0.1", 0), []
+    artifact = gguf if name == "llama.cpp" else str(tiny_llama)
 
     def ask() -> None:
-        body = json.dumps(PROMPT).encode()
+        body = json.dumps({**PROMPT, "model": artifact}).encode()
         url, headers = f"http://127.0.0.1:{port}/v1/completions", {"Content-Type": "application/json"}
         with urllib.request.urlopen(urllib.request.Request(url, body, headers)) as reply:
             replies.append(json.load(reply))
         interrupt()
 
     once_it_answers(port, ask)
-    artifact = gguf if name == "llama.cpp" else str(tiny_llama)
     assert main(["serve", artifact, "--engine", name, "--port", str(port)]) in (0, 143)
     assert replies[0]["choices"][0]["text"] and replies[0]["usage"]["completion_tokens"] == 4
-    assert f"http://127.0.0.1:{port}/v1" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"http://127.0.0.1:{port}/v1" in shown and f'"model": "{artifact}' in shown

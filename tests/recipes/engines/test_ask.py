@@ -80,11 +80,12 @@ def test_transformers_is_served_by_its_own_command(tmp_path: Path) -> None:
     artifact = tmp_path / "artifact"
     artifact.mkdir()
     (artifact / "config.json").write_text("{}")
-    command = serving("transformers", Path(sys.executable), artifact, 8123)
-    assert command[command.index("serve") + 1] == str(artifact)
+    found = serving("transformers", Path(sys.executable), artifact, 8123)
+    assert found.command[found.command.index("serve") + 1] == found.model == str(artifact)
     (artifact / "tiny-Q8_0.gguf").touch()
-    command = serving("transformers", Path(sys.executable), artifact, 8123)
-    assert command[command.index("serve") + 1] == f"{artifact}:tiny-Q8_0.gguf"
+    found = serving("transformers", Path(sys.executable), artifact, 8123)
+    command = found.command
+    assert command[command.index("serve") + 1] == found.model == f"{artifact}:tiny-Q8_0.gguf"
     shown = subprocess.run([*command[: command.index("serve") + 1], "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and "force_model" in shown.stdout.lower()
 
@@ -94,9 +95,10 @@ def test_llama_server_is_used_where_there_is_one(tmp_path: Path, monkeypatch: py
     program.touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     (tmp_path / "tiny.gguf").touch()
-    command = serving("llama_cpp", Path(sys.executable), tmp_path, 8123)
+    found = serving("llama_cpp", Path(sys.executable), tmp_path, 8123)
     model = str(tmp_path / "tiny.gguf")
-    assert command == [str(program), "--model", model, "--host", "127.0.0.1", "--port", "8123"]
+    assert found.command == (str(program), "--model", model, "--host", "127.0.0.1", "--port", "8123")
+    assert found.model == str(tmp_path)
 
 
 def test_options_that_an_engine_lacks_are_refused_by_name(tmp_path: Path) -> None:

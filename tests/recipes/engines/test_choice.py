@@ -38,7 +38,7 @@ if found is None:
     sys.exit("Traceback (most recent call last):\\nModuleNotFoundError: No module named 'it'")
 if request and "command" not in found and "lacks" not in found:
     sys.exit("Traceback (most recent call last):\\nRuntimeError: no device")
-print(json.dumps(found))
+print(json.dumps({{"model": request.get("path"), **found}}))
 """
     )
     python.chmod(0o755)

@@ -53,14 +53,15 @@ def test_only_the_reply_is_on_standard_output(alone: Path) -> None:
 
 def test_a_port_asks_for_the_command_that_serves(alone: Path) -> None:
     done = run(alone, "numpy", path="x", port=8123)
-    assert json.loads(done.stdout) == {"command": ["127.0.0.1", "x", "8123"]}
+    assert json.loads(done.stdout) == {"command": ["127.0.0.1", "x", "8123"], "model": "x"}
 
 
 def test_options_that_its_command_has_reach_it_and_others_are_named(alone: Path) -> None:
     more = "def command(path, port, *, host, cache=None): return [path, str(port), host, cache]\n"
+    more += "def model(path): return f'the {path}'\n"
     (alone.parent / "scripts" / "other.py").write_text(f"PACKAGES = ()\n{more}")
     done = run(alone, "other", path="x", port=8123, options={"host": "::1", "cache": "q8_0"})
-    assert json.loads(done.stdout) == {"command": ["x", "8123", "::1", "q8_0"]}
+    assert json.loads(done.stdout) == {"command": ["x", "8123", "::1", "q8_0"], "model": "the x"}
     done = run(alone, "other", path="x", port=8123, options={"host": "::1", "parallel": 2, "context": 9})
     assert json.loads(done.stdout) == {"lacks": ["context", "parallel"]}
 
