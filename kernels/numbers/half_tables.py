@@ -20,12 +20,12 @@ from compress.kernels.effort import Effort
 from compress.kernels.numbers.bounds import held, sign_kept, smallest
 from compress.kernels.numbers.units import IQ4, Units, table, whole
 from compress.kernels.qtensor import NumberFormat, Params
+from compress.kernels.search.multiples import real_multiples
 from compress.kernels.search.regions import Region
-from compress.kernels.search.super_multiples import real_multiples
 
 Kind = Literal["iq4_nl", "tq1_0", "tq2_0"]
 
-_CHUNK = 1 << 17
+_CHUNK = 1 << 16
 
 
 class _Shape(NamedTuple):
@@ -85,7 +85,7 @@ class HalfTableFormat(NumberFormat):
         units, _, block = _KINDS[self.kind]
         shape = (-1, weight.shape[1] // block, 1, block)
         region = Region.of(weight.reshape(shape), importance.view(shape))
-        return region.stored(real_multiples(region.groups, region.importance, units.multiples))
+        return region.stored(real_multiples(region, units.multiples).scale)
 
     def effort(self, shape: tuple[int, ...], searched: bool) -> Effort:
         return Effort(elements=(700 if self.kind == "iq4_nl" else 150) * shape[0] * shape[1])

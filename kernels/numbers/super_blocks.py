@@ -11,7 +11,7 @@ from compress.kernels.qtensor import Params
 from compress.kernels.search.integers import FloatParams
 
 SUPER_BLOCK = 256
-_CHUNK = 1 << 17
+_CHUNK = 1 << 16
 _HALVES = ("d", "dmin")
 
 

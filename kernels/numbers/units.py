@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from compress.kernels.numbers.steps import Steps, looked_up
-from compress.kernels.search.super_multiples import Multiples
+from compress.kernels.numbers.steps import looked_up
+from compress.kernels.search.multiples import Multiples
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """What the 4-bit codes of GGML's IQ4_NL and IQ4_XS stand for: finer around zero (`ggml-common.h`)."""
@@ -48,19 +48,21 @@ def whole(lowest: int, highest: int) -> Units:
 
 
 @cache
-def table(values: tuple[float, ...]) -> Units:
-    """Rising numbers; a tie goes to the smaller."""
+def table(values: tuple[int, ...]) -> Units:
+    """Rising whole numbers; a tie goes to the smaller."""
     numbers = torch.tensor(values, dtype=torch.float32)
-    borders = (numbers[1:] + numbers[:-1]) / 2
+    first, last = 2 * values[0], 2 * values[-1]
+    # Borders lie on whole numbers or halves: rounded up to the next of these, a number still has the same nearest.
+    ends = torch.arange(first, last + 1) / 2
+    nearest = torch.bucketize(ends, (numbers[1:] + numbers[:-1]) / 2).float()
 
-    @cache
-    def steps(device: torch.device) -> Steps:
-        return Steps(borders.to(device))
+    def at(x: Tensor) -> Tensor:
+        return (x * 2).ceil_().clamp_(first, last).sub_(first)
 
     return Units(
-        lambda x: steps(x.device).below(x),
+        lambda x: looked_up(nearest.to(x.device), at(x)),
         lambda codes: looked_up(numbers.to(codes.device), codes),
-        lambda x: looked_up(numbers.to(x.device), steps(x.device).below(x)),
+        lambda x: looked_up(numbers[nearest.int()].to(x.device), at(x)),
         len(values),
-        max(abs(value) for value in values),
+        float(max(-values[0], values[-1])),
     )

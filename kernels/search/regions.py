@@ -1,21 +1,26 @@
 """Super-blocks: neighbouring groups of a row's weights whose scales are whole numbers beside a float16 or two.
 
-Groups are [rows, super-blocks, groups, n] fp32, importances [1, super-blocks, groups, n] fp32 ≥ 0.
+Groups come as [rows, super-blocks, groups, n] fp32, importances as [1, super-blocks, groups, n] fp32 ≥ 0. Searches turn
+them to [n, rows, super-blocks, groups]: sums over n then run along whole rows of memory, ten times as fast on a CPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+_LEAST = 1e-8
+"""Importance of what has none, beside a mean of 1: weights that no input reached are still rounded to what is near."""
 
 
 @dataclass(frozen=True)
 class Region:
     """Weights in units of the largest of their super-block, so that no square leaves the range of float32.
 
-    `unit` [rows, super-blocks, 1].
+    `groups`, `importance` [n, rows, super-blocks, groups]; `unit` [rows, super-blocks, 1].
     """
 
     groups: Tensor
@@ -24,10 +29,21 @@ class Region:
 
     @classmethod
     def of(cls, groups: Tensor, importance: Tensor) -> Region:
-        """Of weights as they are; a super-block of zeros has the unit 1."""
-        largest = groups.abs().amax((-1, -2)).unsqueeze(-1)
+        """Of weights as they are, n last; a super-block of zeros has the unit 1."""
+        turned = _turned(groups)
+        largest = torch.maximum(turned.amax(0), -turned.amin(0)).amax(-1, keepdim=True)
         unit = torch.where(largest > 0, largest, 1.0)
-        return cls(groups / unit.unsqueeze(-1), importance, unit)
+        return cls(turned.div_(unit), _turned(importance).clamp_(min=_LEAST).expand_as(turned).contiguous(), unit)
+
+    @cached_property
+    def weighted(self) -> Tensor:
+        """importance·w."""
+        return self.groups * self.importance
+
+    @cached_property
+    def total(self) -> Tensor:
+        """Σ importance of every group."""
+        return self.importance.sum(0)
 
     def held(self, real: Tensor) -> Tensor:
         """`real` [rows, super-blocks, 1], in units, as float16 holds it."""
@@ -39,7 +55,7 @@ class Region:
 
     def error(self, values: Tensor) -> Tensor:
         """Σ importance·(w − ŵ)² of every group [rows, super-blocks, groups]; `values` ŵ are overwritten."""
-        return values.sub_(self.groups).square_().mul_(self.importance).sum(-1)
+        return values.sub_(self.groups).square_().mul_(self.importance).sum(0)
 
 
 def steps(real: Tensor, unit: Tensor, lowest: int, highest: int) -> Tensor:
@@ -50,3 +66,25 @@ def steps(real: Tensor, unit: Tensor, lowest: int, highest: int) -> Tensor:
 def over_groups(factors: Tensor, sums: Tensor) -> Tensor:
     """Σ of the products over the groups of a super-block: [rows, super-blocks, 1]."""
     return (factors * sums).sum(-1, keepdim=True)
+
+
+def inverse(real: Tensor) -> Tensor:
+    """1 / `real`, 0 where that is 0."""
+    return real.reciprocal().nan_to_num_(0.0, 0.0, 0.0)
+
+
+def chosen(better: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """`new` where `better` is 1, `old` where it is 0; fp32, all finite. torch.where takes eight times as long (CPU)."""
+    return torch.lerp(old, new, better.expand_as(old))
+
+
+def above(new: Tensor, old: Tensor) -> Tensor:
+    """1 where `new` > `old`, else 0, fp32."""
+    return torch.gt(new, old, out=torch.empty_like(new))
+
+
+def _turned(groups: Tensor) -> Tensor:
+    """[…, n] as [n, …], in memory of its own."""
+    # As a matrix: torch turns one three times as fast as what has more dimensions.
+    flat = groups.reshape(-1, groups.shape[-1])
+    return flat.t().clone(memory_format=torch.contiguous_format).view(-1, *groups.shape[:-1])

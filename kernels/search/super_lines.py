@@ -1,23 +1,26 @@
 """Super-blocks of lines: ŵ = d·s·q − e·m, q = 0 … levels − 1, s and m = 0 … most of every group, d and e float16 ≥ 0.
 
-Real scales and minima are searched group by group at first. Then, in turn: s and m of every group move to the best of
-their neighbours, each judged by codes that are rounded for it; and d and e become the weighted least-squares fit to
-the codes, where that gains. Nothing but the first rounding of the real numbers can raise the error.
+Real lines are searched group by group at first. Then d is the one that leaves their scales the least cost of becoming
+whole, and e the one that does so for where they begin, once scales are whole. And in turn s and m of every group move
+to the best of their neighbours, each judged by codes that are rounded for it; and d and e become the weighted
+least-squares fit to the codes, where that gains.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import product
 
 import torch
 from torch import Tensor
 
-from compress.kernels.search.integers import FloatParams, searched_params
-from compress.kernels.search.regions import Region, over_groups, steps
+from compress.kernels.search.integers import FloatParams
+from compress.kernels.search.lines import RealLines, real_lines
+from compress.kernels.search.regions import Region, above, chosen, inverse, over_groups, steps
 
-_ROUNDS = 2
 _SINGULAR = 1e-6
+_NEARER = ((-1, 0), (1, 0), (0, -1), (0, 1))
+_NEAR = (*_NEARER, (-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def fit_lines(groups: Tensor, importance: Tensor, levels: int, most: int) -> FloatParams:
@@ -26,12 +29,8 @@ def fit_lines(groups: Tensor, importance: Tensor, levels: int, most: int) -> Flo
     `d` and `dmin` (e) float16 [rows, super-blocks]; `scale` (s) and `minimum` (m) fp32 [rows, super-blocks, groups].
     """
     region = Region.of(groups, importance)
-    scale, minimum = _real_lines(region, levels)
-    d, e = (region.held(real.amax(-1, keepdim=True) / most) for real in (scale, minimum))
-    found = _Lines(region, levels, most, d, e, steps(scale, d, 0, most), steps(minimum, e, 0, most))
-    for _ in range(_ROUNDS):
-        found, error = found.moved()
-        found = found.refitted(error)
+    found = _Lines(region, levels, most, *_whole(region, real_lines(region, levels), most))
+    found = found.moved(_NEAR).refitted().moved(_NEARER)
     return {
         "d": region.stored(found.d),
         "dmin": region.stored(found.e),
@@ -40,14 +39,36 @@ def fit_lines(groups: Tensor, importance: Tensor, levels: int, most: int) -> Flo
     }
 
 
-def _real_lines(region: Region, levels: int) -> tuple[Tensor, Tensor]:
-    """Real scales ≥ 0 of every group, and how far below zero it begins, ≥ 0."""
-    high, low = region.groups.amax(-1), region.groups.amin(-1)
-    line = searched_params(region.groups, region.importance, levels, "real")
-    # No line begins above zero: a group that should gets one from zero to its largest weight.
-    above = line["minimum"] > 0
-    scale = torch.where(above, high / (levels - 1), line["scale"])
-    return scale.masked_fill_((high == low) & ~above, 0.0), (-line["minimum"]).clamp_(min=0)
+def _whole(region: Region, real: RealLines, most: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """d, e, s and m near `real`: an error Δs of a scale and Δm of a beginning cost V·Δs² + H·(Δm + q̄·Δs)²."""
+    d = _common(region, real.scale, real.variance, most)
+    scale = steps(real.scale, d, 0, most)
+    depth = (scale * d).sub_(real.scale).mul_(real.centre).sub_(real.minimum).clamp_(min=0)
+    e = _common(region, depth, region.total, most)
+    return d, e, scale, steps(depth, e, 0, most)
+
+
+def _common(region: Region, real: Tensor, weight: Tensor, most: int) -> Tensor:
+    """The float16 [rows, super-blocks, 1] whose whole multiples 0 … `most` come nearest to `real`, by `weight`.
+
+    Of those that make the largest a whole number near the end of the range.
+    """
+    largest = real.amax(-1, keepdim=True)
+    best = region.held(largest / most)
+    least = torch.full_like(best, torch.finfo(torch.float32).max)
+    for unit in _units(largest, most):
+        unit = region.held(unit)
+        cost = over_groups((steps(real, unit, 0, most) * unit).sub_(real).square_(), weight)
+        best = chosen(above(least, cost), unit, best)
+        least = least.minimum(cost)
+    return best
+
+
+def _units(largest: Tensor, most: int) -> Iterator[Tensor]:
+    step = 1 if most > 15 else 0.5
+    count = int(most / 4 / step)
+    for at in range(-1, count):
+        yield largest / (most - at * step)
 
 
 @dataclass(frozen=True)
@@ -63,9 +84,9 @@ class _Lines:
     minimum: Tensor
 
     def codes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The nearest codes [rows, super-blocks, groups, n]; slope and depth of every group's line."""
-        slope, depth = (self.d * self.scale).unsqueeze(-1), (self.e * self.minimum).unsqueeze(-1)
-        codes = (self.region.groups + depth).div_(slope).nan_to_num_(0.0).round_().clamp_(0, self.levels - 1)
+        """The nearest codes [n, rows, super-blocks, groups]; slope and depth of every group's line."""
+        slope, depth = self.d * self.scale, self.e * self.minimum
+        codes = (self.region.groups + depth).mul_(inverse(slope)).round_().clamp_(0, self.levels - 1)
         return codes, slope, depth
 
     def error(self) -> Tensor:
@@ -73,40 +94,38 @@ class _Lines:
         codes, slope, depth = self.codes()
         return self.region.error(codes.mul_(slope).sub_(depth))
 
-    def moved(self) -> tuple[_Lines, Tensor]:
-        """The best of the nine (s ± 1, m ± 1) of every group, and its error."""
-        best, least = self, self.error()
-        for up, down in product((-1, 0, 1), repeat=2):
-            if up == down == 0:
-                continue
-            scale, minimum = (self.scale + up).clamp_(0, self.most), (self.minimum + down).clamp_(0, self.most)
-            error = replace(self, scale=scale, minimum=minimum).error()
-            better = error < least
-            best = replace(
-                best,
-                scale=torch.where(better, scale, best.scale),
-                minimum=torch.where(better, minimum, best.minimum),
+    def moved(self, by: Iterable[tuple[int, int]]) -> _Lines:
+        """With the best of (s, m) and (s, m) + `by` for every group."""
+        scale, minimum, least = self.scale, self.minimum, self.error()
+        for up, down in by:
+            tried = replace(
+                self, scale=(self.scale + up).clamp_(0, self.most), minimum=(self.minimum + down).clamp_(0, self.most)
             )
-            least = torch.where(better, error, least)
-        return best, least
+            error = tried.error()
+            better = above(least, error)
+            scale, minimum = chosen(better, tried.scale, scale), chosen(better, tried.minimum, minimum)
+            least = least.minimum(error)
+        return replace(self, scale=scale, minimum=minimum)
 
-    def refitted(self, error: Tensor) -> _Lines:
-        """With d and e fitted to the codes, in the super-blocks whose `error` that takes down."""
+    def refitted(self) -> _Lines:
+        """With d and e fitted to the codes, in the super-blocks whose error that takes down."""
         d, e = (self.region.held(real) for real in self._solved())
-        gained = replace(self, d=d, e=e).error().sum(-1, keepdim=True) < error.sum(-1, keepdim=True)
-        return replace(self, d=torch.where(gained, d, self.d), e=torch.where(gained, e, self.e))
+        before, after = (tried.error().sum(-1, keepdim=True) for tried in (self, replace(self, d=d, e=e)))
+        gained = above(before, after)
+        return replace(self, d=chosen(gained, d, self.d), e=chosen(gained, e, self.e))
 
     def _solved(self) -> tuple[Tensor, Tensor]:
         """d > 0 and e ≥ 0 of the least Σ h·(w − d·x + e·y)², x = s·q and y = m; d beside the e there is, if need be."""
-        weight, importance, s, m = self.region.groups, self.region.importance, self.scale, self.minimum
+        region, s, m = self.region, self.scale, self.minimum
         codes = self.codes()[0]
-        heavy = codes * importance
-        xx, xy = over_groups(s * s, (heavy * codes).sum(-1)), over_groups(s * m, heavy.sum(-1))
-        yy, wx = over_groups(m * m, importance.sum(-1)), over_groups(s, heavy.mul_(weight).sum(-1))
-        wy = over_groups(m, (weight * importance).sum(-1))
+        wx = over_groups(s, (codes * region.weighted).sum(0))
+        heavy = codes * region.importance
+        xy = over_groups(s * m, heavy.sum(0))
+        xx, yy = over_groups(s * s, heavy.mul_(codes).sum(0)), over_groups(m * m, region.total)
+        wy = over_groups(m, region.weighted.sum(0))
         determinant = xx * yy - xy * xy
         d, e = (wx * yy - wy * xy) / determinant, (wx * xy - wy * xx) / determinant
         free = (determinant > _SINGULAR * xx * yy) & (d > 0) & (e >= 0)
-        alone = (wx + self.e * xy) / xx
+        alone = (wx + self.e * xy) * inverse(xx)
         d = torch.where(free, d, torch.where(alone > 0, alone, self.d))
         return d, torch.where(free, e, self.e)

@@ -1,35 +1,23 @@
 """Super-blocks of multiples: ŵ = d·s·t, t from a table, s = lowest … highest of every group, d a float16.
 
-d and s have either sign. Real scales are searched group by group at first. Then, in turn: the s of every group moves to
-the best of its neighbours, each judged by codes that are rounded for it; and d becomes the weighted least-squares fit
-to the codes, where that gains. Nothing but the first rounding of the real scales can raise the error.
+d and s have either sign. Real scales are searched group by group at first. Then d is the one that leaves them the
+least cost of becoming whole; and in turn the s of every group moves to the best of its neighbours, each judged by codes
+that are rounded for it, and d becomes the weighted least-squares fit to the codes, where that gains.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from compress.kernels.search.integers import FloatParams, shrinks
-from compress.kernels.search.regions import Region, over_groups, steps
+from compress.kernels.search.integers import FloatParams
+from compress.kernels.search.multiples import Multiples, RealScales, real_multiples
+from compress.kernels.search.regions import Region, above, chosen, inverse, over_groups, steps
 
-_ROUNDS = 2
-_NEIGHBOURS = (-2, -1, 1, 2)
-
-
-@dataclass(frozen=True)
-class Multiples:
-    """What scales multiply: `nearest` gives the number of the table that is nearest to each of a tensor's.
-
-    `reach` is the table's largest number in absolute value, `levels` how many there are.
-    """
-
-    nearest: Callable[[Tensor], Tensor]
-    reach: float
-    levels: int
+_NEAR, _NEARER = (-2, -1, 1, 2), (-1, 1)
 
 
 def fit_multiples(groups: Tensor, importance: Tensor, table: Multiples, lowest: int, highest: int) -> FloatParams:
@@ -38,38 +26,26 @@ def fit_multiples(groups: Tensor, importance: Tensor, table: Multiples, lowest: 
     `d` float16 [rows, super-blocks]; `scale` (s) fp32 [rows, super-blocks, groups].
     """
     region = Region.of(groups, importance)
-    scale = real_multiples(region.groups, importance, table)
-    largest = scale.gather(-1, scale.abs().argmax(-1, keepdim=True))
-    d = region.held(largest / lowest)  # the range reaches further on that side
-    found = _Multiples(region, table, lowest, highest, d, steps(scale, d, lowest, highest))
-    for _ in range(_ROUNDS):
-        found, error = found.moved()
-        found = found.refitted(error)
+    real = real_multiples(region, table)
+    d = _common(region, real, lowest, highest)
+    found = _Multiples(region, table, lowest, highest, d, steps(real.scale, d, lowest, highest))
+    found = found.moved(_NEAR).refitted().moved(_NEARER)
     return {"d": region.stored(found.d), "scale": found.scale}
 
 
-def real_multiples(groups: Tensor, importance: Tensor, table: Multiples) -> Tensor:
-    """Scales [...] of either sign with a small Σ importance·(w − ŵ)² for `groups` [..., n]; 0 where nothing gains.
+def _common(region: Region, real: RealScales, lowest: int, highest: int) -> Tensor:
+    """The d [rows, super-blocks, 1] whose whole multiples come nearest to the real scales, by the power of each.
 
-    For fixed codes the best scale is Σhwt / Σht², and takes the error down by (Σhwt)² / Σht².
+    Of those that make the largest scale a whole number near the end of the range, on either side.
     """
-    start = groups.abs().amax(-1) / table.reach
-    weighted = groups * importance
-    best, gain = torch.zeros_like(start), torch.zeros_like(start)
-
-    def attempt(scale: Tensor) -> None:
-        nonlocal best, gain
-        values = table.nearest(groups / torch.where(scale == 0, 1.0, scale).unsqueeze(-1))
-        wanted = (weighted * values).sum(-1)
-        power = values.square().mul_(importance).sum(-1)
-        better = wanted.square() > gain * power
-        gain = torch.where(better, wanted.square() / power, gain)
-        best = torch.where(better, wanted / power, best)
-
-    for shrink in shrinks(table.levels):
-        attempt(start * shrink)
-        attempt(start * -shrink)
-    attempt(best)
+    largest = real.scale.gather(-1, real.scale.abs().argmax(-1, keepdim=True))
+    best = region.held(largest / lowest)
+    least = torch.full_like(best, torch.finfo(torch.float32).max)
+    for whole in (*range(lowest, lowest * 7 // 8), *range(highest, highest - 4, -1)):
+        d = region.held(largest / whole)
+        cost = over_groups((steps(real.scale, d, lowest, highest) * d).sub_(real.scale).square_(), real.power)
+        best = chosen(above(least, cost), d, best)
+        least = least.minimum(cost)
     return best
 
 
@@ -85,32 +61,32 @@ class _Multiples:
     scale: Tensor
 
     def values(self) -> tuple[Tensor, Tensor]:
-        """The nearest numbers of the table [rows, super-blocks, groups, n], and the scale of every group."""
-        slope = (self.d * self.scale).unsqueeze(-1)
-        return self.table.nearest(self.region.groups / torch.where(slope == 0, 1.0, slope)), slope
+        """The nearest numbers of the table [n, rows, super-blocks, groups], and the scale of every group."""
+        slope = self.d * self.scale
+        return self.table.nearest(self.region.groups * inverse(slope)), slope
 
     def error(self) -> Tensor:
         """The weighted squared error of every group."""
         values, slope = self.values()
         return self.region.error(values.mul_(slope))
 
-    def moved(self) -> tuple[_Multiples, Tensor]:
-        """The best of s − 2 … s + 2 of every group, and its error."""
-        best, least = self, self.error()
-        for step in _NEIGHBOURS:
+    def moved(self, by: Iterable[int]) -> _Multiples:
+        """With the best of s and s + `by` for every group."""
+        best, least = self.scale, self.error()
+        for step in by:
             scale = (self.scale + step).clamp_(self.lowest, self.highest)
             error = replace(self, scale=scale).error()
-            better = error < least
-            best = replace(best, scale=torch.where(better, scale, best.scale))
-            least = torch.where(better, error, least)
-        return best, least
+            best = chosen(above(least, error), scale, best)
+            least = least.minimum(error)
+        return replace(self, scale=best)
 
-    def refitted(self, error: Tensor) -> _Multiples:
-        """With d fitted to the codes, in the super-blocks whose `error` that takes down."""
-        values = self.values()[0]
-        weight, importance = self.region.groups, self.region.importance
-        product = over_groups(self.scale, (values * weight).mul_(importance).sum(-1))
-        power = over_groups(self.scale * self.scale, values.square_().mul_(importance).sum(-1))
-        d = self.region.held(torch.where(power > 0, product / power, self.d))
-        gained = replace(self, d=d).error().sum(-1, keepdim=True) < error.sum(-1, keepdim=True)
-        return replace(self, d=torch.where(gained, d, self.d))
+    def refitted(self) -> _Multiples:
+        """With d fitted to the codes, in the super-blocks whose error that takes down."""
+        values, slope = self.values()
+        product = over_groups(self.scale, (values * self.region.weighted).sum(0))
+        power = over_groups(self.scale * self.scale, values.square().mul_(self.region.importance).sum(0))
+        fitted = replace(self, d=self.region.held(product * inverse(power)))
+        before, after = (
+            error.sum(-1, keepdim=True) for error in (self.region.error(values.mul_(slope)), fitted.error())
+        )
+        return replace(self, d=chosen(above(before, after), fitted.d, self.d))

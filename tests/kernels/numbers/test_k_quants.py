@@ -80,7 +80,7 @@ def test_solvers_beat_rounding(number_format):
     solved, report = gptq_solve(weight, hessian, number_format)
     tuned = tune(weight, hessian, solved, damp=report.damp)
     errors = [output_energy(weight - found.dequantize(), hessian) for found in (plain, solved, tuned)]
-    assert errors[1] < 0.6 * errors[0] and errors[2] < 0.98 * errors[1]
+    assert errors[1] < 0.65 * errors[0] and errors[2] < 0.98 * errors[1]
 
 
 @each

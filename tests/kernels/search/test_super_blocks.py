@@ -5,9 +5,10 @@ from itertools import product
 import pytest
 import torch
 
-from compress.kernels.search.regions import Region, over_groups, steps
+from compress.kernels.search.multiples import Multiples
+from compress.kernels.search.regions import Region, above, chosen, inverse, over_groups, steps
 from compress.kernels.search.super_lines import fit_lines
-from compress.kernels.search.super_multiples import Multiples, fit_multiples, real_multiples
+from compress.kernels.search.super_multiples import fit_multiples
 
 NEAREST = Multiples(lambda x: x.round().clamp(-4, 3), 4.0, 8)
 
@@ -68,20 +69,6 @@ def test_multiples_that_are_there_are_found(sign):
     assert torch.equal(values, sign * 2.0**-9 * scale)
 
 
-def test_real_multiples_are_near_the_best_of_a_fine_search():
-    w, h = groups(), importances()
-    found = real_multiples(w, h, NEAREST)
-
-    def error(scale):
-        values = NEAREST.nearest(w / scale.unsqueeze(-1)) * scale.unsqueeze(-1)
-        return ((values - w).square() * h).sum(-1)
-
-    start = w.abs().amax(-1) / 4
-    tried = torch.stack([error(start * sign * part / 200) for sign in (-1, 1) for part in range(100, 260)])
-    # The best of 320 scales is beaten or nearly reached with a dozen, each fitted in closed form.
-    assert float((error(found) / tried.amin(0)).mean()) < 1.03
-
-
 def test_importance_is_what_counts():
     w, h = groups(size=32), importances(size=32) ** 6
     plain, weighted = (fit_lines(w, given, 4, 15) for given in (torch.ones_like(h), h))
@@ -94,7 +81,21 @@ def test_regions_round_as_they_store():
     real = torch.rand(3, 2, 1)
     torch.testing.assert_close(region.held(real) * region.unit, region.stored(real).float().unsqueeze(-1))
     assert float(region.groups.abs().amax()) == 1
-    assert Region.of(torch.zeros(1, 1, 8, 16), importances()).unit.item() == 1
+    assert Region.of(torch.zeros(1, 1, 8, 16), importances()[:, :1]).unit.item() == 1
+
+
+def test_what_is_worked_on_lies_group_by_group_and_nothing_has_no_importance():
+    region = Region.of(groups(), torch.zeros_like(importances()))
+    assert region.groups.shape == region.importance.shape == (16, 3, 2, 8) and region.groups.is_contiguous()
+    torch.testing.assert_close(region.groups.movedim(0, -1) * region.unit.unsqueeze(-1), groups())
+    assert bool((region.importance > 0).all())
+    assert inverse(torch.tensor([4.0, 0.0])).tolist() == [0.25, 0]
+    better = above(torch.tensor([1.0, 2.0, 2.0]), torch.tensor([2.0, 1.0, 2.0]))
+    assert chosen(better, torch.tensor([5.0, 6, 7]), torch.tensor([0.1, 0.2, 0.3])).tolist() == [
+        *torch.tensor([0.1]).tolist(),
+        6,
+        *torch.tensor([0.3]).tolist(),
+    ]
 
 
 def test_whole_numbers_of_nothing_are_nothing():
