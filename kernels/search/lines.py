@@ -15,8 +15,8 @@ from torch import Tensor
 from compress.kernels.search.regions import Region, above, chosen, inverse
 
 _TINY = 1e-30
-_WIDEST = 1.1
-_TRIALS = 6
+_WIDEST = 1.04
+_TRIALS = 5
 _LEANS = (0.2, 0.5, 0.8)
 _TURNS = 2
 
@@ -93,3 +93,5 @@ def _cuts(levels: int) -> Iterator[tuple[float, float]]:
     for trial in range(_TRIALS):
         part = narrowest + (_WIDEST - narrowest) * trial / (_TRIALS - 1)
         yield from ((part, lean) for lean in _LEANS)
+    # From the smallest weight on, with the last codes not taken: so lie weights that were rounded to lines before.
+    yield from ((1 + unused / levels, 0.0) for unused in (1, 2, 3))
