@@ -5,6 +5,7 @@ No torch is imported before a command needs it: `compress --help` answers at onc
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
     _leave_cores()
+    atexit.register(gc.freeze)  # the interpreter looks through all that torch has made, twice, before it ends
     with interruptible(), _collecting(_NEVER if arguments[:1] in _SHORT else _SELDOM):
         try:
             code = typer.main.get_command(app)(

@@ -123,6 +123,14 @@ def test_garbage_is_seldom_collected_and_by_short_commands_never(
     assert seen == [threshold] and gc.get_threshold() == before
 
 
+def test_the_end_takes_no_collection_of_what_is_imported(python: Python) -> None:
+    """What was registered first is called last."""
+    code = "import atexit, gc; atexit.register(lambda: print('frozen:', gc.get_freeze_count() > 0))\n"
+    assert python(code + "from compress.cli.app import main; main(['recipes', '--json'])").stdout.endswith(
+        "frozen: True\n"
+    )
+
+
 def test_no_memory_is_no_bug(failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise MemoryError
