@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from ggml import encoded
+from transformers import LlamaConfig
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import CompressError, InputError
@@ -118,3 +120,28 @@ def test_a_damaged_file_of_keys_is_an_input_error(said: bytes) -> None:
     with pytest.raises(InputError, match=FILE):
         kept_in({FILE: said})
     assert keep({"split.no": string("1")}, set()) == {}
+
+
+def test_llama_cpps_own_blocks_go_through_bit_for_bit(
+    write: Write, make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = LlamaConfig(
+        vocab_size=320, hidden_size=256, intermediate_size=256, num_hidden_layers=1, num_attention_heads=4,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    directory = write(
+        open_checkpoint(make_model(tmp_path / "made", "llama", config=config)), tmp_path / "f32", type="f32"
+    )
+    file = next(directory.iterdir())
+    held, kinds = Parts(file), iter(["q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "q4_0"])
+    matrices = {name: next(kinds) for name, info in held.tensors.items() if len(info.shape) == 2}
+    raw = {name: bytes(held._homes[name].read_raw(name)) for name in held.tensors}
+    for name, kind in matrices.items():
+        weight = held.read(name)
+        assert isinstance(weight, torch.Tensor)
+        raw[name] = encoded(weight, kind)
+    types = {name: BLOCKS[matrices.get(name, "f32")] for name in held.tensors}
+    write_gguf(file, held.metadata, [(name, held.tensors[name].shape, types[name]) for name in raw], raw.__getitem__)
+    again = Parts(next(write(open_checkpoint(file), tmp_path / "again").iterdir()))
+    assert set(matrices.values()) == {"q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "q4_0"}
+    assert {name: bytes(again._homes[name].read_raw(name)) for name in raw} == raw
