@@ -206,6 +206,15 @@ class Dialect(BaseModel):
             return f"{self.name} files cannot hold scales of the key/value cache; compressed-tensors can"
         return None
 
+    @property
+    def rounds(self) -> bool:
+        """Whether it may round dense matrices onto number formats (`roundings`)."""
+        return False
+
+    def roundings(self, model: ModelSpec) -> Mapping[str, NumberFormat]:
+        """The number formats that dense tensors of `model`, by name, are rounded onto when they are written."""
+        return {}
+
     def options(self, model: ModelSpec) -> Mapping[str, Any]:
         """The options as an export of `model` takes them: those that depend on it are settled."""
         return self.model_dump()

@@ -9,10 +9,11 @@ from typing import ClassVar, Self
 from pydantic import ConfigDict, Field, model_validator
 
 from compress.formats import dialects
-from compress.formats.base import Dialect, ModelSpec
+from compress.formats.base import Checkpoint, Dialect, ModelSpec
 from compress.formats.errors import RefusedError, suggest
 from compress.formats.views.fit import Decoded, fit_spec, misfit_of
 from compress.formats.views.matrices import restored_spec
+from compress.formats.views.rounded import Rounded
 from compress.kernels.effort import Effort
 from compress.passes.artifact.fingerprint import TOKENS
 from compress.passes.artifact.write import FOLDER, Written, refuse_foreign, write_artifact, written_at
@@ -22,6 +23,9 @@ from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import HEAP, RUNTIME, Cost, score_effort, walk_cost
+from compress.passes.model.anatomy import Anatomy
+from compress.passes.sweep.energies import gathered_energies
+from compress.passes.sweep.tensor_report import UNREACHED
 
 _VERIFIED = 0.022
 """Calls for each weight: packed, written, hashed, compared as two readers read it, on one thread. Measured."""
@@ -81,17 +85,32 @@ class Export(ModelPass):
             more = f" (so does {', '.join(able[1:])})" if able[1:] else ""
             raise RefusedError(str(error), f"{able[0]} holds it exactly{more}; {error.hint}") from error
 
+    @property
+    def heeds_calibration(self) -> bool:
+        return self.container().rounds
+
     def cost(self, setting: Setting) -> Cost:
         model, anatomy, budget = setting.model, setting.anatomy, setting.budget
         few = walk_cost(model, anatomy, (1, TOKENS), budget)
         answers = few.effort + score_effort(model, anatomy, (1, TOKENS), 1)
         largest = max(spec.size for spec in model.tensors.values()) * 4
-        return replace(
+        written = replace(
             few,
             effort=answers * 2 + Effort(calls=_VERIFIED * model.parameters),
             memory=max(few.memory, RUNTIME + int(HEAP * _COMPARED * largest)),
             forwards=0,
         )
+        return written.after(self._weighing(setting)) if self._weighed(model, anatomy) else written
+
+    def _weighing(self, setting: Setting) -> Cost:
+        """What it takes to gather the energy of inputs; nothing where no text was chosen."""
+        walk = walk_cost(setting.model, setting.anatomy, setting.sequences, setting.budget, statistics=True)
+        return walk if setting.sequences[0] else Cost(Effort(), 0, 0)
+
+    def _weighed(self, model: ModelSpec, anatomy: Anatomy) -> list[str]:
+        """The linear layers that its container rounds: their errors are weighed with the energy of inputs, if known."""
+        found = self.container().roundings(fit_spec(model, self.container(), self.requantize))
+        return [name for name in anatomy.linears if f"{name}.weight" in found]
 
     def prepare(self, run: Run, stage: Stage) -> None:
         refuse_foreign(run, run.output / self.folder)
@@ -99,7 +118,20 @@ class Export(ModelPass):
     def model(self, run: Run, stage: Stage) -> Outcome:
         if written_at(run, stage) is None:
             dialect = self.container()
-            fitted = Decoded(run.model, fit_spec(run.model.spec, dialect, self.requantize))
+            fitted = self._rounded(Decoded(run.model, fit_spec(run.model.spec, dialect, self.requantize)), run, stage)
             artifact = write_artifact(fitted, dialect, run.output / self.folder, run)
             run.journal.append(Written(stage=stage.key, source=run.source_digest, artifact=artifact))
         return Outcome()
+
+    def _rounded(self, model: Checkpoint, run: Run, stage: Stage) -> Checkpoint:
+        """`model` with what its container rounds rounded by what the inputs are, where calibration tells that."""
+        names = self._weighed(run.model.spec, run.skeleton.anatomy) if self.container().rounds else []
+        if not names or (run.left.energies is None and run.left.calibration is None):
+            return model
+        energies = gathered_energies(run, stage) if run.left.energies is None else run.left.energies
+        known = {name: energies[name] for name in names if name in energies and energies[name].tokens}
+        if left := [name for name in names if name not in known]:
+            run.reporter.note(f"{UNREACHED}, so it is rounded without data: {', '.join(left)}")
+        # Experts lie in one tensor: one that was not reached is rounded beside the others, its inputs taken as alike.
+        importance = {f"{name}.weight": known[name].sums if name in known else None for name in names}
+        return Rounded(model, self.container().roundings(model.spec), importance)

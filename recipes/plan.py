@@ -228,6 +228,7 @@ class _Way:
         anatomy, first = self.known.anatomy, steps[0]
         if isinstance(first, ModelPass):
             extent = self._calibration([first.name]) if first.calibrated else text
+            extent = self.calibration if first.heeds_calibration else extent
             return first.cost(Setting(model, anatomy, extent or (0, 0), self.budget, layerwise(after), self._crew))
         passes = layerwise(steps)
         needy = [step.name for step in passes if step.needs()]

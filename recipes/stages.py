@@ -108,9 +108,9 @@ def keyed(passes: Sequence[Pass], base: Mapping[str, Any], texts: Texts, work: P
 
 
 def _calibrated(steps: Steps) -> bool:
-    """Whether a stage runs the calibration sequences through the model."""
+    """Whether what a stage leaves depends on what was chosen to calibrate by."""
     first = steps[0]
-    return first.calibrated if isinstance(first, ModelPass) else any(step.needs() for step in layerwise(steps))
+    return first.heeds_calibration if isinstance(first, ModelPass) else any(step.needs() for step in layerwise(steps))
 
 
 class _Names:

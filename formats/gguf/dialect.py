@@ -20,7 +20,8 @@ from compress.formats.base import Checkpoint, Dialect, FileLayout, Layout, Model
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.storage import RegularFile
 from compress.formats.gguf.blocks.base import BlockType
-from compress.formats.gguf.blocks.types import BLOCKS, type_of
+from compress.formats.gguf.blocks.formatted import FormatType
+from compress.formats.gguf.blocks.types import BLOCKS, DenseType, IntType, type_of
 from compress.formats.gguf.checkpoint import GGUFCheckpoint
 from compress.formats.gguf.config import dims_of, family_of, write_config
 from compress.formats.gguf.file import SUFFIX, NewTensor, file_size, gguf_file, write_gguf
@@ -48,7 +49,7 @@ from compress.formats.gguf.witness import read_with_library
 from compress.formats.options import PerTensor, resolve
 from compress.formats.views.casting import scale_misfit
 from compress.kernels.numbers.int import IntFormat
-from compress.kernels.qtensor import QTensor
+from compress.kernels.qtensor import NumberFormat, QTensor
 
 BlockName = Literal[
     "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k",
@@ -65,7 +66,8 @@ _LONGEST_NAME = 200
 
 
 class GGUF(Dialect):
-    """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet, or a mix (q4_k_m).
+    """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet, or a mix (q4_k_m);
+    after a `calibrate` their errors are weighed by the inputs.
 
     Where a type does not divide a matrix's rows, llama.cpp's substitute for it is taken, and said; `strict` refuses.
     `max_shard_size` (2GB) writes parts of at most so many bytes of weights, which llama.cpp loads by the first.
@@ -111,6 +113,23 @@ class GGUF(Dialect):
     @classmethod
     def witness(cls, path: Path) -> Callable[[str], Tensor]:
         return read_with_library(_file(path))
+
+    @property
+    def rounds(self) -> bool:
+        kinds = [rule.value for rule in self.type] if isinstance(self.type, tuple) else [self.type]
+        return any(is_mix(kind) or not isinstance(BLOCKS[kind], DenseType) for kind in kinds)
+
+    def roundings(self, model: ModelSpec) -> Mapping[str, NumberFormat]:
+        family, dims = family_of(model.config), dims_of(model.config)
+        config = {**model.config, TIED: is_tied(family, model)}
+        traits, found = Traits.of(dims, config), dict[str, NumberFormat]()
+        for place in family.places(dims, config):
+            sources = found_in(place, model)
+            if sources and all(model.tensors[source].format is None for source in sources):
+                block = self._rounded(place, sources, traits).block
+                if isinstance(block, IntType | FormatType):
+                    found |= dict.fromkeys(sources, block.format)
+        return found
 
     def misfit(self, name: str, spec: TensorSpec, model: ModelSpec) -> str | None:
         if spec.format is None:

@@ -136,6 +136,11 @@ class ModelPass(Pass):
         return self.alters and not self.calibrates
 
     @property
+    def heeds_calibration(self) -> bool:
+        """Whether what it does depends on what was chosen to calibrate by; it may do without, if not `calibrated`."""
+        return self.calibrated
+
+    @property
     def energies_alone(self) -> bool:
         """Whether what it chooses to calibrate by is no text, but Σx² of the inputs of every linear layer."""
         return False

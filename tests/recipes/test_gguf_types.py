@@ -9,7 +9,7 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from conftest import MakeModel
+from conftest import CONFIGS, MakeModel
 from gguf.quants import dequantize
 from torch import Tensor
 from transformers import LlamaConfig
@@ -162,3 +162,42 @@ def test_strict_refuses_substitutes(steps: list[dict[str, Any]], tiny_llama: Pat
     with pytest.raises(RefusedError, match="super-blocks") as refused:
         plan(build(Document("types", {"model": str(tiny_llama), "passes": steps}, {})))
     assert "llama.cpp takes q" in str(refused.value.hint)
+
+
+def test_an_export_weighs_what_it_rounds_where_calibration_ran(wide_llama: Path, corpus: Path, tmp_path: Path) -> None:
+    """By text, and by an imatrix of that text: the very blocks that rtn makes of them, and not those without."""
+    text = {"calibrate": {"data": str(corpus), "samples": 4, "seq_len": 32}}
+    with_text = exported(wide_llama, tmp_path / "a", text, {"imatrix": {}}, type="q4_k_m")
+    matrix = {"calibrate": {"imatrix": str(tmp_path / "a" / "imatrix.gguf")}}
+    with_matrix = exported(wide_llama, tmp_path / "b", matrix, type="q4_k_m")
+    by_rtn = exported(
+        wide_llama, tmp_path / "c", matrix, {"rtn": {"format": "q4_k_m", "search": "inputs"}}, type="q6_k"
+    )
+    without = exported(wide_llama, tmp_path / "d", type="q4_k_m")
+    a, b, c, d = (library_values(file) for file in (with_text, with_matrix, by_rtn, without))
+    linears = [name for name in a if name.startswith("blk") and "norm" not in name]
+    assert len(linears) == 7 and all(a[name][0] == d[name][0] for name in a)
+    for name in linears:
+        assert torch.equal(a[name][1], b[name][1]) and torch.equal(a[name][1], c[name][1])
+        assert not torch.equal(a[name][1], d[name][1])
+    assert torch.equal(a["token_embd.weight"][1], d["token_embd.weight"][1])
+    recipe = {"model": str(wide_llama), "passes": [text, {"export": {"dialect": "gguf", "type": "q4_k_m"}}]}
+    weighed, plain = (plan(build(Document("t", {**recipe, "passes": recipe["passes"][at:]}, {}))) for at in (0, 1))
+    assert weighed.artifacts[0].bytes == plain.artifacts[0].bytes == without.stat().st_size
+    assert weighed.stages[-1].forwards > plain.stages[-1].forwards == 0
+
+
+def test_an_expert_that_was_not_reached_is_rounded_beside_the_others_and_named(
+    make_model: MakeModel, corpus: Path, tmp_path: Path
+) -> None:
+    listening, config = Listening(), CONFIGS["qwen3_moe"](1)
+    config.norm_topk_prob = True  # as llama.cpp computes
+    steps = [
+        {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 2}},
+        {"export": {"dialect": "gguf", "type": "q5_0"}},
+    ]
+    recipe = {"model": str(make_model(tmp_path / "moe", "qwen3_moe", config=config)), "passes": steps}
+    report = run(build(Document("types", recipe, {})), tmp_path / "out", reporter=listening)
+    (said,) = (line for line in listening.notes if "rounded without data" in line)
+    assert 4 * 3 <= said.count(".experts.") < 8 * 3 and "self_attn" not in said
+    assert library_values(only_file(report.artifacts[0].path))["blk.0.ffn_down_exps.weight"][0] == "q5_0"

@@ -76,6 +76,13 @@ def test_text_counts_where_it_is_used() -> None:
         assert [a == b for a, b in zip(one, two)] == [False, not uses, not uses]
 
 
+def test_text_counts_for_an_export_that_weighs_what_it_rounds() -> None:
+    other = Sequences(TEXT.ids + 1)
+    for kind, counts in (("q4_k_m", True), ("f16", False)):
+        export = {"export": {"dialect": "gguf", "type": kind}}
+        assert (keys(CALIBRATE, export)[1] != keys(CALIBRATE, export, text=other)[1]) == counts
+
+
 def test_a_chooser_depends_on_the_passes_that_it_chooses_for() -> None:
     mixed = {"mixed": {"average_bits": 4.5}}
     plain, damped = (keys(CALIBRATE, mixed, {"gptq": {"damp": damp}}) for damp in (0.01, 0.1))
