@@ -52,7 +52,7 @@ PLACES: list[Place] = [
     ("corrected targets", gptq_pass, "corrected_target"),
     ("GPTQ, but for what follows", gptq_pass, "gptq_solve"),
     ("GPTQ: Cholesky", solve, "_factorize"),
-    ("GPTQ: columns", solve, "_visit_block"),
+    ("GPTQ: columns", solve, "visit_block"),
     ("scale search", IntFormat, "fit"),
     ("tuning, but for what follows", gptq_pass, "tune"),
     ("tuning: scales", tuning, "fit_scales"),

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from compress.kernels.effort import Effort
 from compress.kernels.measure.error import output_energy
+from compress.kernels.op import op
 from compress.kernels.qtensor import NumberFormat, Params, QTensor, quantize
 from compress.kernels.threads import single_thread
 
@@ -119,7 +120,7 @@ def _visit(
         columns = {name: value[here] for name, value in spread.items()}
         with single_thread():
             mask = None if stays is None else stays[here]
-            _visit_block(source, target, block, codes[here], feed[here, here], number_format, columns, mask)
+            visit_block(source, target, block, codes[here], feed[here, here], number_format, columns, mask)
             left = target.sub_(source).add_(block).mul_(factor.root[here].unsqueeze(1))
             total += left.square_().sum(dtype=torch.float64)
     codes = torch.empty_like(codes).index_copy_(0, order, codes)
@@ -132,7 +133,8 @@ def as_rows(matrix: Tensor, order: Tensor) -> Tensor:
     return matrix.T.contiguous()[order]
 
 
-def _visit_block(
+@op
+def visit_block(
     source: Tensor,
     target: Tensor,
     errors: Tensor,
@@ -142,7 +144,11 @@ def _visit_block(
     spread: Params,
     kept: Tensor | None,
 ) -> None:
-    """Round the columns of one block, what is not `kept` to 0; `target` comes with the feedback of blocks before."""
+    """Round the columns of one block, what is not `kept` to 0, and say in `codes` and `errors` what came of it.
+
+    All are [columns, rows], `feed` is [columns, columns] and its strict lower triangle counts. `target`, which comes
+    with the feedback of the blocks before, becomes what was rounded.
+    """
     for at in range(len(source)):
         visited = target[at]
         if at:

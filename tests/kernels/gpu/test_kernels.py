@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.op import Op, force, ops
 from compress.kernels.product.words import words_of
+from compress.kernels.qtensor import NumberFormat
+from compress.kernels.solve.gptq import visit_block
 
 FILES = {path.stem for path in Path(gpu.__file__).parent.glob("*.py")} - {"__init__"}
 ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
@@ -105,9 +108,49 @@ def coded_cases(device: torch.device) -> Iterator[Case]:
             )
 
 
+def block_cases(device: torch.device) -> Iterator[Case]:
+    """Blocks of GPTQ: each kind of zero point, a mask, a part of a block; what is left behind is one matrix."""
+    generator = torch.Generator().manual_seed(0)
+    on_gpu = device.type == "cuda"
+    formats: list[tuple[int, int, NumberFormat]] = [
+        (40, 64, IntFormat(4, 32)),
+        (17, 50, IntFormat(3, -1, "integer")),
+        (16, 33, IntFormat(8, -1, "real")),
+        (16, 64, KAffineFormat("q4_k")),
+        *on_gpu * [(4096, 64, IntFormat(4, 64)), (1000, 128, IntFormat(2, -1, "integer", "bfloat16"))],
+    ]
+    for rows, columns, number_format in formats:
+        weight = torch.randn(rows, max(columns, 256) if number_format.name == "q4_k" else columns, generator=generator)
+        params = number_format.fit(weight)
+        spread = number_format.expand(params, tuple(weight.shape))
+        spread = {name: value[:, :columns].T.contiguous().to(device) for name, value in spread.items()}
+        source = weight[:, :columns].T.contiguous().to(device)
+        feed = torch.randn(columns, columns + 6, generator=generator)[:, :columns].to(device).tril() / 8
+        target = source + torch.randn(columns, rows, generator=generator).to(device) / 16
+        kept = (torch.rand(columns, rows, generator=generator) > 0.5).to(device) if columns == 50 else None
+
+        def arguments(dtype: torch.dtype = torch.float32, these: tuple[Any, ...] = ()) -> tuple[Any, ...]:
+            source, target, feed, number_format, spread, kept = these
+            codes = torch.full(source.shape, 255, dtype=torch.uint8, device=source.device)
+            matrices = (source.to(dtype), target.to(dtype, copy=True), torch.empty_like(source, dtype=dtype))
+            wide = {name: value.to(dtype) for name, value in spread.items()}
+            return (*matrices, codes, feed.to(dtype), number_format, wide, kept)
+
+        made = partial(arguments, these=(source, target, feed, number_format, spread, kept))
+        exact = made(torch.float64)
+        visit_block.reference(*exact)
+        yield Case(f"{rows} rows of {number_format.name}", made, _left_by_block, _left_by_block(exact))
+
+
+def _left_by_block(arguments: tuple[Any, ...], _: Any = None) -> Tensor:
+    """What was rounded, errors and codes."""
+    return torch.cat([each.double() for each in arguments[1:4]])
+
+
 CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "add_hessian": hessian_cases,
     "multiply_codes": coded_cases,
+    "visit_block": block_cases,
 }
 
 
@@ -151,6 +194,19 @@ def coded_builds() -> Iterator[Build]:
     yield Build(module.joined, signature, {*signature}, {"SPLITS": 8, "WIDTH": 1024}, {}, tensor_cores=False)
 
 
+def block_builds() -> Iterator[Build]:
+    from compress.kernels.gpu import visit_block as module
+
+    lines = ("source", "target", "errors", "codes", "feed", "scale", "zero", "minimum", "kept")
+    for absent, columns in [({"zero", "minimum", "kept"}, 64), ({"minimum"}, 128), ({"zero", "kept"}, 64)]:
+        types = {"codes": "*u8", "kept": "*u8"}
+        signature = {name: "constexpr" if name in absent else types.get(name, "*fp32") for name in lines}
+        signature |= dict.fromkeys(("columns", "rows", "stride"), "i32")
+        constants = dict.fromkeys(absent) | module.specialised(columns, 16)
+        even = {*lines, "rows", "stride"} - absent
+        yield Build(module.visit, signature, even, constants, module.launched(), tensor_cores=False)
+
+
 def _pointer(tensor: Tensor | None) -> str:
     """Triton's word for the type of a tensor's address; what is not there is a constant."""
     if tensor is None:
@@ -159,7 +215,11 @@ def _pointer(tensor: Tensor | None) -> str:
     return f"*{kinds.get(tensor.dtype) or str(tensor.dtype).replace('torch.int', 'i')}"
 
 
-BUILDS: dict[str, Callable[[], Iterator[Build]]] = {"add_hessian": hessian_builds, "multiply_codes": coded_builds}
+BUILDS: dict[str, Callable[[], Iterator[Build]]] = {
+    "add_hessian": hessian_builds,
+    "multiply_codes": coded_builds,
+    "visit_block": block_builds,
+}
 
 
 def compare(op: Op[..., object], device: torch.device) -> None:
@@ -238,6 +298,20 @@ def test_what_the_product_with_codes_cannot_do_it_does_not_take():
     assert not takes(half[:, :64].float(), words)
     assert not takes(half[:0, :64], words)
     assert not takes(torch.zeros(65, 64, dtype=torch.float16), words)
+
+
+def test_what_the_kernel_of_blocks_cannot_round_it_does_not_take():
+    pytest.importorskip("triton")
+    from compress.kernels.gpu.visit_block import takes
+
+    arguments = next(block_cases(torch.device("cpu"))).arguments()
+    source, target, errors, codes, feed, number_format, spread, kept = arguments
+    assert takes(*arguments)
+    assert not takes(source, target, errors, codes, feed, CodebookFormat("nf4", 64), spread, kept)
+    assert not takes(source.T.contiguous().T, target, errors, codes, feed, number_format, spread, kept)
+    assert not takes(source, target, errors, codes, feed.T, number_format, spread, kept)
+    assert not takes(source.double(), target, errors, codes, feed, number_format, spread, kept)
+    assert not takes(source.repeat(3, 1), target, errors, codes, feed, number_format, spread, kept)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
