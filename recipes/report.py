@@ -20,6 +20,7 @@ from compress.passes.choice.prices import Price
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.recipes.engines.verdicts import loading_lines
+from compress.recipes.figures.profile import Profile
 from compress.recipes.gates.limits import Judged, figures_of, judged
 from compress.recipes.recipe import Recipe
 
@@ -78,6 +79,7 @@ class RunReport(BaseModel):
     gates: list[Judged] = []
     repairs: list[str] = []
     prices: list[Price] = []
+    profile: Profile | None = None
 
 
 class Reported(Committed):

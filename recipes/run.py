@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +19,7 @@ from compress.formats.errors import UsageError
 from compress.formats.files.carried import TEMPLATE_PATTERN
 from compress.formats.files.source import is_hub_id
 from compress.formats.files.storage import require_space, sha256_file, write_json
+from compress.kernels.laps import laps
 from compress.passes.artifact.licence import licence_of
 from compress.passes.artifact.write import Artifact, written_at
 from compress.passes.core.base import ModelPass, Pass
@@ -29,6 +31,7 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.sweep.sweep import sweep
 from compress.recipes.engines.verdicts import loading_lines, notes
+from compress.recipes.figures.profile import profile_of
 from compress.recipes.opening import model_of, open_recipe
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Recipe
@@ -57,6 +60,7 @@ def run(
     A `trial` writes no artifact, and does these passes at its end: a run of the recipe then finds all else done.
 
     What an earlier run in `output` has computed is used as far as it applies, whatever else was changed since.
+    Within `profiled()` the report says where time went (of what this call did).
     All of `processes` make the same call at the same time, and get the same report. Raises RefusedError if the plan
     does not fit or another process works there.
     """
@@ -130,6 +134,8 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage], trial: bool) -
                 step.prepare(state, stage)
     passes = [_timed(stages, number, state) for number in range(len(stages))]
     report = make_report(recipe, state, _artifacts(state, stages), passes)
+    if kept := laps():
+        report = report.model_copy(update={"profile": profile_of(kept, state.device)})
     return state.first(lambda: _told(report, state, key))
 
 
@@ -137,6 +143,8 @@ def _told(report: RunReport, state: Run, key: str) -> RunReport:
     """The report, once it is written and committed."""
     mark(report, state.output)
     summary = report.model_dump(exclude={"peak_ram_bytes", "bits"})  # the manifest of the stage has the bits
+    if summary["profile"] is None:
+        del summary["profile"]
     write_json(state.output / "compress.json", {**state.manifest, **state.left.manifest, "report": summary})
     state.journal.append(Reported(stage=key, report=report))
     return with_paths(report, state.output)
@@ -153,7 +161,9 @@ def _timed(stages: Sequence[Stage], number: int, state: Run) -> PassReport:
     """Do one stage, or take over what it did before."""
     stage = stages[number]
     complete = begin(state.journal, stages, number, state.machine, state.reporter)
-    _take(stage, state)
+    kept = laps()
+    with kept.stage(stage.title) if kept else nullcontext():
+        _take(stage, state)
     if not complete:
         state.journal.append(Done(stage=stage.key, seconds=state.journal.seconds(stage.key)))
     stage.drop_hidden_states()

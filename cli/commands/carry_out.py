@@ -43,6 +43,7 @@ def carry_out(
     fresh: bool,
     json: bool,
     quiet: bool,
+    profile: bool = False,
     first_look: bool = False,
     processes: Processes | None = None,
 ) -> None:
@@ -53,18 +54,20 @@ def carry_out(
     """
     processes = processes or Processes()
     with working(quiet or not processes.main) as reporter:
+        from compress.kernels.laps import profiled
         from compress.recipes.jobs.repair import run
 
-        report = run(
-            recipe,
-            output,
-            fresh=fresh,
-            device=processes.device(budgets.device),
-            max_ram=budgets.max_ram,
-            max_vram=budgets.max_vram,
-            reporter=reporter,
-            processes=processes,
-        )
+        with profiled(profile):
+            report = run(
+                recipe,
+                output,
+                fresh=fresh,
+                device=processes.device(budgets.device),
+                max_ram=budgets.max_ram,
+                max_vram=budgets.max_vram,
+                reporter=reporter,
+                processes=processes,
+            )
     processes.on_main(lambda: _say(recipe, report, output, budgets, json, quiet, first_look))
 
 

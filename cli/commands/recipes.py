@@ -46,6 +46,9 @@ def run(
             help="Train in so many processes; with --device cuda, each on a GPU of its own.  [default: 1]",
         ),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where time goes: forward, statistics, solving, reading, writing.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -61,7 +64,8 @@ def run(
         budgets = Budgets.asked(device, max_ram, max_vram)
         target = output or default_output(recipe, loaded)
         look = recipe == "quickstart"
-        carry_out(loaded, target, budgets, fresh=fresh, json=json, quiet=quiet, first_look=look, processes=together)
+        asked = {"fresh": fresh, "json": json, "quiet": quiet, "profile": profile}
+        carry_out(loaded, target, budgets, **asked, first_look=look, processes=together)
 
 
 def quantize(

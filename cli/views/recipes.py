@@ -10,6 +10,7 @@ from rich.console import RenderableType
 
 from compress.cli.terminal.tables import new_table
 from compress.cli.terminal.units import duration, file_size, memory_size
+from compress.cli.views.profile import profile
 
 if TYPE_CHECKING:
     from compress.recipes.figures.planned import Plan, StagePlan
@@ -38,6 +39,7 @@ def run_report(report: RunReport) -> list[RenderableType]:
         memory += f", on the GPU {memory_size(report.peak_vram_bytes)}"
     parts: list[RenderableType] = [table, *sizes, *_chosen(report.bits), *_quality(report.metrics), *report.repairs]
     parts += [f"Time      {duration(report.seconds)} ({seconds}), {memory}", ""]
+    parts += profile(report.profile) if report.profile else []
     for artifact in report.artifacts:
         parts += _loads(artifact)
     return [*parts, *(f"note: {note}" for note in report.notes)]

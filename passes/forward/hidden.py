@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from compress.formats.files.storage import DurableFile, RegularFile, atomic_write
+from compress.kernels.laps import lap
 
 
 class HiddenStates:
@@ -27,7 +28,7 @@ class HiddenStates:
     def read(self, boundary: int, start: int, stop: int) -> Tensor:
         """Sequences `start` to `stop`: [stop − start, length, width] fp32."""
         hidden = torch.empty(stop - start, *self._shape)
-        with RegularFile(self._path(boundary)) as file:
+        with lap("read", nbytes=4 * hidden.numel()), RegularFile(self._path(boundary)) as file:
             file.read_at(start * self._sequence_bytes, hidden.numpy().data.cast("B"))
         return hidden
 
@@ -41,7 +42,8 @@ class HiddenStates:
     @staticmethod
     def append(file: DurableFile, hidden: Tensor) -> None:
         """Write the next sequences: [sequences, length, width]."""
-        file.write(hidden.detach().float().contiguous().cpu().numpy().data.cast("B"))
+        with lap("write", nbytes=4 * hidden.numel()):
+            file.write(hidden.detach().float().contiguous().cpu().numpy().data.cast("B"))
 
     def keep_only(self, boundary: int) -> None:
         """Delete every other boundary."""

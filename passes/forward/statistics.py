@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from compress.kernels.effort import Effort
+from compress.kernels.laps import lap
 from compress.kernels.measure.hessian import add_cross, add_hessian, cross_effort, fill_lower, hessian_effort
 
 
@@ -238,11 +239,12 @@ class LinearStats:
         """
         if not len(x):
             return
-        for statistic in self._statistics.values():
+        for kind, statistic in self._statistics.items():
             statistic.tokens += x.shape[0]
-            statistic.add(x, teacher_x)
-            if gap is not None:
-                statistic.add_gap(gap, x)
+            with lap(kind.__name__, kind.effort(x.shape[0], x.shape[1], None if gap is None else gap.shape[1]).flops):
+                statistic.add(x, teacher_x)
+                if gap is not None:
+                    statistic.add_gap(gap, x)
         for name, weight in (weights or {}).items():
             self._add_parts(self.parts[name], weight.float().sqrt(), x, teacher_x, gap)
 

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from compress.kernels.laps import lap
 from compress.passes.forward.cost import BATCH_TOKENS
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
@@ -88,7 +90,13 @@ class Walk:
     def modules(self, index: int) -> list[nn.Module]:
         """Layer `index` of every stream, filled."""
         self._tell(f"loading {self.skeleton.anatomy.layers[index].name}")
-        return [self.skeleton.layer(index, stream.weights) for stream in self.streams]
+        with lap("read", nbytes=4 * self._weights_of(index) * len(self.streams)):
+            return [self.skeleton.layer(index, stream.weights) for stream in self.streams]
+
+    def _weights_of(self, index: int) -> int:
+        """How many a layer's linears have."""
+        linears = (name for siblings in self.skeleton.anatomy.layers[index].siblings for name in siblings)
+        return sum(prod(self.skeleton.shapes[f"{name}.weight"]) for name in linears)
 
     def layer(
         self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], hold: bool, in_turn: bool = False
@@ -113,6 +121,9 @@ class Walk:
         if not (hold or not pauses):
             flights = [self._fly(index, modules, batch) for batch in self.batches]
         self._land(index + 1, flights)
+        with lap("forward") as forward:
+            tokens = self.sequences.count * self.sequences.length * len(self.streams)
+            forward.flops += 2 * tokens * self._weights_of(index) * (1 if hold or not pauses else 2)
 
     def carry(
         self,

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import copy_context
 from types import TracebackType
 
 import greenlet
 from torch import Tensor, nn
+
+from compress.kernels.laps import lap
 
 Forward = Callable[[], Tensor]
 
@@ -58,13 +61,15 @@ class Flight(greenlet.greenlet):
     def __init__(self, forward: Forward) -> None:
         super().__init__(forward)
         self.ground = greenlet.getcurrent()
+        self.gr_context = copy_context()  # a greenlet would begin with an empty one
         self.notes: dict[str, Tensor] = {}
         self.tokens: Tensor | None = None
         """Which of the batch's tokens [sequences · length] the paused input holds, int64; None: all, in order."""
 
     def next(self) -> Tensor:
         """The input [batch, tokens, in] of the next siblings; after the last, the forward's result."""
-        result: Tensor = self.switch()
+        with lap("forward"):
+            result: Tensor = self.switch()
         return result
 
 

@@ -13,6 +13,7 @@ from compress.formats.base import Checkpoint
 from compress.formats.errors import UsageError
 from compress.formats.files.native import save_tensors
 from compress.formats.files.storage import sha256_file
+from compress.kernels.laps import lap
 from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
@@ -233,14 +234,17 @@ class Sweep:
         masks = {name: self.run.model.kept(name) for name in weights}
         kept = {name: mask.to(self.run.device) for name, mask in masks.items() if mask is not None}
         rewriting = Rewriting(weights, stats, left, fold, kept)
-        for step, targets in self.targets.items():
-            rewriting.take(step, targets)
-        rewriting.finish(place)
+        with lap("solve"):
+            for step, targets in self.targets.items():
+                rewriting.take(step, targets)
+            rewriting.finish(place)
 
     def _commit(self, name: str, left: Leavings, seconds: float) -> None:
         number = len(self.run.journal.of(Unit, self.stage.key))
         path = self.stage.file(f"unit-{number:04d}.safetensors")
-        save_tensors(path, {**left.tensors, **{f"{name}{KEPT}": mask for name, mask in left.masks.items()}})
+        with lap("write") as written:
+            save_tensors(path, {**left.tensors, **{f"{name}{KEPT}": mask for name, mask in left.masks.items()}})
+            written.nbytes += path.stat().st_size
         self.run.journal.append(
             Unit(
                 stage=self.stage.key,

@@ -1,0 +1,41 @@
+"""Where a run's time went: what `run --profile` reports."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import BaseModel
+
+from compress.kernels.laps import Laps, machine_rates
+
+REST = "everything else"
+
+
+class Work(BaseModel):
+    """One kind of work of a stage; `flops` are operations of its matrix products, `nbytes` what it read or wrote."""
+
+    stage: str
+    work: str
+    calls: int
+    seconds: float
+    flops: float
+    nbytes: int
+
+
+class Profile(BaseModel):
+    """`works`, the longest of each stage first; what the machine reaches: operations, bytes copied, a second."""
+
+    works: list[Work]
+    flops: float
+    nbytes: float
+
+
+def profile_of(kept: Laps, device: torch.device) -> Profile:
+    """What was kept, and what `device` reaches (some hundredths of a second)."""
+    works = []
+    for stage, total in kept.total.items():
+        found = sorted(kept.stages.get(stage, {}).items(), key=lambda item: -item[1].seconds)
+        works += [Work(stage=stage, work=name, **vars(one)) for name, one in found]
+        rest = total - sum(one.seconds for _, one in found)
+        works.append(Work(stage=stage, work=REST, calls=1, seconds=rest, flops=0, nbytes=0))
+    flops, nbytes = machine_rates(device)
+    return Profile(works=works, flops=flops, nbytes=nbytes)
