@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := cli recipes passes formats kernels
 
-.PHONY: check lint types test fix conformance ends ends-lowest ends-newest
+.PHONY: gpu check lint types test fix conformance ends ends-lowest ends-newest
 
 # Where nobody is to compile, each of the processes that tests start would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -57,6 +57,12 @@ $(ENDS)/lowest.txt: pyproject.toml
 $(ENDS)/newest.txt:
 	mkdir -p $(ENDS)
 	touch $@
+
+# On a machine with a GPU: all tests there, then the figures of benchmarks/RESULTS-gpu.md.
+gpu: $(VENV)/installed
+	@if $(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then \
+		OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile && $(BIN)/python benchmarks/gpu.py; \
+	else echo "make gpu: skipped, torch sees no GPU here"; fi
 
 # Engines take gigabytes and time: not part of `check`. ENGINES is where their environments are, or will be.
 ENGINES := .engines

@@ -22,9 +22,11 @@ from pathlib import Path
 
 import torch
 from device_agreement import agreement
+from device_codes import codes
 from device_hessian import hessians
 from device_layer import layers, traced
 from device_report import Bench, Report
+from device_solve import solves
 
 HERE = Path(__file__).parent
 PACKAGES = ("compress-llm", "torch", "triton", "transformers", "tokenizers", "safetensors", "numpy")
@@ -42,11 +44,13 @@ def main() -> int:
             f"# On {_device_name(bench.device)}", "", f"Commit {given.commit or _commit()}; by benchmarks/gpu.py."
         )
         report.section("The machine", partial(machine, bench), 60)
-        report.section("CPU and GPU agree", partial(agreement, bench), 150)
+        report.section("Few inputs times codes", partial(codes, bench), 90)
+        report.section("GPTQ of one matrix", partial(solves, bench), 40)
         report.section("A layer of an 8B model", partial(layers, bench, {}), 100)
+        report.section("CPU and GPU agree", partial(agreement, bench), 100)
         report.section("XᵀX", partial(hessians, bench), 60)
-        report.section("A layer of an 8B model, corrected and tuned", partial(layers, bench, TUNED), 150)
-        report.section("Tests", partial(tests, report), 150)
+        report.section("A layer of an 8B model, corrected and tuned", partial(layers, bench, TUNED), 140)
+        report.section("Tests", partial(tests, report), 120)
         report.section("Kernels and host syncs", partial(traced, bench), 60)
     report.add("", f"Failed: {', '.join(report.failed)}" if report.failed else "All sections ran.")
     return 1 if report.failed else 0
@@ -79,7 +83,8 @@ def machine(bench: Bench) -> Iterator[str]:
         bench.ceilings[str(dtype).removeprefix("torch.")] = rate
         yield f"| {dtype} product of {side}² | {rate / 1e12:.1f} TFLOP/s |"
     x = torch.empty(1 << (20 if bench.small else 30), dtype=torch.uint8, device=bench.device)
-    yield f"| copy, read and written | {2 * x.numel() / bench.seconds(x.clone) / 1e12:.2f} TB/s |"
+    bench.ceilings["copy"] = 2 * x.numel() / bench.seconds(x.clone)
+    yield f"| copy, read and written | {bench.ceilings['copy'] / 1e12:.2f} TB/s |"
 
 
 def tests(report: Report) -> Iterator[str]:

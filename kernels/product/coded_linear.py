@@ -34,10 +34,15 @@ class CodedLinear(nn.Module):
         self._weight: QTensor | Words = words or weight
         self._few = Few(partial(multiply_codes, weight=words), MOST_ON_GPU) if words else packed(weight)
 
+    @property
+    def most(self) -> int:
+        """Up to how many rows of inputs are multiplied with the codes."""
+        return 0 if self._few is None else self._few.most
+
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out], in the type of x."""
         count = x.numel() // self.in_features
-        if self._few is None or count > self._few.most:
+        if self._few is None or count > self.most:
             return linear(x, self._decoded().to(x.dtype), self.bias)
         y = self._few.product(x.reshape(count, self.in_features)).view(*x.shape[:-1], self.out_features)
         return y if self.bias is None else torch.add(y, self.bias)
