@@ -10,6 +10,7 @@ import typer
 from compress.cli.commands.shared import Quiet, working
 from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
+from compress.formats.errors import UsageError
 
 
 def bench(
@@ -39,6 +40,9 @@ def bench(
         int | None, typer.Option("--threads", min=1, help="Of an engine.  [default: the cores that are here]")
     ] = None,
     data: Annotated[str, typer.Option("--data", help="The text of prompts, as for `compress eval`.")] = "builtin",
+    url: Annotated[
+        str | None, typer.Option("--url", help="Time a server that runs there, and serves PATH, through guidellm.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -46,12 +50,18 @@ def bench(
 
     Every checkpoint is timed in each engine, in rounds that all have a turn in.
     """
+    if url and (engines or draft or python or threads or len(paths) > 1):
+        raise UsageError("--url times one PATH, by the server that serves it", "leave out --engine, --draft, …")
     with working(quiet) as reporter:
         from compress.cli.views import bench as show
         from compress.recipes.jobs.bench import Load, cores
         from compress.recipes.jobs.bench import bench as time_paths
+        from compress.recipes.jobs.load import time_server
 
         at_once = tuple(dict.fromkeys(concurrency or [1]))
         load = Load(prompt_tokens, tokens, at_once, rounds, threads or cores(), data)
-        found = time_paths(paths, load, engines=engines or (), python=python, draft=draft, reporter=reporter)
+        if url:
+            found = time_server(url, paths[0], load, reporter)
+        else:
+            found = time_paths(paths, load, engines=engines or (), python=python, draft=draft, reporter=reporter)
     emit(found.model_dump(mode="json"), json, lambda: show.bench(found))

@@ -27,6 +27,8 @@ def bench(found: Bench) -> list[RenderableType]:
         table.add_row(*_cells(row, several))
     each = f"{found.prompt_tokens} tokens read, {found.tokens} written"
     head = f"{each}; medians of {found.rounds} rounds in turn, {found.threads} threads; ratio of decoding"
+    if found.threads is None:
+        head = f"{each}; {found.rounds} requests for every conversation, timed by guidellm"
     missing = [
         f"note: {one.path} was not timed{f' in {one.engine}' if one.engine else ''}"
         f"{f' with {one.draft}' if one.draft else ''}: {one.reason}"
@@ -47,7 +49,7 @@ def _cells(row: Timed, several: bool) -> list[str]:
         f"×{row.ratio:.2f}",
         f"{1000 * pace.first_token.p50:.0f}",
         _percentiles(pace.token),
-        memory_size(pace.peak_bytes),
+        "–" if pace.peak_bytes is None else memory_size(pace.peak_bytes),
     ]
 
 

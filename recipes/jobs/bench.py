@@ -54,12 +54,15 @@ class Untimed(BaseModel):
 
 
 class Bench(BaseModel):
-    """What `compress bench --json` prints; `prompt_tokens` and `tokens` are those of one conversation."""
+    """What `compress bench --json` prints; `prompt_tokens` and `tokens` are those of one conversation.
+
+    `threads` are None of a server that was not started here.
+    """
 
     prompt_tokens: int
     tokens: int
     rounds: int
-    threads: int
+    threads: int | None
     timed: list[Timed]
     untimed: list[Untimed]
 

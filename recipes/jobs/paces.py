@@ -24,7 +24,8 @@ class Pace(BaseModel):
     """Tokens per second of all conversations together, medians over the rounds, and how long one waits for a token.
 
     `decode_rounds` are the rounds' own figures: tokens after the first ones, from the earliest of those to the last.
-    `prefill` counts the prompts' tokens until every conversation has its first. `peak_bytes` of the whole process.
+    `prefill` counts the prompts' tokens until every conversation has its first. `peak_bytes` of the whole process;
+    None of a server elsewhere.
     """
 
     prefill: float
@@ -32,7 +33,7 @@ class Pace(BaseModel):
     decode_rounds: list[float]
     first_token: Spread
     token: Spread
-    peak_bytes: int
+    peak_bytes: int | None
 
 
 def pace_of(rounds: Sequence[Writing], prompt_tokens: int) -> Pace:

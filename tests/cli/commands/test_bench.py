@@ -30,6 +30,8 @@ def test_one_object_with_everything(tiny_llama: Path, tmp_path: Path, capsys: py
 def test_an_engine_that_is_none(tiny_llama: Path, failure: Callable[[], dict[str, Any]]) -> None:
     assert main(["bench", str(tiny_llama), "--engine", "llama", "--json"]) == 2
     assert "did you mean 'llama_cpp'" in failure()["message"]
+    assert main(["bench", str(tiny_llama), "--url", "http://127.0.0.1:1", "--draft", "x", "--json"]) == 2
+    assert "--url times one PATH" in failure()["message"]
     assert bench.__doc__
 
 
