@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from compress.formats.files.source import name_of
 from compress.passes.artifact.curves import curve_name, held_out_label
 
@@ -15,7 +17,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     """Markdown with the front matter that model hubs read, from the artifact's manifest."""
     artifact, model = manifest["artifact"], manifest["recipe"]["model"]
     lines = [
-        *_front_matter(manifest["source"]),
+        *_front_matter(manifest),
         f"# {name_of(model)}, {artifact['bits_per_weight']:.2f} bits per weight ({artifact['dialect']})",
         *_missed(manifest.get("missed_gates", ())),
         *_zeros(artifact.get("zeros", "")),
@@ -27,12 +29,27 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", "`compress.json` holds every hash, version and per-tensor error.", ""])
 
 
-def _front_matter(source: Mapping[str, Any]) -> Iterator[str]:
-    yield "---"
+def _front_matter(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """As hubs read it (huggingface.co/docs/hub/model-cards): the scores are its `model-index`."""
+    source, dialect = manifest["source"], manifest["artifact"]["dialect"]
+    matter: dict[str, Any] = {}
     if "hub" in source:  # a name that the hub can link to; what lies elsewhere it would take for one
-        yield from (f"base_model: {source['hub']}", "base_model_relation: quantized")
-    yield from (f"{key}: {value}" for key, value in source.get("licence", {}).items())
-    yield from ("tags: [compress-llm, quantized]", "---")
+        matter |= {"base_model": source["hub"], "base_model_relation": "quantized"}
+    matter |= source.get("licence", {})
+    matter |= {"pipeline_tag": "text-generation", "tags": ["compress-llm", "quantized", dialect]}
+    if manifest["scores"]:
+        matter["model-index"] = [{"name": name_of(manifest["recipe"]["model"]), "results": [_result(manifest)]}]
+    yield from ("---", yaml.safe_dump(matter, sort_keys=False, allow_unicode=True).rstrip(), "---")
+
+
+def _result(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    steps = [step["evaluate"] for step in manifest["recipe"].get("passes", ()) if "evaluate" in step]
+    data = (steps[-1] or {}).get("data") if steps else None
+    text = data if isinstance(data, str) else "held-out text"
+    named = (("perplexity", "perplexity"), ("kl_divergence", "KL divergence from the original, nats per token"),
+             ("top1_agreement", "top-1 agreement with the original"))  # fmt: skip
+    metrics = [{"type": kind, "name": name, "value": manifest["scores"][kind]} for kind, name in named]
+    return {"task": {"type": "text-generation"}, "dataset": {"type": "text", "name": text}, "metrics": metrics}
 
 
 def _missed(gates: list[str]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from compress.passes.artifact.card import model_card
 from compress.passes.artifact.licence import licence_of
@@ -32,9 +33,21 @@ def test_a_model_of_the_hub_is_linked() -> None:
     card = model_card(MANIFEST)
     assert front_matter(card) == {
         "base_model": "org/Model-1.7B", "base_model_relation": "quantized", "license": "mit",
-        "tags": ["compress-llm", "quantized"],
+        "pipeline_tag": "text-generation", "tags": ["compress-llm", "quantized", "gptq"],
     }  # fmt: skip
     assert "# Model-1.7B, 4.50 bits per weight (gptq)" in card
+
+
+def test_scores_are_read_by_the_hub_s_own_library() -> None:
+    scores = {
+        "perplexity": 16.4, "reference_perplexity": 15.4, "kl_divergence": 0.0877, "top1_agreement": 0.837,
+        "acceptance": 0.86,
+    }  # fmt: skip
+    recipe = {"model": "org/Model-1.7B", "passes": [{"rtn": {}}, {"evaluate": {"data": "code: a.txt"}}]}
+    data = ModelCard(model_card({**MANIFEST, "scores": scores, "recipe": recipe})).data
+    found = {result.metric_type: (result.metric_value, result.dataset_name) for result in data.eval_results or ()}
+    assert found["kl_divergence"] == (0.0877, "code: a.txt") and found["perplexity"][0] == 16.4
+    assert (data.model_name, data.base_model, data.license) == ("Model-1.7B", "org/Model-1.7B", "mit")
 
 
 def test_a_training_shows_what_it_gained() -> None:
@@ -56,7 +69,7 @@ def test_a_model_from_elsewhere_is_not(tiny_llama: Path, tmp_path: Path, monkeyp
     steps = [{"rtn": {"bits": 4}}, {"export": {"dialect": "gptq"}}]
     run(from_data({"model": "models/tiny", "passes": steps}), Path("out"))
     card = Path("out/gptq/README.md").read_text()
-    assert front_matter(card) == {"tags": ["compress-llm", "quantized"]}
+    assert front_matter(card) == {"pipeline_tag": "text-generation", "tags": ["compress-llm", "quantized", "gptq"]}
     assert "# tiny, " in card
     written = build(parse(card.partition("```yaml\n")[2].partition("```")[0], "card"))
     assert written.passes[0].model_dump(exclude_unset=True) == {"bits": 4, "group_size": 64}
