@@ -10,8 +10,8 @@ from compress.cli.terminal.tables import new_table
 from compress.cli.terminal.units import file_size, memory_size
 
 if TYPE_CHECKING:
+    from compress.recipes.engines.paces import Spread
     from compress.recipes.jobs.bench import Bench, Timed
-    from compress.recipes.jobs.paces import Spread
 
 
 def bench(found: Bench) -> list[RenderableType]:

@@ -20,9 +20,9 @@ from compress.passes.core.report import Reporter
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.recipes.engines.choice import first_installed, script_name
+from compress.recipes.engines.paces import Pace, pace_of, ratio
 from compress.recipes.engines.writer import Writer, Writing
 from compress.recipes.jobs.cases import Case, cases_of
-from compress.recipes.jobs.paces import Pace, pace_of, ratio
 
 _WARM_UP = 8
 """Tokens that are written before anything is timed."""

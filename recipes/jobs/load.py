@@ -20,8 +20,8 @@ from compress.passes.core.report import Reporter
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.recipes.artifacts import artifact_at
 from compress.recipes.engines.ask import last_words
+from compress.recipes.engines.paces import Pace, Spread
 from compress.recipes.jobs.bench import Bench, Load, Timed
-from compress.recipes.jobs.paces import Pace, Spread
 
 _PROGRAM = "guidellm"
 _ROUTE = "/v1/completions"  # a chat's template would add tokens that nobody counted

@@ -6,8 +6,8 @@ import pytest
 
 from compress.cli.terminal.tables import show
 from compress.cli.views.bench import bench
+from compress.recipes.engines.paces import Pace, Spread
 from compress.recipes.jobs.bench import Bench, Timed, Untimed
-from compress.recipes.jobs.paces import Pace, Spread
 
 PACE = Pace(
     prefill=512.4, decode=81.26, decode_rounds=[80, 81.26], peak_bytes=3 << 28,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from compress.recipes.engines.paces import pace_of, ratio
 from compress.recipes.engines.writer import Writing
-from compress.recipes.jobs.paces import pace_of, ratio
 
 
 def test_a_conversation_alone() -> None:
