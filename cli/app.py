@@ -19,6 +19,7 @@ import typer
 
 from compress.cli.commands import checkpoints, listing, recipes, trust
 from compress.cli.commands.bench import bench
+from compress.cli.commands.deploy import deploy
 from compress.cli.commands.serve import serve
 from compress.cli.terminal.help import Command, Group
 from compress.cli.terminal.output import print_json
@@ -45,6 +46,7 @@ app.command("replay", cls=Command)(trust.replay)
 app.command("generate", cls=Command)(checkpoints.generate)
 app.command("serve", cls=Command)(serve)
 app.command("bench", cls=Command)(bench)
+app.command("deploy", cls=Command)(deploy)
 app.command("doctor", cls=Command)(trust.doctor)
 app.command("passes", cls=Command)(listing.passes)
 app.command("dialects", cls=Command)(listing.dialects)

@@ -17,7 +17,7 @@ from compress.cli.app import main
 
 COMMANDS = [
     *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "diff", "replay"),
-    *("generate", "serve", "bench", "doctor", "passes", "dialects", "recipes", "schema", "init"),
+    *("generate", "serve", "bench", "deploy", "doctor", "passes", "dialects", "recipes", "schema", "init"),
 ]
 
 IMPORTING = """\
