@@ -46,11 +46,12 @@ def carry_out(
     profile: bool = False,
     first_look: bool = False,
     processes: Processes | None = None,
+    junit: Path | None = None,
 ) -> None:
     """Run `recipe` into `output` and say what came of it; on a terminal small models answer a question, too.
 
-    With `first_look` they do wherever the report goes. Of several `processes` the main one says it all. Exits with
-    GateError's code if a gate was missed.
+    With `first_look` they do wherever the report goes. Of several `processes` the main one says it all. The gates
+    go into the file `junit` as well. Exits with GateError's code if one was missed.
     """
     processes = processes or Processes()
     with working(quiet or not processes.main) as reporter:
@@ -68,6 +69,11 @@ def carry_out(
                 reporter=reporter,
                 processes=processes,
             )
+    if junit is not None and processes.main:
+        from compress.formats.files.storage import write_bytes
+        from compress.recipes.gates.junit import junit as as_junit
+
+        write_bytes(junit, as_junit(report.gates, report.model, report.seconds))
     processes.on_main(lambda: _say(recipe, report, output, budgets, json, quiet, first_look))
 
 

@@ -49,6 +49,9 @@ def run(
     profile: Annotated[
         bool, typer.Option("--profile", help="Say where time goes: forward, statistics, solving, reading, writing.")
     ] = False,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit's XML, for CI.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -65,7 +68,7 @@ def run(
         target = output or default_output(recipe, loaded)
         look = recipe == "quickstart"
         asked = {"fresh": fresh, "json": json, "quiet": quiet, "profile": profile}
-        carry_out(loaded, target, budgets, **asked, first_look=look, processes=together)
+        carry_out(loaded, target, budgets, **asked, first_look=look, processes=together, junit=junit)
 
 
 def quantize(
@@ -139,8 +142,20 @@ def plan(
     ] = None,
     json: Json = False,
     quiet: Quiet = False,
+    check: Annotated[bool, typer.Option("--check", help="Only say of each recipe whether it is sound.")] = False,
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[RECIPE]...", help="More recipes, with --check.", show_default=False)
+    ] = None,
 ) -> None:
-    """Say what a recipe will write, or how large a model is. Reads headers only: no weight."""
+    """Say what a recipe will write, or how large a model is. Reads headers only: no weight.
+
+    With --check, for CI and pre-commit: any number of recipes, one line each; models that are not here are not fetched.
+    """
+    if check:
+        _check([source, *(more or ())], overrides, target, max_ram, json, quiet)
+        return
+    if more:
+        raise UsageError("several recipes are planned one by one", "or only checked, with --check")
     with working(quiet):
         from compress.cli.views import memory as show_memory
         from compress.cli.views import recipes as show_recipes
@@ -169,3 +184,30 @@ def plan(
         checkpoint = open_checkpoint(resolve(source, progress=reporter.note))
     table = memory_of(source, checkpoint.spec, checkpoint.nbytes())
     emit(table.model_dump(mode="json"), json, lambda: show_memory.memory(table))
+
+
+def _check(
+    sources: list[str],
+    overrides: list[str] | None,
+    target: list[str] | None,
+    max_ram: str | None,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Exits with the worst of the recipes' exit codes."""
+    with working(quiet) as reporter:
+        from compress.cli.views import recipes as show_recipes
+        from compress.formats.files.source import cache_directory
+        from compress.recipes.jobs.check import check
+
+        found = check(
+            sources,
+            changes=overrides or (),
+            targets=target or (),
+            max_ram=parse_bytes(max_ram) if max_ram else None,
+            cache=cache_directory() / "plans",
+            reporter=reporter,
+        )
+    emit({"recipes": [each.model_dump(mode="json") for each in found]}, json, lambda: show_recipes.checks(found))
+    if worst := max(each.exit_code for each in found):
+        raise typer.Exit(worst)

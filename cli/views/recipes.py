@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -15,6 +15,7 @@ from compress.cli.views.profile import profile
 if TYPE_CHECKING:
     from compress.recipes.figures.planned import Plan, StagePlan
     from compress.recipes.jobs.answers import Answers
+    from compress.recipes.jobs.check import Checked
     from compress.recipes.report import ArtifactReport, Metrics, RunReport
 
 _WORTH_A_WORD = 0.2
@@ -99,6 +100,16 @@ def _repair(planned: Plan) -> list[str]:
         return ["Repair: no pass has bits, or a type of GGUF's, that can be raised"]
     work = f"at most {may.rounds} times {' + '.join(may.passes)} again, {duration(may.seconds)} in all"
     return [f"Repair, if a gate is missed: {work}; artifacts of at most {file_size(may.bytes)}"]
+
+
+def checks(found: Sequence[Checked]) -> list[RenderableType]:
+    """One recipe a line, and what is wrong with it."""
+    lines = []
+    for each in found:
+        sound = "fits" if each.planned else "is sound, as far as can be told without its model"
+        lines.append(f"{each.recipe}: {each.error or sound}")
+        lines += [f"  {each.hint}"] if each.hint else []
+    return list(lines)
 
 
 def _memory(stage: StagePlan) -> str:

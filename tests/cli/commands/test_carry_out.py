@@ -77,7 +77,9 @@ def test_every_missed_gate_is_told_and_ends_the_command_with_their_exit_code(
 ) -> None:
     work["passes"].insert(1, {"evaluate": {"data": str(held_out), "samples": 2, "seq_len": 32}})
     with pytest.raises(typer.Exit) as ended:
-        carried({**work, "gates": {"max_kl": 0, "max_perplexity": 1}}, tmp_path / "out")
+        gates = {"max_kl": 0, "max_perplexity": 1}
+        carried({**work, "gates": gates}, tmp_path / "out", junit=tmp_path / "gates.xml")
+    assert 'failures="2"' in (tmp_path / "gates.xml").read_text()
     assert ended.value.exit_code == 4
     told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("gate missed: ")]
     assert [line.split()[2] for line in told] == ["max_kl:", "max_perplexity:"]
