@@ -43,6 +43,7 @@ def test_a_run_from_beginning_to_end(
         "reference_perplexity",
         "kl_divergence",
         "acceptance",
+        "kl_p999",
         "top1_agreement",
     }
     assert {"passes", "seconds", "peak_ram_bytes", "peak_vram_bytes"} <= set(report)
