@@ -6,13 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from compress.formats.base import Checkpoint
 from compress.passes.core.base import Pass, Setting
 from compress.passes.core.carry import Boundary
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.evaluate import Evaluate, Measured
 from compress.passes.forward.cost import score_effort, walk_cost
+from compress.passes.model.weights import decoded
 from compress.passes.rtn import RTN
 
 Evaluated = Callable[..., Run]
@@ -50,6 +54,25 @@ def test_fewer_bits_lose_more(evaluated: Evaluated) -> None:
         assert run.left.scores is not None and run.left.scores.kl_divergence is not None
         losses.append(run.left.scores.kl_divergence)
     assert 0 < losses[0] < losses[1]
+
+
+def test_the_worst_tokens_are_told_of(evaluated: Evaluated, corpus: Path, tmp_path: Path) -> None:
+    """By transformers' own forward, and torch's quantile."""
+    run = evaluated("work", RTN(bits=3, group_size=32))
+    text = Evaluate(data=str(corpus), samples=3, seq_len=16).read(run.source, tmp_path, lambda _: None)
+    assert text is not None and run.left.scores is not None
+
+    def log_probs(weights: Checkpoint) -> torch.Tensor:
+        model = AutoModelForCausalLM.from_pretrained(run.source.path, dtype=torch.float32)
+        for name, parameter in model.named_parameters():
+            parameter.data = decoded(weights.read(name)) if name in weights.spec.tensors else parameter.data
+        with torch.no_grad():
+            return model(text.ids).logits[:, :-1].double().log_softmax(-1)
+
+    before, after = log_probs(run.source), log_probs(run.model)
+    by_token = (before.exp() * (before - after)).sum(-1).flatten()
+    assert run.left.scores.kl_p999 == pytest.approx(float(by_token.quantile(0.999)), rel=1e-3)
+    assert run.left.scores.kl_divergence == pytest.approx(float(by_token.mean()), rel=1e-3)
 
 
 def test_what_was_measured_is_not_measured_again(evaluated: Evaluated) -> None:
