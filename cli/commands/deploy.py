@@ -14,7 +14,7 @@ from compress.cli.terminal.units import memory_size
 from compress.formats.sizes import parse_bytes
 
 if TYPE_CHECKING:
-    from compress.recipes.jobs.deploy import Deployment
+    from compress.recipes.elsewhere.deploy import Deployment
 
 
 def deploy(
@@ -41,8 +41,8 @@ def deploy(
     as root, and no file holds a secret.
     """
     with working(quiet):
-        from compress.recipes.jobs.deploy import Wishes
-        from compress.recipes.jobs.deploy import deploy as write
+        from compress.recipes.elsewhere.deploy import Wishes
+        from compress.recipes.elsewhere.deploy import deploy as write
 
         wishes = Wishes(
             context=context,

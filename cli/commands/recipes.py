@@ -198,7 +198,7 @@ def _check(
     with working(quiet) as reporter:
         from compress.cli.views import recipes as show_recipes
         from compress.formats.files.source import cache_directory
-        from compress.recipes.jobs.check import check
+        from compress.recipes.elsewhere.check import check
 
         found = check(
             sources,

@@ -13,9 +13,9 @@ from compress.cli.terminal.units import duration, file_size, memory_size
 from compress.cli.views.profile import profile
 
 if TYPE_CHECKING:
+    from compress.recipes.elsewhere.check import Checked
     from compress.recipes.figures.planned import Plan, StagePlan
     from compress.recipes.jobs.answers import Answers
-    from compress.recipes.jobs.check import Checked
     from compress.recipes.report import ArtifactReport, Metrics, RunReport
 
 _WORTH_A_WORD = 0.2

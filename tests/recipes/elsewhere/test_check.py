@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from compress.cli.app import main
-from compress.recipes.jobs.check import check
+from compress.recipes.elsewhere.check import check
 
 GOOD = "model: {model}\npasses:\n  - rtn: {{group_size: {size}}}\n  - export: {{dialect: gptq}}\n"
 HOOKS = Path(__file__).parents[3] / ".pre-commit-hooks.yaml"

@@ -12,7 +12,7 @@ import yaml
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError
-from compress.recipes.jobs.deploy import Deployment, Wishes, deploy
+from compress.recipes.elsewhere.deploy import Deployment, Wishes, deploy
 from compress.recipes.jobs.export import export
 
 OBJECTS = ["deployment", "hpa", "ingress", "pvc", "service"]
