@@ -31,7 +31,7 @@ SUBROOMS = {
         "artifact",
         "",
     ),
-    "recipes": ("engines", "gates", "figures", "", "jobs", "page"),
+    "recipes": ("engines", "gates", "figures", "", "jobs", "page", "elsewhere"),
     "cli": ("terminal", "views", "commands", ""),
 }
 LARGEST_FOLDER = 16
