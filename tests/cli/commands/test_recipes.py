@@ -44,6 +44,7 @@ def test_a_run_from_beginning_to_end(
         "kl_divergence",
         "acceptance",
         "kl_p999",
+        "tokens_per_second",
         "top1_agreement",
     }
     assert {"passes", "seconds", "peak_ram_bytes", "peak_vram_bytes"} <= set(report)
