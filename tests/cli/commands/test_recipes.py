@@ -44,7 +44,6 @@ def test_a_run_from_beginning_to_end(
         "kl_divergence",
         "acceptance",
         "kl_p999",
-        "tokens_per_second",
         "top1_agreement",
     }
     assert {"passes", "seconds", "peak_ram_bytes", "peak_vram_bytes"} <= set(report)
@@ -63,7 +62,7 @@ def test_a_run_from_beginning_to_end(
     assert main(["eval", artifact["path"], *measure, "--json"]) == 0
     reference, row = json.loads(capfd.readouterr().out)["results"]
     assert reference["path"] == str(tiny_llama)
-    assert set(row) == {"path", "perplexity", "kl_divergence", "top1_agreement", "acceptance", "bytes", "tokens"}
+    assert {"path", "perplexity", "kl_divergence", "top1_agreement", "acceptance", "bytes", "tokens"} <= set(row)
     assert 0 <= row["kl_divergence"] < 1
 
 
