@@ -82,11 +82,11 @@ def test_what_stays_and_rounds_to_zero_learns_when_gptq_has_chosen_its_code(
 
 @pytest.mark.parametrize(("training", "at"), [("finetune", 9), ("lora", 9), ("qat", 12)])
 def test_a_killed_training_of_a_pruned_model_goes_on_to_the_same_bytes(
-    recipe: Build, tmp_path: Path, corpus: Path, training: str, at: int, killed_at: Build
+    tiny_llama: Path, recipe: Build, tmp_path: Path, corpus: Path, training: str, at: int, killed_at: Build
 ) -> None:
     ((kind, options),) = TRAININGS[training][0].items()
     short = {**options, "data": str(corpus), "steps": 8, "measure_every": 2}
-    wanted = recipe({"prune": {"pattern": "2:4"}}, {kind: short})
+    wanted = recipe(tiny_llama, {"prune": {"pattern": "2:4"}}, {kind: short}, {"export": {"dialect": "dense"}})
     run(wanted, tmp_path / "whole")
     with killed_at(at):
         run(wanted, tmp_path / "cut")

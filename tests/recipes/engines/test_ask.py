@@ -112,6 +112,6 @@ def test_an_engine_without_a_server_says_so(tmp_path: Path, monkeypatch: pytest.
     scripts.mkdir()
     (scripts / "__init__.py").touch()
     (scripts / "other.py").write_text("PACKAGES = ()")
-    monkeypatch.setattr(engines_asked, "_LAUNCH", Path(shutil.copy(launch.__file__, tmp_path)))
+    monkeypatch.setattr(engines_asked, "LAUNCH", Path(shutil.copy(launch.__file__, tmp_path)))
     with pytest.raises(CompressError, match="other: LookupError: it has no server"):
         serving("other", Path(sys.executable), tmp_path, 8123)
