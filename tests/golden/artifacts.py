@@ -45,7 +45,10 @@ _OF_THE_RUN = {"compress.json", "README.md"}
 
 
 def _configs() -> dict[str, PreTrainedConfig]:
-    """The models. Blocks of 128 × 128 divide `untied`; `moe` keeps experts in stacks, `gpt2` matrices transposed."""
+    """The models. Blocks of 128 × 128 divide `untied`, super-blocks the rows of `wide`.
+
+    `moe` keeps experts in stacks, `gpt2` matrices transposed.
+    """
     sizes: dict[str, Any] = {
         "vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
@@ -59,6 +62,7 @@ def _configs() -> dict[str, PreTrainedConfig]:
         "gpt2": GPT2Config(
             vocab_size=320, n_embd=64, n_layer=1, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=0
         ),
+        "wide": LlamaConfig(**{**sizes, **wide, "hidden_size": 256}, tie_word_embeddings=True),
     }  # fmt: skip
 
 
