@@ -15,6 +15,7 @@ from compress.kernels.numbers import number_formats
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
+from compress.kernels.numbers.row_int8 import RowInt8Format
 from compress.kernels.qtensor import QTensor, quantize
 
 NUMBERS = {"bits": (2, 4, 8), "group_size": (16, -1), "block_size": (32,)}
@@ -81,7 +82,8 @@ def test_projection_is_idempotent_and_goes_to_the_nearest_value(number_format):
         assert int(quantized.codes.max()) < number_format.levels and bool(values.isfinite().all())
         assert torch.equal(quantize(values, number_format, params).dequantize(), values)
         best = torch.full_like(weight, torch.inf)
-        for code in range(number_format.levels):
+        unused = isinstance(number_format, RowInt8Format)  # bitsandbytes never writes −128, its code 0
+        for code in range(int(unused), number_format.levels):
             every = QTensor(number_format, torch.full_like(quantized.codes, code), params).dequantize()
             best = torch.minimum(best, (every - weight).abs().nan_to_num(torch.inf))
         torch.testing.assert_close((values - weight).abs(), best, rtol=1e-4, atol=1e-7)
