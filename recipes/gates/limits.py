@@ -105,11 +105,16 @@ def _part(missed: Judged, figures: Figures) -> float:
     if missed.gate == "min_top1":
         return ((1 - missed.limit) / (1 - missed.value)) ** 2
     if missed.gate == "max_perplexity_ratio":
-        return math.log(missed.limit) / math.log(missed.value) if missed.value > 1 else 0.0
+        return _lasting(missed.limit, missed.value)
     reference = figures.get("reference_perplexity")
     if missed.gate == "max_perplexity" and reference:
-        return math.log(missed.limit / reference) / math.log(missed.value / reference)
+        return _lasting(missed.limit / reference, missed.value / reference)
     return missed.limit / missed.value
+
+
+def _lasting(limit: float, ratio: float) -> float:
+    """The part of the error that may stay for a `ratio` of perplexities to become `limit`; 0 if it is no loss at all."""
+    return math.log(limit) / math.log(ratio) if ratio > 1 else 0.0
 
 
 def _judged(gate: str, limit: float, value: float) -> Judged:

@@ -36,6 +36,8 @@ def test_what_errors_may_stay() -> None:
     assert left["max_perplexity"] == pytest.approx(same) and left["max_perplexity_ratio"] == pytest.approx(same)
     assert error_left(Gates(max_kl=0.05, min_top1=0.9), MEASURED) == pytest.approx(0.9 * 0.25)
     assert error_left(Gates(max_perplexity=19.0), MEASURED) == 0  # better than the untouched model
+    for lossless in (20.0, 19.5):  # nothing was lost, and the gate asks for more
+        assert error_left(Gates(max_perplexity=19.0), {**MEASURED, "perplexity": lossless}) == 0
 
 
 def test_sizes_are_of_the_largest_artifact_and_read_as_people_write_them() -> None:
