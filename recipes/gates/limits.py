@@ -113,7 +113,7 @@ def _part(missed: Judged, figures: Figures) -> float:
 
 
 def _lasting(limit: float, ratio: float) -> float:
-    """The part of the error that may stay for a `ratio` of perplexities to become `limit`; 0 if it is no loss at all."""
+    """The part of the error that may stay for a `ratio` of perplexities to become `limit`; 0 if nothing is lost."""
     return math.log(limit) / math.log(ratio) if ratio > 1 else 0.0
 
 
