@@ -21,6 +21,7 @@ from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.storage import RegularFile
 from compress.formats.gguf.blocks.base import BlockType
 from compress.formats.gguf.blocks.formatted import FormatType
+from compress.formats.gguf.blocks.substitutes import Substitute, fitting, substitutes_told
 from compress.formats.gguf.blocks.types import BLOCKS, DenseType, IntType, type_of
 from compress.formats.gguf.checkpoint import GGUFCheckpoint
 from compress.formats.gguf.config import dims_of, family_of, write_config
@@ -28,17 +29,7 @@ from compress.formats.gguf.file import SUFFIX, NewTensor, file_size, gguf_file, 
 from compress.formats.gguf.header import MAGIC, Value
 from compress.formats.gguf.kept import kept_in
 from compress.formats.gguf.metadata import string, uint
-from compress.formats.gguf.mixes import (
-    FILE_TYPES,
-    LABELS,
-    Mix,
-    Substitute,
-    Traits,
-    fitting,
-    is_mix,
-    mixed,
-    substitutes_told,
-)
+from compress.formats.gguf.mixes import FILE_TYPES, Mix, Traits, is_mix, label_of, mixed
 from compress.formats.gguf.names import TIED, Architecture, Dims, Place, is_tied
 from compress.formats.gguf.placed import found_in, matrices, shape_in
 from compress.formats.gguf.rope import Rope
@@ -59,15 +50,15 @@ BlockName = Literal[
 _FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
     "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4": 38,
-    **FILE_TYPES,
 }  # fmt: skip
 _QUANTIZATION_VERSION = 2
 _LONGEST_NAME = 200
 
 
 class GGUF(Dialect):
-    """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet, or a mix (q4_k_m);
-    after a `calibrate` their errors are weighed by the inputs.
+    """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet, or what llama.cpp calls
+    a whole file (Q4_K_M, Q4_0, IQ4_NL), with types as it chooses them; after a `calibrate` their errors are weighed by
+    the inputs.
 
     Where a type does not divide a matrix's rows, llama.cpp's substitute for it is taken, and said; `strict` refuses.
     `max_shard_size` (2GB) writes parts of at most so many bytes of weights, which llama.cpp loads by the first.
@@ -122,7 +113,7 @@ class GGUF(Dialect):
     def roundings(self, model: ModelSpec) -> Mapping[str, NumberFormat]:
         family, dims = family_of(model.config), dims_of(model.config)
         config = {**model.config, TIED: is_tied(family, model)}
-        traits, found = Traits.of(dims, config), dict[str, NumberFormat]()
+        traits, found = Traits.of(family, dims, config), dict[str, NumberFormat]()
         for place in family.places(dims, config):
             sources = found_in(place, model)
             if sources and all(model.tensors[source].format is None for source in sources):
@@ -172,7 +163,7 @@ class GGUF(Dialect):
         vocab = vocab_of(model.files, config, dims.vocab)
         places = list(family.places(dims, config))
         _check_inventory(family, places, model)
-        traits = Traits.of(dims, config)
+        traits = Traits.of(family, dims, config)
         entries = [self._entry(place, model, traits) for place in places]
         for name, values in rope.tensors(dims.head).items():
             entries.append(_Entry(Place(name, (), tuple(values.shape)), (), BLOCKS["f32"]))
@@ -282,7 +273,8 @@ def file_name(model: ModelSpec, kind: str) -> str:
     `SmolLM2-135M-Q4_0.gguf`.
     """
     name = re.sub(r"[^\w.-]+", "-", model.name or _said_name(model.config) or "model", flags=re.ASCII)
-    return f"{name[:_LONGEST_NAME].strip('.-') or 'model'}-{LABELS.get(kind, kind).upper()}{SUFFIX}"
+    label = label_of(kind) if is_mix(kind) else kind.upper()
+    return f"{name[:_LONGEST_NAME].strip('.-') or 'model'}-{label}{SUFFIX}"
 
 
 def _check_inventory(family: Architecture, places: list[Place], model: ModelSpec) -> None:
@@ -301,7 +293,7 @@ def _general(family: Architecture, config: Mapping[str, Any], kind: str) -> dict
         "general.architecture": string(family.name),
         "general.type": string("model"),
         **({"general.name": string(name[:_LONGEST_NAME])} if name else {}),
-        "general.file_type": uint(_FILE_TYPES[kind]),
+        "general.file_type": uint(FILE_TYPES[label_of(kind)] if is_mix(kind) else _FILE_TYPES[kind]),
         "general.quantization_version": uint(_QUANTIZATION_VERSION),
     }
 

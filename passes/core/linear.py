@@ -26,6 +26,9 @@ class LinearPass(Targets, LayerPass):
 
     stacks: ClassVar[bool] = True
 
+    def weighs(self) -> bool:
+        return bool(self.needs())
+
     @abstractmethod
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:
         """Quantize weight [out, in] fp32."""

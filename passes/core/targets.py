@@ -69,6 +69,10 @@ class Targets(Selection):
         """The modules (names without `.weight`) that it is for."""
         return frozenset(name for name in self.chosen(anatomy) if self.number_format(name))
 
+    def weighs(self) -> bool:
+        """Whether it weighs errors by what the inputs are."""
+        return False
+
     def formatted(self, model: ModelSpec, anatomy: Anatomy) -> frozenset[str]:
         """Those of the targets in `model` that get their number format from this step: all of them."""
         return self.targets(anatomy)

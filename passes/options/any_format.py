@@ -10,15 +10,8 @@ from pydantic import Field
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
-from compress.formats.gguf.mixes import (
-    Mix,
-    Substitute,
-    base_of,
-    fitting,
-    is_mix,
-    mixed_modules,
-    substitutes_told,
-)
+from compress.formats.gguf.blocks.substitutes import Substitute, fitting, substitutes_told
+from compress.formats.gguf.mixes import Mix, base_of, is_mix, mixed_modules
 from compress.formats.options import Match, PerTensor, resolve
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
@@ -65,7 +58,9 @@ class FormatOptions(IntegerOptions, TableOptions):
     """
 
     format: PerTensor[Named] = Field(
-        "int", description="the number format; GGUF's types and mixes are named as there: q4_k, q8_0, q4_k_m"
+        "int",
+        description="the number format; GGUF's types are named as there (q4_k, q8_0), and so are llama.cpp's mixes of "
+        "them, in capitals: Q4_K_M, Q4_0",
     )
     strict: bool = Field(
         False,
@@ -76,7 +71,7 @@ class FormatOptions(IntegerOptions, TableOptions):
         """Mixes become types, and types whose super-blocks do not divide a module's rows their substitutes."""
         step = super().settled(model, anatomy, note)
         said = {name: str(resolve(step.format, name)) for name in sorted(step.formatted(model, anatomy))}
-        wanted = said | mixed_modules(model, {name: kind for name, kind in said.items() if is_mix(kind)})
+        wanted = said | self._of_mixes(model, said)
         substitutes = self._substitutes(model, wanted)
         for line in substitutes_told(Counter(substitutes.values())):
             note(f"{self.name}: {line}")
@@ -86,6 +81,10 @@ class FormatOptions(IntegerOptions, TableOptions):
         step._refuse_wrong_rules(anatomy)  # before others take their place
         rules = tuple(Match[Named](match=name, value=cast(Named, kind)) for name, kind in found.items())
         return step.model_copy(update={"format": rules})
+
+    def _of_mixes(self, model: ModelSpec, said: Mapping[str, str]) -> dict[str, str]:
+        """The types of modules that are said to have a mix."""
+        return mixed_modules(model, {name: kind for name, kind in said.items() if is_mix(kind)}, self.weighs())
 
     def _substitutes(self, model: ModelSpec, wanted: Mapping[str, str]) -> dict[str, Substitute]:
         """What modules get whose rows do not fit. Raises RefusedError if that is not wanted."""

@@ -133,6 +133,23 @@ def test_a_mix_in_a_pass_and_in_an_export_choose_alike(wide_llama: Path, tmp_pat
     assert int(fields["general.file_type"].contents()) == gguf.LlamaFileType.MOSTLY_Q4_K_M
 
 
+def test_a_mix_heeds_whether_errors_are_weighed(
+    wide_llama: Path, corpus: Path, make_model: MakeModel, tmp_path: Path
+) -> None:
+    """IQ4_NL has its guard in the first eighth of the layers only without data; Q8_0 and Q4_0 differ in the output."""
+    config = LlamaConfig.from_pretrained(wide_llama)
+    config.num_hidden_layers = 8
+    model = make_model(tmp_path / "deep", "llama", config=config)
+    data = {"calibrate": {"data": str(corpus), "samples": 1, "seq_len": 8}}
+    solver = {"rtn": {"format": "IQ4_NL", "search": "inputs"}}
+    found = {}
+    for name, steps in {"weighed": [data, solver], "plain": [{"rtn": {"format": "IQ4_NL"}}]}.items():
+        steps = [*steps, {"export": {"dialect": "gguf", "type": "Q4_0"}}]
+        planned = plan(build(Document("types", {"model": str(model), "passes": steps}, {})))
+        found[name] = planned.artifacts[0].bytes
+    assert found["plain"] - found["weighed"] == 256 * 512 * (176 / 256 - 18 / 32)
+
+
 def test_substitutes_are_counted_and_said_by_the_plan_and_the_run(tiny_llama: Path, tmp_path: Path) -> None:
     """Rows of 64 and 128 columns: no super-blocks."""
     steps = [{"rtn": {"format": "q4_k"}}, {"export": {"dialect": "gguf", "type": "q6_k"}}]

@@ -1,27 +1,24 @@
-"""Mixes, against what llama.cpp's loader prints of files that its own quantizer made."""
+"""Mixes, against what llama.cpp's loader prints of files that its own quantizer made, and the choices of its tests.
+
+Those are `tests/snapshots/*.schema` in ggml-org/llama.cpp (commits a45da44, a3ff194): the type of every tensor of a
+model by file type, without an importance matrix.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import get_args
 
 import gguf
 import pytest
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError
-from compress.formats.gguf.mixes import (
-    FILE_TYPES,
-    LABELS,
-    Substitute,
-    Traits,
-    base_of,
-    fitting,
-    is_mix,
-    mixed,
-    mixed_modules,
-    substitutes_told,
-)
+from compress.formats.gguf.blocks.substitutes import fitting
+from compress.formats.gguf.blocks.types import BLOCKS
+from compress.formats.gguf.mixes import FILE_TYPES, Mix, Traits, base_of, is_mix, label_of, mixed, mixed_modules
 
 SHAPES = {
     "attn_q": 4096, "attn_k": 4096, "attn_v": 4096, "attn_output": 4096, "ffn_gate": 4096, "ffn_up": 4096,
@@ -38,6 +35,30 @@ LLAMA3_8B = {
     "q5_k_s": {"q5_k": 225, "q6_k": 1},
     "q5_k_m": {"q5_k": 193, "q6_k": 33},
 }
+# The snapshots of Qwen 3 0.6B (28 layers, 2 query heads a key head) with its output, and of gpt-oss 120B (36 layers,
+# 8 query heads a key head, 128 experts) without.
+QWEN3 = {
+    "Q4_0": {"q4_0": 197, "q6_k": 1},
+    "Q5_1": {"q5_1": 197, "q6_k": 1},
+    "Q8_0": {"q8_0": 198},
+    "Q2_K_S": {"q2_k": 194, "q4_k": 3, "q6_k": 1},
+    "Q2_K": {"q2_k": 113, "q3_k": 84, "q6_k": 1},
+    "Q3_K_M": {"q3_k": 113, "q4_k": 81, "q5_k": 3, "q6_k": 1},
+    "Q4_K_S": {"q4_k": 190, "q5_k": 7, "q6_k": 1},
+    "Q6_K": {"q6_k": 198},
+    "IQ4_NL": {"iq4_nl": 194, "q5_k": 3, "q6_k": 1},
+    "IQ4_XS": {"iq4_xs": 194, "q5_k": 3, "q6_k": 1},
+    "TQ1_0": {"tq1_0": 196, "q4_k": 1, "q6_k": 1},
+    "MXFP4_MOE": {"q8_0": 198},
+}
+GPT_OSS = {
+    "Q2_K_S": {"q2_k": 213, "q4_k": 40},
+    "Q2_K": {"q2_k": 145, "q3_k": 72, "q4_k": 36},
+    "Q4_K_M": {"q4_k": 217, "q6_k": 36},
+    "IQ4_NL": {"iq4_nl": 213, "q5_k": 40},
+    "TQ2_0": {"tq2_0": 252, "q4_k": 1},
+    "MXFP4_MOE": {"mxfp4": 108, "q8_0": 145},
+}
 # Gemma 3 270M, "Q4_K_M": 18 layers, 640 columns but for ffn_down's 2048 and attn_output's 1024; the embedding is tied.
 GEMMA = {"attn_q": 640, "attn_k": 640, "attn_v": 640, "attn_output": 1024, "ffn_gate": 640, "ffn_up": 640} | {
     "ffn_down": 2048
@@ -45,14 +66,56 @@ GEMMA = {"attn_q": 640, "attn_k": 640, "attn_v": 640, "attn_output": 1024, "ffn_
 GEMMA_FINER = {0, 1, 4, 7, 10, 13, 15, 16, 17}
 
 
+def counted(mix: str, traits: Traits, stems: Iterable[str], *ends: str) -> Counter[str]:
+    """How many matrices have each type: so many layers of `stems`, and what is not in a layer; all of 1024 columns."""
+    assert is_mix(mix)
+    names = [f"blk.{layer}.{stem}" for layer in range(traits.layers) for stem in stems]
+    return Counter(mixed(mix, f"{name}.weight", 1024, traits) for name in (*names, *ends))
+
+
 @pytest.mark.parametrize("mix", LLAMA3_8B)
 def test_types_are_as_many_as_in_files_of_llama_3(mix: str) -> None:
-    assert is_mix(mix)
-    traits = Traits(32, 4, False)
-    names = [(f"blk.{layer}.{stem}.weight", columns) for layer in range(32) for stem, columns in SHAPES.items()]
-    found = Counter(mixed(mix, name, columns, traits) for name, columns in names)
-    found.update(mixed(mix, name, 4096, traits) for name in ("output.weight", "token_embd.weight"))
-    assert found == LLAMA3_8B[mix]
+    assert counted(mix, Traits(32, 4, False), SHAPES, "output", "token_embd") == LLAMA3_8B[mix]
+
+
+def test_types_are_as_many_as_in_llama_cpps_own_tests() -> None:
+    for mix, kinds in QWEN3.items():
+        assert counted(mix, Traits(28, 2, False), SHAPES, "output", "token_embd") == kinds, mix
+    stems = [f"{stem}_exps" if stem.startswith("ffn") else stem for stem in SHAPES]
+    for mix, kinds in GPT_OSS.items():
+        assert counted(mix, Traits(36, 8, False, 128), stems, "token_embd") == kinds, mix
+
+
+def test_eight_experts_have_keys_and_values_in_8_bits() -> None:
+    """ggml-org/llama.cpp#4495 prints Mixtral 8x7B's layers."""
+    mixtral = Traits(32, 4, False, 8)
+    kinds = {stem: mixed("Q3_K_M", f"blk.31.{stem}.weight", 4096, mixtral) for stem in ("attn_k", "attn_v", "attn_q")}
+    assert kinds == {"attn_k": "q8_0", "attn_v": "q8_0", "attn_q": "q3_k"}
+    assert mixed("Q4_K_M", "blk.3.attn_output.weight", 4096, mixtral) == "q5_k"
+    assert mixed("Q5_K_M", "blk.3.attn_output.weight", 4096, mixtral) == "q5_k"
+    assert mixed("Q3_K_L", "blk.3.attn_output.weight", 4096, mixtral) == "q3_k"
+
+
+@pytest.mark.parametrize(
+    ("mix", "layer", "down"),
+    [("Q3_K_M", 0, "q5_k"), ("Q3_K_M", 4, "q3_k"), ("Q3_K_M", 6, "q4_k"), ("Q3_K_L", 9, "q4_k"), ("Q4_K_S", 0, "q4_k"),
+     ("Q4_K_M", 1, "q6_k"), ("Q4_K_M", 2, "q5_k"), ("Q4_K_M", 4, "q4_k"), ("Q5_K_M", 2, "q6_k")],
+)  # fmt: skip
+def test_falcon_spends_less_on_its_second_projection(mix: Mix, layer: int, down: str) -> None:
+    """llama-quant.cpp's rules for LLM_ARCH_FALCON; Falcon 7B has 32 layers, and 71 query heads for one key head."""
+    falcon = Traits(32, 71, True, falcon=True)
+    assert mixed(mix, f"blk.{layer}.ffn_down.weight", 18176, falcon) == down
+    assert mixed(mix, "token_embd.weight", 4608, falcon) == "q8_0"
+    assert mixed(mix, "blk.9.attn_output.weight", 4608, falcon) == ("q4_k" if mix == "Q3_K_L" else base_of(mix))
+
+
+def test_an_importance_matrix_moves_the_guard_of_the_first_layers() -> None:
+    plain, weighed = Traits(32, 4, False), Traits(32, 4, False, weighed=True)
+    for mix, without, with_one in (("Q4_0", "q4_0", "q4_1"), ("Q5_0", "q5_0", "q5_1"), ("IQ4_XS", "q5_k", "iq4_xs")):
+        assert is_mix(mix)
+        kinds = [mixed(mix, "blk.3.ffn_down.weight", 4096, traits) for traits in (plain, weighed)]
+        assert kinds == [without, with_one]
+        assert mixed(mix, "blk.4.ffn_down.weight", 4096, weighed) == base_of(mix)
 
 
 def test_types_of_gemma_with_their_substitutes() -> None:
@@ -76,29 +139,13 @@ def test_a_large_model_spends_more_on_its_few_values() -> None:
     assert mixed("q4_k_m", "blk.0.attn_qkv.weight", 8192, small) == "q6_k"
 
 
-@pytest.mark.parametrize(
-    ("kind", "substitute"),
-    [("q2_k", "q4_0"), ("q3_k", "q4_0"), ("q4_k", "q5_0"), ("q5_k", "q5_1"), ("q6_k", "q8_0"), ("iq4_xs", "iq4_nl"),
-     ("tq1_0", "q4_0"), ("tq2_0", "q4_0"), ("q4_1", "q4_1"), ("mxfp4", "mxfp4")],
-)  # fmt: skip
-def test_substitutes(kind: str, substitute: str) -> None:
-    assert (fitting(kind, 512), fitting(kind, 576)) == (kind, substitute)
-    if kind != substitute:
-        assert fitting(kind, 48) == "f16"
-
-
 def test_file_types_are_those_of_llama_h() -> None:
-    for mix, number in FILE_TYPES.items():
-        label = LABELS.get(mix, mix).upper()
-        assert gguf.LlamaFileType[f"MOSTLY_{label}"] == number and base_of(mix) in mix  # type: ignore[arg-type]
-
-
-def test_what_is_said_counts() -> None:
-    counts = Counter([Substitute("q4_k", "q5_0", 576)] * 3 + [Substitute("q6_k", "q8_0", 576)])
-    assert substitutes_told(counts) == (
-        "3 matrices in q5_0, not q4_k: 576 columns are no super-blocks",
-        "1 matrix in q8_0, not q6_k: 576 columns are no super-blocks",
-    )
+    mixes: tuple[Mix, ...] = get_args(Mix)
+    assert {label_of(mix) for mix in mixes} == set(FILE_TYPES)
+    for mix in mixes:
+        label = label_of(mix)
+        assert gguf.LlamaFileType[f"MOSTLY_{label}"] == FILE_TYPES[label]
+        assert BLOCKS[base_of(mix)].writable
 
 
 def test_modules_by_their_own_names() -> None:
