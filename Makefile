@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := cli recipes passes formats kernels
 
-.PHONY: gpu check lint types test fix conformance ends ends-lowest ends-newest
+.PHONY: gpu check lint types test fix docs conformance ends ends-lowest ends-newest
 
 # Where nobody is to compile, each of the processes that tests start would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -39,6 +39,10 @@ types: $(VENV)/installed .typecheck/compress
 # Two workers of one thread each: tests start many processes and have small matrices.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# The site, into site/: a broken link, a command or a figure that there is not, is an error.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The tests at both ends of the dependencies' ranges, each in an environment of its own: gigabytes and time as well.
 ENDS := .ends
