@@ -73,3 +73,4 @@ ENGINES := .engines
 conformance: $(VENV)/installed
 	$(BIN)/python tests/conformance/table/environments.py $(ENGINES)
 	$(BIN)/python tests/conformance/table --engines $(ENGINES)
+	$(BIN)/python -m pytest -rs tests/recipes/tasks  # with lm-eval where it is installed (".[eval]"), else it says so

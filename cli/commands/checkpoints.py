@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
@@ -69,6 +69,18 @@ def evaluate(
     windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of each text.")] = 10,
     seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.")] = 1024,
     kv_cache: KVCache = None,
+    tasks: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tasks",
+            metavar="NAME,...",
+            help="Measure these instead: tasks of lm-eval, .jsonl files of questions, facts and sums.",
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Questions of each task.  [default: all]")] = None,
+    shots: Annotated[
+        int | None, typer.Option("--shots", min=0, help="Examples before each question.  [default: the task's]")
+    ] = None,
     bench: Annotated[
         Path | None, typer.Option("--bench", metavar="FILE", help="What `compress bench --json` printed of them.")
     ] = None,
@@ -80,8 +92,14 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure perplexity, KL divergence and top-1 agreement. Several checkpoints stand side by side."""
+    """Measure perplexity, KL divergence and top-1 agreement, or --tasks. Several checkpoints stand side by side."""
     place = device_here(device)
+    if tasks:
+        _refuse("--tasks", {"--data": data, "--kv-cache": kv_cache, "--bench": bench, "--html": html})
+        _ask([*([reference] if reference else []), *paths], tasks, limit, shots, place, json=json, quiet=quiet)
+        return
+    if limit is not None or shots is not None:
+        raise UsageError("--limit and --shots are of tasks", "say which: --tasks facts")
     with working(quiet) as reporter:
         from compress.cli.views import checkpoints as show_checkpoints
         from compress.recipes.jobs.bench import timed_in
@@ -103,6 +121,32 @@ def evaluate(
         if html:
             write_comparison(rows, html)
     emit({"results": [row.model_dump(mode="json") for row in rows]}, json, lambda: show_checkpoints.results(rows))
+
+
+def _refuse(option: str, others: Mapping[str, object]) -> None:
+    """Raise UsageError for what does not go with `option`."""
+    if given := [name for name, value in others.items() if value is not None]:
+        raise UsageError(f"{option} measures something else than {', '.join(given)}", "give them to a command each")
+
+
+def _ask(
+    paths: Sequence[str],
+    tasks: Sequence[str],
+    limit: int | None,
+    shots: int | None,
+    device: str,
+    *,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Carry out tasks, and show what came of them."""
+    names = [name for given in tasks for name in given.split(",") if name]
+    with working(quiet) as reporter:
+        from compress.cli.views.tasks import tasks as show_tasks
+        from compress.recipes.tasks.harness import measure
+
+        found = measure(list(dict.fromkeys(paths)), names, limit=limit, shots=shots, device=device, reporter=reporter)
+    emit(found.model_dump(mode="json"), json, lambda: show_tasks(found.results))
 
 
 def verify(

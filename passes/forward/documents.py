@@ -38,7 +38,7 @@ def dataset(name: str, split: str, rows: Rows) -> Iterator[Document]:
 
     path, _, config = name.partition(":")
     if not exists(path):
-        _refuse_without_hub(name)
+        refuse_without_hub(name, _NO_FILE)
     try:
         records = datasets.load_dataset(path, config or None, split=split, streaming=True)
         for number, record in enumerate(records, start=1):
@@ -51,8 +51,8 @@ def dataset(name: str, split: str, rows: Rows) -> Iterator[Document]:
 _NO_FILE = "it is no file either; offline, give a text file or `builtin`"
 
 
-def _refuse_without_hub(name: str) -> None:
-    """Say at once that the hub cannot be reached. What it answers does not matter here."""
+def refuse_without_hub(name: str, hint: str) -> None:
+    """Raise InputError at once if the hub, which has the dataset `name`, cannot be reached. Any answer will do."""
     from huggingface_hub import constants
 
     try:
@@ -63,9 +63,9 @@ def _refuse_without_hub(name: str) -> None:
     except URLError as error:
         if isinstance(error.reason, ssl.SSLError):  # it is there; the library has certificates of its own
             return
-        raise InputError(f"dataset {name}: the hub cannot be reached: {error.reason}", _NO_FILE) from error
+        raise InputError(f"dataset {name}: the hub cannot be reached: {error.reason}", hint) from error
     except OSError as error:
-        raise InputError(f"dataset {name}: the hub cannot be reached: {error}", _NO_FILE) from error
+        raise InputError(f"dataset {name}: the hub cannot be reached: {error}", hint) from error
 
 
 def _read(path: Path) -> str:

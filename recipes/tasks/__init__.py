@@ -1,0 +1,1 @@
+"""What can the result do? Tasks of lm-eval, and questions out of a file."""
