@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 TINY: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
@@ -35,14 +35,14 @@ def words(count: int, seed: int = 0) -> str:
 
 
 def make_model(directory: Path, sizes: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Path:
-    """A Llama of these sizes in a Hugging Face directory; weights large enough for logits to differ."""
+    """A Llama of these sizes, or what `model_type` says, in a Hugging Face directory; weights large: logits differ."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        **sizes, vocab_size=_VOCABULARY, max_position_embeddings=4096, tie_word_embeddings=False, dtype=dtype,
-        bos_token_id=0, eos_token_id=0,
+    config = AutoConfig.for_model(
+        **{"model_type": "llama", **sizes}, vocab_size=_VOCABULARY, max_position_embeddings=4096,
+        tie_word_embeddings=False, dtype=dtype, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     with device:
-        model = LlamaForCausalLM(config).to(dtype)
+        model = AutoModelForCausalLM.from_config(config).to(dtype)
     spread = 2 / sizes["hidden_size"] ** 0.5 if sizes["hidden_size"] > 64 else 0.08
     with torch.no_grad():
         for parameter in model.parameters():

@@ -71,7 +71,8 @@ class Export(ModelPass):
         matrices = {name: spec for name, spec in written.tensors.items() if len(spec.shape) > 1}
         dense = {name.removesuffix(".weight") for name, spec in matrices.items() if spec.format is None}
         refuse_idle_rules(dialect, self.dialect, dense, {name.removesuffix(".weight") for name in matrices} - dense)
-        return [Product(self.dialect, self.folder, written, dialect.options(written), dialect.layout(written))]
+        options, layout = dialect.options(written), dialect.layout(written)
+        return [Product(self.dialect, self.folder, written, options, layout, dialect.roundings(written))]
 
     def _fitted(self, model: ModelSpec, dialect: Dialect) -> ModelSpec:
         """The headers of `model` as the container holds them; a refusal names containers that hold them exactly."""

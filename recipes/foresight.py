@@ -81,6 +81,11 @@ def _refuse_idle_repair(recipe: Recipe) -> None:
         raise UsageError(
             f"{line}gates.repair: there is no gate on quality to reach", f"set one of {', '.join(FIGURES)}"
         )
+    if recipe.fit:
+        raise UsageError(
+            f"{line}gates.repair: `fit` has taken the most bits that fit, and none are left to raise",
+            "set gates.max_bytes in the place of fit, or leave repair out",
+        )
     chooser = next((step for step in recipe.passes if isinstance(step, Chooser) and step.chooses_bits), None)
     if chooser:
         raise UsageError(

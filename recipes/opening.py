@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,15 +13,19 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.files.source import resolve
 from compress.formats.views.fit import Decoded, decoded_spec
-from compress.passes.core.base import LayerPass, ModelPass, Pass
+from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
 from compress.passes.core.report import Reporter
 from compress.passes.forward.blend import beside
 from compress.passes.model.outline import Known, outline_of
 from compress.passes.model.sequences import Amount
 from compress.recipes.artifacts import artifact_at
+from compress.recipes.figures.planned import FitPlan
+from compress.recipes.fitting.choice import choose
+from compress.recipes.fitting.ways import ways
+from compress.recipes.fitting.wish import place_of
 from compress.recipes.foresight import foresee
-from compress.recipes.recipe import Recipe
-from compress.recipes.stages import Texts
+from compress.recipes.recipe import Recipe, with_steps
+from compress.recipes.stages import Texts, largest
 from compress.recipes.texts import count_texts, read_texts
 
 if TYPE_CHECKING:
@@ -30,12 +34,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outlined:
-    """What a plan starts from. `texts`: how much there is for each pass, by its number."""
+    """What a plan starts from. `texts`: how much there is for each pass, by its number; `fit`: what was chosen."""
 
     recipe: Recipe
     source: Checkpoint
     model: Known
     texts: Mapping[int, Amount]
+    fit: FitPlan | None = None
 
 
 @dataclass(frozen=True)
@@ -46,11 +51,12 @@ class Opened:
     source: Checkpoint
     skeleton: Skeleton
     texts: Texts
+    fit: FitPlan | None = None
 
     @property
     def outlined(self) -> Outlined:
         amounts = {number: text.amount for number, text in self.texts.items()}
-        return Outlined(self.recipe, self.source, self.skeleton, amounts)
+        return Outlined(self.recipe, self.source, self.skeleton, amounts, self.fit)
 
 
 def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Opened:
@@ -61,8 +67,9 @@ def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Ope
     reporter.tell("opening and tracing the model")
     source, skeleton = Skeleton.open(_files(recipe, reporter.note), device)
     source = _working(recipe, source)
+    recipe, fit = _fitted(recipe, source, skeleton, reporter)
     settled = _settled(recipe, source, skeleton, reporter.note)
-    return Opened(settled, source, skeleton, read_texts(settled, source, skeleton, reporter))
+    return Opened(settled, source, skeleton, read_texts(settled, source, skeleton, reporter), fit)
 
 
 def outline_recipe(recipe: Recipe, reporter: Reporter, cache: Path | None) -> Outlined:
@@ -71,8 +78,9 @@ def outline_recipe(recipe: Recipe, reporter: Reporter, cache: Path | None) -> Ou
     reporter.tell("opening and tracing the model")
     model = outline_of(_files(recipe, reporter.note), cache)
     source = _working(recipe, model.source)
+    recipe, fit = _fitted(recipe, source, model, reporter)
     settled = _settled(recipe, source, model, reporter.note)
-    return Outlined(settled, source, model, count_texts(settled, source, model, reporter, cache))
+    return Outlined(settled, source, model, count_texts(settled, source, model, reporter, cache), fit)
 
 
 def model_of(recipe: Recipe) -> str:
@@ -101,3 +109,36 @@ def _settled(recipe: Recipe, source: Checkpoint, known: Known, note: Callable[[s
             if isinstance(step, ModelPass) and step.reshapes:
                 model = step.plan(model, known.anatomy)
     return recipe.model_copy(update={"passes": tuple(steps)})
+
+
+def _fitted(recipe: Recipe, source: Checkpoint, known: Known, reporter: Reporter) -> tuple[Recipe, FitPlan | None]:
+    """The recipe with bits of weights and cache that fit where its result is to run, if it says where."""
+    with recipe.origin.placing("fit"):
+        place = place_of(recipe.fit, recipe.targets)
+        if place is None:
+            return recipe, None
+        reporter.tell("choosing what fits")
+
+        def weigh(steps: Mapping[int, Pass]) -> list[Product]:
+            return _products(with_steps(recipe, steps), source, known)
+
+        chosen, plan = choose(ways(recipe.passes), weigh, place, recipe.targets)
+    return with_steps(recipe, chosen.steps), plan
+
+
+def _products(recipe: Recipe, source: Checkpoint, known: Known) -> list[Product]:
+    """What the recipe will write, of all ways that it may go."""
+    settled = _settled(recipe, source, known, lambda said: None)
+    return [
+        product
+        for passes in largest(settled.passes, source.spec, known.anatomy)
+        for product in _products_of(passes, source, known)
+    ]
+
+
+def _products_of(passes: Sequence[Pass], source: Checkpoint, known: Known) -> Iterator[Product]:
+    model = source.spec
+    for step in passes:
+        known = known.of_spec(model, source.path)
+        yield from step.products(model)
+        model = step.plan(model, known.anatomy)

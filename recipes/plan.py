@@ -54,6 +54,7 @@ def plan_opened(opened: Outlined, max_ram: int, crew: Crew = ALONE) -> Plan:
     here = pace()
     plans = [_plan(opened, steps, max_ram, here, crew) for steps in largest(passes, headers, anatomy)]
     planned = plans[0].model_copy(update={"repair": _repair(opened, plans[0], max_ram, here, crew)})
+    planned = planned.model_copy(update={"fit": opened.fit})
     if not any(isinstance(step, Chooser) for step in passes):
         _refuse_large(opened.recipe, planned.artifacts)
         return planned
@@ -262,7 +263,7 @@ def physical_ram() -> int:
 
 
 def _artifact(product: Product, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
-    subject, layout = Subject(product.dialect, product.model, product.options), product.layout
+    subject, layout = Subject.of(product), product.layout
     zeros = zeros_told(product.model)
     told = [*layout.substitutes, *([zeros] if zeros else [])]
     return ArtifactPlan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from compress.formats.files.source import name_of
 from compress.passes.core.base import Pass
 from compress.recipes import bundled, yaml
 from compress.recipes.engines.verdicts import check_targets
+from compress.recipes.fitting.wish import Fit
 from compress.recipes.gates.limits import Gates
 from compress.recipes.origin import Origin
 from compress.recipes.overrides import override
@@ -40,6 +42,7 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0, lt=2**63, description="seed of everything random")
     targets: tuple[str, ...] = Field(default=(), description="engines that must be able to load a result")
     passes: tuple[SerializeAsAny[Pass], ...] = Field(description="the steps, in order")
+    fit: Fit | None = Field(default=None, description="memory, context and users that the result is to fit")
     gates: Gates = Gates()
     _origin: Origin = PrivateAttr(default=Origin())
 
@@ -123,6 +126,14 @@ def with_targets(recipe: Recipe, names: Iterable[str]) -> Recipe:
     except ValueError as error:
         raise UsageError(str(error)) from None
     return recipe.model_copy(update={"targets": tuple(dict.fromkeys([*recipe.targets, *more]))})
+
+
+def with_steps(recipe: Recipe, steps: Mapping[int, Pass]) -> Recipe:
+    """The recipe with these passes, by the numbers of those in whose stead, and on whose lines, they stand."""
+    numbers, origin = sorted(steps), recipe.origin
+    changed = recipe.model_copy(update={"passes": tuple(steps[number] for number in numbers)})
+    changed._origin = replace(origin, steps=[origin.steps[number] for number in numbers] if origin.steps else ())
+    return changed
 
 
 def is_recipe(source: str) -> bool:

@@ -10,7 +10,8 @@ from compress.cli.terminal.tables import new_table
 from compress.cli.terminal.units import file_size, memory_size
 
 if TYPE_CHECKING:
-    from compress.recipes.jobs.memory import Cache, Memory
+    from compress.recipes.figures.cache import Cache
+    from compress.recipes.jobs.memory import Memory
 
 
 def memory(table: Memory) -> list[RenderableType]:

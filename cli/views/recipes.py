@@ -14,7 +14,7 @@ from compress.cli.views.profile import profile
 
 if TYPE_CHECKING:
     from compress.recipes.elsewhere.check import Checked
-    from compress.recipes.figures.planned import Plan, StagePlan
+    from compress.recipes.figures.planned import FitPlan, Plan, StagePlan
     from compress.recipes.jobs.answers import Answers
     from compress.recipes.report import ArtifactReport, Metrics, RunReport
 
@@ -82,6 +82,7 @@ def plan(planned: Plan) -> list[RenderableType]:
     size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
     return [
         f"{planned.model}: {planned.architecture}, {size}",
+        *_fit(planned.fit),
         stages,
         files,
         loads,
@@ -89,6 +90,19 @@ def plan(planned: Plan) -> list[RenderableType]:
         *_repair(planned),
         verdict,
     ]
+
+
+def _fit(fit: FitPlan | None) -> list[RenderableType]:
+    """What was chosen to fit, and from what."""
+    if fit is None:
+        return []
+    table = new_table("weights", "cache", "file", "cache takes", "in all", "", right=(2, 3, 4))
+    for row in fit.rows:
+        sizes = [memory_size(size) if size else "" for size in (row.weights_bytes, row.cache_bytes, row.bytes)]
+        verdict = "chosen" if row.chosen else "fits" if row.fits else row.why or "too large"
+        table.add_row(row.weights, row.cache, *sizes, verdict)
+    said = f"To fit {memory_size(fit.allowed)} with {fit.users} × {fit.context:,} tokens of context:"
+    return [said, table, *([f"note: {fit.told}"] if fit.told else [])]
 
 
 def _repair(planned: Plan) -> list[str]:

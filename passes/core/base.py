@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compress.formats.base import Checkpoint, Layout, ModelSpec
 from compress.kernels.effort import Effort
+from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.change import Change
 from compress.passes.core.processes import ALONE, Crew
 from compress.passes.forward.cost import Cost, Extent, walk_cost
@@ -35,7 +36,7 @@ Tie = Callable[[Tensor], Tensor]
 class Product:
     """An artifact that a pass will write: its dialect, with options as they will be, its folder and exact files.
 
-    `model` are the headers as they will be written.
+    `model` are the headers as they will be written, but for what the container rounds by itself: `rounded`.
     """
 
     dialect: str
@@ -43,6 +44,7 @@ class Product:
     model: ModelSpec
     options: Mapping[str, Any]
     layout: Layout
+    rounded: Mapping[str, NumberFormat] = field(default_factory=dict)
 
 
 class Pass(BaseModel, ABC):

@@ -23,21 +23,21 @@ from compress.formats.files.source import name_of
 from compress.formats.files.storage import write_bytes
 from compress.recipes.artifacts import artifact_at, manifest_at
 from compress.recipes.engines.verdicts import subject_of, verdict
-from compress.recipes.jobs.memory import memory_of
+from compress.recipes.figures.cache import cache_of
+from compress.recipes.figures.footprint import USED_VRAM, with_room
 
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 _ENDING = ".j2"
 _USER = 1000
 _PORT = 8000
 _MODEL = "/model"
-_ROOM = 1.2
-"""Activations, buffers, fragmentation: as `compress plan MODEL` counts."""
 _RUNTIME = 2 << 30
 """Python, torch and their libraries, in bytes; a small server takes less."""
 _SLOWEST_READ = 50 << 20
 """Bytes a second from a network's disk, before a model that loads is taken for one that hangs."""
-_USED_VRAM = 0.9
 _FEWEST_SECONDS = 120
+_HALF, _BYTE = 2, 1
+"""Bytes of a number in the cache."""
 _MIB = 1 << 20
 
 
@@ -97,14 +97,14 @@ def deploy(artifact: Path, output: Path, wishes: Wishes | None = None) -> Deploy
 def _figures(checkpoint: Checkpoint, engine: str, wishes: Wishes) -> dict[str, Any]:
     """What it takes, in bytes and devices. Raises RefusedError for vLLM without a GPU and without an image."""
     weights = checkpoint.nbytes()
-    cache = memory_of("", checkpoint.spec, weights).cache
-    per_token = cache.bytes_per_token["FP16/BF16"] if cache else 0
-    held = per_token * wishes.context * wishes.parallel
-    needed = (weights + held) * _ROOM
+    cache, _ = cache_of(checkpoint.spec.config)
+    width = _BYTE if checkpoint.spec.kv_cache else _HALF
+    held = cache.held(wishes.context * wishes.parallel, width) if cache else 0
+    needed = with_room(weights + held)
     gpus = wishes.gpus if wishes.gpus is not None else _gpus(needed, wishes.vram) if engine == "vllm" else 0
     if engine == "vllm" and not (gpus or wishes.image):
         raise RefusedError("vLLM's image is for GPUs", "name one for CPUs with --image, or deploy a GGUF file")
-    memory = int(_RUNTIME + (weights * _ROOM if gpus else needed))
+    memory = _RUNTIME + (with_room(weights) if gpus else needed)
     return {
         "engine": engine,
         "gpus": gpus,
@@ -112,14 +112,14 @@ def _figures(checkpoint: Checkpoint, engine: str, wishes: Wishes) -> dict[str, A
         "cache_bytes": held,
         "memory_bytes": memory,
         "memory_mib": math.ceil(memory / _MIB),
-        "storage_mib": math.ceil(weights * _ROOM / _MIB) + 1024,
+        "storage_mib": math.ceil(with_room(weights) / _MIB) + 1024,
         "startup_seconds": _FEWEST_SECONDS + math.ceil(weights / _SLOWEST_READ),
     }
 
 
 def _gpus(needed: float, vram: int) -> int:
     """So many of equal size as hold it together: a power of two, for heads are shared out among them."""
-    return int(2 ** max(0, math.ceil(math.log2(needed / (vram * _USED_VRAM)))))
+    return int(2 ** max(0, math.ceil(math.log2(needed / (vram * USED_VRAM)))))
 
 
 def _started(
@@ -129,7 +129,7 @@ def _started(
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
     name, gpus = _label(_name(checkpoint, folder)), figures["gpus"]
     known = settings.get("gpu_image", settings["image"]) if gpus else settings["image"]
-    options = _vllm_options(name, gpus, wishes)
+    options = _vllm_options(name, gpus, wishes, checkpoint)
     if engine == "llama.cpp":
         options = _llama_options(name, checkpoint.path, gpus, wishes)
     return {
@@ -144,10 +144,12 @@ def _started(
     }
 
 
-def _vllm_options(name: str, gpus: int, wishes: Wishes) -> list[str]:
+def _vllm_options(name: str, gpus: int, wishes: Wishes, checkpoint: Checkpoint) -> list[str]:
+    kept = checkpoint.spec.kv_cache
+    cache = ["--kv-cache-dtype", kept.grid] if kept else []
     several = ["--tensor-parallel-size", str(gpus)] if gpus > 1 else []
     limits = ["--max-model-len", str(wishes.context), "--max-num-seqs", str(wishes.parallel)]
-    return ["--model", _MODEL, "--served-model-name", name, *limits, *several]
+    return ["--model", _MODEL, "--served-model-name", name, *limits, *several, *cache]
 
 
 def _llama_options(name: str, path: Path, gpus: int, wishes: Wishes) -> list[str]:

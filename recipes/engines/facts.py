@@ -22,6 +22,7 @@ from compress.recipes.engines.checks.grids import (
 )
 from compress.recipes.engines.checks.inputs import float8_cache, half_inputs, kept_inputs, whole_groups
 from compress.recipes.engines.checks.joined import joined_alike, scales_apart, whole_blocks
+from compress.recipes.engines.checks.phones import phone_types
 from compress.recipes.engines.checks.settings import (
     any_model,
     architectures,
@@ -154,6 +155,9 @@ FACTS: tuple[Fact, ...] = (
     # llama.cpp
     Fact("llama.cpp", "gguf", "2026.10", "ggml/src/ggml-common.h QK4_0, QK4_1, QK5_0, QK5_1, QK8_0",
          divisible(columns=32)),
+    # Phones: llama.cpp on ARM
+    Fact("mobile", "gguf", "2026.10", "llama.cpp, ggml/src/ggml-cpu/repack.cpp ggml_repack_get_optimal_repack_type; "
+         "ggml/src/ggml-cpu/arch/arm/quants.c", phone_types),
     # TensorRT-LLM
     Fact("tensorrt-llm", "modelopt", "1.3", "https://nvidia.github.io/TensorRT-LLM/features/quantization.html",
          any_model()),

@@ -8,15 +8,26 @@ from typing import Any
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.kernels.numbers.int import IntFormat
+from compress.kernels.qtensor import NumberFormat
+from compress.passes.core.base import Product
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An artifact as facts see it: `options` are its dialect's, or what a file says of its quantization."""
+    """An artifact as facts see it: `options` are its dialect's, or what a file says of its quantization.
+
+    `rounded` are the number formats that dense weights get when it is written; of one that lies there, none.
+    """
 
     dialect: str
     model: ModelSpec
     options: Mapping[str, Any] = field(default_factory=dict)
+    rounded: Mapping[str, NumberFormat] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, product: Product) -> Subject:
+        """An artifact that will be written."""
+        return cls(product.dialect, product.model, product.options, product.rounded)
 
     @property
     def quantized(self) -> dict[str, TensorSpec]:

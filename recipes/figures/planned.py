@@ -54,6 +54,29 @@ class RepairPlan(BaseModel):
     bytes: int
 
 
+class FitRow(BaseModel):
+    """One way to fill in what a recipe leaves open: `bytes` of weights and cache, with room; `why` it cannot be."""
+
+    weights: str
+    cache: str
+    weights_bytes: int = 0
+    cache_bytes: int = 0
+    bytes: int = 0
+    fits: bool = False
+    chosen: bool = False
+    why: str = ""
+
+
+class FitPlan(BaseModel):
+    """What was chosen to fit `allowed` bytes, and from what, the most faithful first; `told` is for the engine."""
+
+    allowed: int
+    context: int
+    users: int
+    rows: list[FitRow]
+    told: str = ""
+
+
 class Plan(BaseModel):
     """What a recipe will do. `memory_bytes` and `seconds` are estimates, the bytes of artifacts are exact.
 
@@ -72,3 +95,4 @@ class Plan(BaseModel):
     max_ram: int
     verdict: str
     repair: RepairPlan | None = None
+    fit: FitPlan | None = None

@@ -37,6 +37,10 @@ def _size(value: object) -> object:
         raise ValueError(str(error)) from None
 
 
+Size = Annotated[int, Field(gt=0), BeforeValidator(_size)]
+"""Bytes, or an amount of them as people write it."""
+
+
 class Gates(BaseModel):
     """What the result must reach; missing a gate keeps the artifact, marks it, and exits 4."""
 
@@ -50,7 +54,7 @@ class Gates(BaseModel):
     min_top1: float | None = Field(
         default=None, ge=0, le=1, description="part of the tokens whose likeliest successor stays the same"
     )
-    max_bytes: Annotated[int, Field(gt=0), BeforeValidator(_size)] | None = Field(
+    max_bytes: Size | None = Field(
         default=None, description="weights of the largest artifact, as 4GiB; refused beforehand where it is known"
     )
     repair: bool = Field(

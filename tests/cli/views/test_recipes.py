@@ -7,7 +7,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
-from compress.cli.views.recipes import answers, run_report
+from compress.cli.views.recipes import answers, plan, run_report
+from compress.recipes.figures.planned import FitPlan, FitRow, Plan
 from compress.recipes.jobs.answers import Answers
 from compress.recipes.report import ArtifactReport, Ends, Metrics, RunReport
 
@@ -59,3 +60,23 @@ def test_chosen_bits_are_shown_by_kind() -> None:
 def test_answers_stand_side_by_side() -> None:
     found = Answers(question="Where?", answers={"original": "In\nParis.", "gptq": "In the"})
     assert printed(answers(found)).splitlines() == ["", "Where?", "  original  In Paris.", "  gptq      In the …"]
+
+
+def test_what_was_chosen_to_fit_stands_beside_what_was_not() -> None:
+    rows = [
+        FitRow(weights="8 bits", cache="16 bits", weights_bytes=8 << 20, cache_bytes=4 << 20, bytes=15 << 20),
+        FitRow(weights="7 bits", cache="16 bits", why="no container"),
+        FitRow(weights="4 bits", cache="fp8", weights_bytes=4 << 20, cache_bytes=2 << 20, bytes=7 << 20, fits=True,
+               chosen=True),
+    ]  # fmt: skip
+    planned = Plan(
+        model="here", architecture="llama", parameters=1, source_bytes=1, stages=[], artifacts=[], memory_bytes=1,
+        disk_bytes=0, seconds=1, max_ram=1, verdict="fits",
+        fit=FitPlan(allowed=10 << 20, context=2048, users=4, rows=rows, told="keep its cache in q8_0"),
+    )  # fmt: skip
+    lines = [" ".join(line.split()) for line in printed(plan(planned)).splitlines()]
+    assert "To fit 10.0 MiB with 4 × 2,048 tokens of context:" in lines
+    assert "8 bits 16 bits 8.00 MiB 4.00 MiB 15.0 MiB too large" in lines
+    assert "7 bits 16 bits no container" in lines
+    assert "4 bits fp8 4.00 MiB 2.00 MiB 7.00 MiB chosen" in lines
+    assert "note: keep its cache in q8_0" in lines

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import InputError
-from compress.recipes.jobs.memory import cache_bytes, memory_of, precision
+from compress.recipes.jobs.memory import memory_of, precision
 
 GiB = 1024**3
 LLAMA2_7B = {
@@ -41,15 +41,6 @@ def test_the_course_formula(parameters: int, bits: int) -> None:
     assert sizes.weights / GiB == pytest.approx(size_gb, abs=1 / GiB)
     assert sizes.inference / GiB == pytest.approx(size_gb * 1.2, abs=2 / GiB)
     assert sizes.training / GiB == pytest.approx(size_gb * 4, abs=4 / GiB)
-
-
-def test_the_cache_examples_of_the_course() -> None:
-    # LLaMA-7B, 2048 tokens, FP16: 2 · 32 · 2048 · 4096 · 2 bytes.
-    assert cache_bytes(layers=32, kv_heads=32, head_dim=128, width=2, tokens=2048) == GiB
-    # KVCache(max_batch_size=32, max_seq_len=2048, num_layers=32, num_heads=32, head_dim=128), float16.
-    assert cache_bytes(32, 32, 128, 2, tokens=2048, batch=32) == 32 * GiB
-    # One layer's bytes per token in FP32: MHA 32 heads, MQA, GQA with 8 heads.
-    assert [cache_bytes(1, heads, 128, 4) for heads in (32, 1, 8)] == [32768, 1024, 8192]
 
 
 def memory(**config: Any) -> Any:

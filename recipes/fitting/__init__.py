@@ -1,0 +1,1 @@
+"""What of a recipe fits where its result is to run?"""
