@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 ROOMS := cli recipes passes formats kernels
 
-.PHONY: gpu check lint types test fix docs conformance ends ends-lowest ends-newest
+.PHONY: gpu check lint types test fix docs browser conformance ends ends-lowest ends-newest
 
 # Where nobody is to compile, each of the processes that tests start would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -43,6 +43,12 @@ test: $(VENV)/installed
 # The site, into site/: a broken link, a command or a figure that there is not, is an error.
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# report.html in Debian's Chromium, driven by playwright; without one, the tests are skipped elsewhere, and fail here.
+browser: $(VENV)/installed
+	$(BIN)/pip install -q -c constraints.txt playwright
+	command -v chromium chromium-browser google-chrome
+	$(BIN)/python -m pytest tests/recipes/page/test_browser.py
 
 # The tests at both ends of the dependencies' ranges, each in an environment of its own: gigabytes and time as well.
 ENDS := .ends
