@@ -54,7 +54,7 @@ class Spread(Allocation):
         steps = (more, more / 2, 0.0, -fewer / 2, -fewer)
         return tuple(self.sparsity + step for step in steps)
 
-    def attempts(self, steps: Sequence[LayerPass], anatomy: Anatomy) -> list[LayerPass]:
+    def attempts(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[LayerPass]:
         return list(self._attempts(self._pruner(steps)).values())
 
     def largest(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from compress.passes.model.outline import Known, outline_of
 from compress.passes.model.sequences import Amount
 from compress.recipes.artifacts import artifact_at
 from compress.recipes.figures.planned import FitPlan
+from compress.recipes.fitting.budget import budgeted, products_of
 from compress.recipes.fitting.choice import choose
 from compress.recipes.fitting.ways import ways
 from compress.recipes.fitting.wish import place_of
@@ -100,14 +101,17 @@ def _working(recipe: Recipe, source: Checkpoint) -> Checkpoint:
 
 def _settled(recipe: Recipe, source: Checkpoint, known: Known, note: Callable[[str], None]) -> Recipe:
     """The recipe with no option left open, each decided for the model as it reaches its pass."""
-    model, steps = source.spec, list[Pass]()
+    model, reached, steps = source.spec, known, list[Pass]()
     for number, step in enumerate(recipe.passes):
         with recipe.origin.placing("passes", number):
-            known = known.of_spec(model, source.path)
+            reached = reached.of_spec(model, source.path)
             here = step.located(recipe.origin.folder_of("passes", number, step.name))
-            steps.append(here.settled(model, known.anatomy, note))
+            steps.append(here.settled(model, reached.anatomy, note))
             if isinstance(step, ModelPass) and step.reshapes:
-                model = step.plan(model, known.anatomy)
+                model = step.plan(model, reached.anatomy)
+    for number in range(len(steps)):
+        with recipe.origin.placing("passes", number):
+            steps[number] = budgeted(steps, number, source, known)
     return recipe.model_copy(update={"passes": tuple(steps)})
 
 
@@ -132,13 +136,5 @@ def _products(recipe: Recipe, source: Checkpoint, known: Known) -> list[Product]
     return [
         product
         for passes in largest(settled.passes, source.spec, known.anatomy)
-        for product in _products_of(passes, source, known)
+        for product in products_of(passes, source, known)
     ]
-
-
-def _products_of(passes: Sequence[Pass], source: Checkpoint, known: Known) -> Iterator[Product]:
-    model = source.spec
-    for step in passes:
-        known = known.of_spec(model, source.path)
-        yield from step.products(model)
-        model = step.plan(model, known.anatomy)

@@ -11,8 +11,8 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.artifact.zeros import zeros_told
 from compress.passes.choice.chooser import Chooser
-from compress.passes.choice.ladder import Ladder, Rung
-from compress.passes.core.base import LayerPass, ModelPass, Pass, Product, Setting
+from compress.passes.choice.ladder import Ladder
+from compress.passes.core.base import LayerPass, ModelPass, Pass, Product, Rung, Setting
 from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.report import Reporter
 from compress.passes.forward.cost import Cost, Extent

@@ -60,7 +60,7 @@ class PassReport(BaseModel):
 class RunReport(BaseModel):
     """What `compress run --json` prints. `missed` names the gates that were missed, `notes` what else to know.
 
-    `seconds` are those of all processes that had a part in the run; `bits` are those that a stage chose, by module.
+    `seconds` are those of all processes that had a part in the run; `bits` are those, or the types, that a stage chose.
     `gates` are all that were set, `repairs` what was done for them, `prices` what a trial found quantized weights cost.
     """
 
@@ -75,7 +75,7 @@ class RunReport(BaseModel):
     peak_ram_bytes: int
     peak_vram_bytes: int
     notes: list[str] = []
-    bits: dict[str, int] = {}
+    bits: dict[str, int | str] = {}
     gates: list[Judged] = []
     repairs: list[str] = []
     prices: list[Price] = []

@@ -140,13 +140,15 @@ def _ends(artifact: ArtifactReport) -> list[str]:
     return [f"{artifact.dialect}: {size} of {file_size(artifact.bytes)} are embeddings in {artifact.ends.format}"]
 
 
-def _chosen(bits: Mapping[str, int]) -> list[RenderableType]:
-    """How many modules got how many bits, and of which kind they are."""
+def _chosen(bits: Mapping[str, int | str]) -> list[RenderableType]:
+    """How many modules got how many bits, or which type, and of which kind they are."""
     if not bits:
         return []
     kinds = Counter(name.rpartition(".")[2] for name in bits)
-    table = new_table("bits chosen", "modules", "which", right=(0, 1))
-    for width in sorted(set(bits.values())):
+    table = new_table(
+        "types chosen" if str in map(type, bits.values()) else "bits chosen", "modules", "which", right=(0, 1)
+    )
+    for width in sorted(set(bits.values()), key=str):
         found = Counter(name.rpartition(".")[2] for name, chosen in bits.items() if chosen == width)
         which = (f"all {kind}" if count == kinds[kind] else f"{count} {kind}" for kind, count in found.items())
         table.add_row(str(width), str(found.total()), ", ".join(which))

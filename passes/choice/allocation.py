@@ -16,6 +16,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
+from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.passes.choice.bit_budget import Judge, Unit
 from compress.passes.choice.chooser import Chooser
@@ -35,7 +36,7 @@ class Allocation(Chooser):
     samples: int = Field(16, ge=1, le=1 << 20, description="calibration sequences that KL is measured on")
 
     @abstractmethod
-    def attempts(self, steps: Sequence[LayerPass], anatomy: Anatomy) -> list[LayerPass]:
+    def attempts(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[LayerPass]:
         """The pass among `steps` that it chooses for, at every candidate for all modules."""
 
     def checks(self) -> int:
@@ -48,7 +49,7 @@ class Allocation(Chooser):
         walk = walk_cost(model, anatomy, sequences, budget, statistics=True)
         check = walk_cost(model, anatomy, judged, budget).effort + score_effort(model, anatomy, judged, 2)
         trials = Effort()
-        attempts = self.attempts(setting.following, anatomy)
+        attempts = self.attempts(setting.following, model, anatomy)
         for step in attempts:
             trials += rewrite_effort([step], model, anatomy)
         gathered = gather_effort(attempts[:1], model, anatomy, sequences)
@@ -73,10 +74,32 @@ def priced(units: Sequence[Unit], errors: Tensor, even: int, judge: Judge) -> Te
     return errors
 
 
+def repriced(units: Sequence[Unit], prices: Tensor, chosen: Sequence[int], judge: Judge) -> Tensor:
+    """`prices` as they are about a choice: times what goes if each sort of unit alone gets the most.
+
+    What a sort costs beside others that are poor is not what it costs beside others that are good.
+    """
+    most, found = prices.shape[1] - 1, prices.clone()
+    sorts, whole = sorts_of(units), judge(chosen)
+    for sort in dict.fromkeys(sorts):
+        members = [number for number, each in enumerate(sorts) if each == sort]
+        expected = sum(float(prices[number, chosen[number]] - prices[number, most]) for number in members)
+        if expected > 0:
+            spared = whole - judge([most if each == sort else at for at, each in zip(chosen, sorts)])
+            found[members] *= abs(spared) / expected
+    return found
+
+
 def evenly(units: Sequence[Unit], most: int) -> list[int]:
     """The same candidate everywhere, the largest that the budget allows: errors add up to KL only about."""
-    fitting = [at for at in range(len(units[0].costs)) if sum(unit.costs[at] for unit in units) <= most]
-    return [fitting[-1]] * len(units)
+    return evens(units, most)[-1]
+
+
+def evens(units: Sequence[Unit], most: int) -> list[list[int]]:
+    """`evenly`, and every other candidate that takes as much everywhere: last is the last."""
+    totals = [sum(costs) for costs in zip(*(unit.costs for unit in units))]
+    largest = max(total for total in totals if total <= most)
+    return [[at] * len(units) for at, total in enumerate(totals) if total == largest]
 
 
 def best(choices: Sequence[list[int]], judge: Judge) -> tuple[list[int], float]:

@@ -1,4 +1,4 @@
-"""Bits for the modules of a model: which must be equal, what they cost, and which choice errs least for its cost."""
+"""Bits, or types, for modules: which must be equal, what they cost, and which choice errs least for its cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from compress.passes.model.anatomy import Anatomy
+from compress.passes.model.anatomy import Anatomy, kind_of
 
 _LEVELS = 1 << 14
 T = TypeVar("T")
@@ -20,7 +20,10 @@ Judge = Callable[[Sequence[int]], float]
 
 @dataclass(frozen=True)
 class Unit:
-    """Modules that get the same bits: `costs` are their bits in all at each candidate, scales included, ascending."""
+    """Modules that get the same candidate: `costs` are their bits in all at each, scales included.
+
+    Candidates of all units together take the less the earlier they come; one unit's need not.
+    """
 
     modules: tuple[str, ...]
     weights: int
@@ -40,6 +43,15 @@ def tied_modules(anatomy: Anatomy, modules: Collection[str]) -> Iterator[tuple[s
         yield from map(tuple, tied.values())
 
 
+def stacked_modules(anatomy: Anatomy, modules: Collection[str]) -> Iterator[tuple[str, ...]]:
+    """`modules`, those together that GGUF has in one tensor: the experts' matrices of one sort in a layer."""
+    for layer in anatomy.layers:
+        stacks: dict[str, list[str]] = {}
+        for name in (name for siblings in layer.siblings for name in siblings if name in modules):
+            stacks.setdefault(kind_of(name), []).append(name)
+        yield from map(tuple, stacks.values())
+
+
 def _list_of(module: str, layer: str) -> str | None:
     """The list within a layer that holds the module under a number; None if none does."""
     steps = module.removeprefix(f"{layer}.").split(".")
@@ -55,9 +67,9 @@ class Allocations:
     """
 
     def __init__(self, units: Sequence[Unit], errors: Tensor, most: int) -> None:
-        self.least = sum(unit.costs[0] for unit in units)
-        above = [[cost - unit.costs[0] for cost in unit.costs] for unit in units]
-        room = max(0, min(most, sum(unit.costs[-1] for unit in units)) - self.least)
+        self.least = sum(min(unit.costs) for unit in units)
+        above = [[cost - min(unit.costs) for cost in unit.costs] for unit in units]
+        room = max(0, min(most, sum(max(unit.costs) for unit in units)) - self.least)
         exact = math.gcd(*(step for steps in above for step in steps)) or 1
         self.quantum = exact if room // exact <= _LEVELS else -(-room // _LEVELS)
         self.levels = room // self.quantum
@@ -71,6 +83,10 @@ class Allocations:
             chosen.append(int(choices[level]))
             level -= steps[chosen[-1]]
         return chosen[::-1]
+
+    def within(self, bits: int) -> list[int]:
+        """The best choice that takes at most so many bits, which the cheapest one takes at least."""
+        return self.at(min(self.levels, (bits - self.least) // self.quantum))
 
     def _solve(self, errors: Tensor) -> list[Tensor]:
         """For every unit, its best candidate at each level [levels + 1], the units before it included."""
@@ -108,11 +124,28 @@ def _mixture(units: Sequence[Unit], most: int, low: int, high: int) -> list[int]
     return chosen
 
 
+def cached(judge: Judge) -> Judge:
+    """`judge`, asked but once about each choice."""
+    known: dict[tuple[int, ...], float] = {}
+
+    def judged(chosen: Sequence[int]) -> float:
+        if (key := tuple(chosen)) not in known:
+            known[key] = judge(chosen)
+        return known[key]
+
+    return judged
+
+
 def spread(units: Sequence[Unit], chosen: Sequence[int], candidates: Sequence[T]) -> Mapping[str, T]:
     """A choice as candidates by module name."""
     return {name: candidates[index] for unit, index in zip(units, chosen) for name in unit.modules}
 
 
+def spent(units: Sequence[Unit], chosen: Sequence[int]) -> int:
+    """The bits of a choice in all, scales included."""
+    return sum(unit.costs[index] for unit, index in zip(units, chosen))
+
+
 def average(units: Sequence[Unit], chosen: Sequence[int]) -> float:
     """Bits per weight of a choice, scales included."""
-    return sum(unit.costs[index] for unit, index in zip(units, chosen)) / sum(unit.weights for unit in units)
+    return spent(units, chosen) / sum(unit.weights for unit in units)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from compress.formats.base import ModelSpec
 from compress.passes.core.base import LayerPass, ModelPass
 from compress.passes.model.anatomy import Anatomy
 
 Choice = Mapping[str, Any]
-"""Bits, or the part that becomes zero, by module."""
+"""Bits, types, or the part that becomes zero, by module."""
+Nbytes = Callable[[Choice], int]
+"""The bytes of the largest artifact with a choice."""
 
 
 class Chooser(ModelPass):
@@ -31,6 +33,10 @@ class Chooser(ModelPass):
     @abstractmethod
     def even(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> list[Choice]:
         """Every candidate for all modules: what cannot be done with one of them is refused beforehand."""
+
+    def budgeted(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, nbytes: Nbytes) -> Self:
+        """The step with its limit on an artifact's bytes, if any, as one on what it chooses. Raises RefusedError."""
+        return self
 
     def give(self, step: LayerPass, choice: Choice) -> LayerPass:
         """The following pass `step` with what was chosen."""

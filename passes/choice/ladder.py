@@ -7,13 +7,11 @@ from typing import Any, TypeVar
 
 from compress.formats.options import Match, PerTensor, resolve
 from compress.kernels.qtensor import NumberFormat
-from compress.passes.core.base import Pass
+from compress.passes.core.base import Pass, Rung
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.any_format import FormatOptions, Named
 from compress.passes.options.integers import Bits, IntegerOptions
 
-Rung = int | str
-"""Bits of an integer grid, or the name of a type."""
 T = TypeVar("T")
 
 _MOST_BITS = 8

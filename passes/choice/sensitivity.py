@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,9 @@ from compress.passes.model.anatomy import kind_of
 from compress.passes.model.weights import dense
 from compress.passes.sweep.sweep import calibration_walk, holds
 
+Candidate = float | str
+"""Bits, the name of a type, or a share of zeros."""
+
 
 class Tried(Committed):
     """A layer was tried: by module, the energy of its output, then that of the error at every candidate."""
@@ -34,20 +38,20 @@ class Tried(Committed):
 
 
 class Checked(Committed):
-    """The KL divergence of one choice of bits; checks are numbered in their order."""
+    """The KL divergence of one choice; checks are numbered in their order."""
 
     number: int
     divergence: float
 
 
 class Trials:
-    """`steps`, one for every candidate, tried on `modules`; each layer's trials and errors are committed.
+    """`steps`, one for every `Candidate`, tried on `modules`; each layer's trials and errors are committed.
 
     A layer's trials are solved on the inputs that the untouched layers before it give, so that they can be put
     together in any choice; they take a byte or two per weight and candidate on disk until `clear`.
     """
 
-    def __init__(self, run: Run, stage: Stage, steps: Mapping[float, LayerPass], modules: frozenset[str]) -> None:
+    def __init__(self, run: Run, stage: Stage, steps: Mapping[Any, LayerPass], modules: frozenset[str]) -> None:
         self.run, self.stage, self.steps, self.modules = run, stage, steps, modules
 
     def measure(self) -> None:
@@ -90,12 +94,12 @@ class Trials:
         energies = self._energies()
         return torch.stack([self._unit_errors([(name, energies[name]) for name in unit.modules]) for unit in units])
 
-    def judge(self, units: Sequence[Unit], candidates: Sequence[float], sequences: int) -> Judge:
+    def judge(self, units: Sequence[Unit], candidates: Sequence[Candidate], sequences: int) -> Judge:
         """`divergence` of one choice after the other, each the index of a candidate for every unit."""
         numbers = count()
         return lambda chosen: self.divergence(next(numbers), spread(units, chosen, candidates), sequences)
 
-    def divergence(self, number: int, chosen: Mapping[str, float], sequences: int) -> float:
+    def divergence(self, number: int, chosen: Mapping[str, Candidate], sequences: int) -> float:
         """KL in nats per token over the first `sequences` for calibration, untouched ‖ `chosen`: check `number`."""
         known = {record.number: record.divergence for record in self.run.journal.of(Checked, self.stage.key)}
         if number not in known:
@@ -140,7 +144,7 @@ class Trials:
         sums = torch.stack([torch.tensor(rows, dtype=torch.float64).sum(0) for rows in sorts.values()])
         return torch.where(sums[:, :1] > 0, sums[:, 1:] / sums[:, :1], 0.0).sum(0)
 
-    def _diverge(self, chosen: Mapping[str, float], count: int) -> float:
+    def _diverge(self, chosen: Mapping[str, Candidate], count: int) -> float:
         run, stage, sequences = self.run, self.stage, self.run.left.calibration
         assert sequences is not None  # the plan refuses a run without
         files = [NativeFile(path) for path in sorted(stage.folder.glob("trials-*.safetensors"))]
@@ -167,5 +171,5 @@ class Trials:
         return divergence
 
 
-def _trial(module: str, candidate: float) -> str:
-    return f"{module}.{candidate:g}"
+def _trial(module: str, candidate: Candidate) -> str:
+    return f"{module}.{candidate if isinstance(candidate, str) else f'{candidate:g}'}"

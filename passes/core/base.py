@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Place = tuple[str | int, ...]
 """Where something stands in the options of a pass: their names, and numbers within lists."""
+Rung = int | str
+"""Bits of an integer grid, or the name of a type of GGUF's."""
 Tie = Callable[[Tensor], Tensor]
 """The nearest scale of siblings' inputs ([in] → [in], fp32 > 0) that the op before can take (passes/sweep/fold.py)."""
 
@@ -230,16 +232,16 @@ class LayerPass(Pass):
         """Whether a pass after it in the same stage may quantize the same weights, from this one's targets."""
         return False
 
-    def with_bits(self, chosen: Mapping[str, int]) -> Self:
-        """This pass with the bits that were chosen for modules, by name; as it is, if bits are none of its options."""
+    def with_bits(self, chosen: Mapping[str, Rung]) -> Self:
+        """This pass with the bits, or types, that were chosen for modules by name; as it is, if it has none to say."""
         return self
 
     def with_shares(self, chosen: Mapping[str, float]) -> Self:
         """This pass with the part that becomes zero as it was chosen for modules; as it is, if it makes no zeros."""
         return self
 
-    def leaves_open(self, name: str) -> bool:
-        """Whether `with_bits` would decide for the module `name`, and none of its own rules does."""
+    def leaves_open(self, name: str, option: str) -> bool:
+        """Whether `with_bits` would decide the `option` for the module `name`, and none of its own rules does."""
         return False
 
     def effort(self, weights: Mapping[str, tuple[int, ...]]) -> Effort:

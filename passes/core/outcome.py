@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from compress.formats.gguf.importance.modules import Energy
+from compress.passes.core.base import Rung
 from compress.passes.forward.scores import Scores
 from compress.passes.model.sequences import Sequences
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 class Outcome:
     """`calibration`: the sequences to go by, or `energies` of inputs by module, in place of them.
 
-    `bits`, `shares` of zeros: chosen by module name; `scores`: of the model.
+    `bits` or types, `shares` of zeros: chosen by module name; `scores`: of the model.
 
     `authors` are the passes that rewrote a tensor, joined by +; `reports` what there is to say of a rewritten
     module; `manifest` is what artifacts say of the stage. What a stage does not speak of is None, or empty. `called`:
@@ -26,7 +27,7 @@ class Outcome:
 
     calibration: Sequences | None = None
     energies: Mapping[str, Energy] | None = None
-    bits: Mapping[str, int] | None = None
+    bits: Mapping[str, Rung] | None = None
     shares: Mapping[str, float] | None = None
     scores: Scores | None = None
     authors: Mapping[str, str] = field(default_factory=dict)

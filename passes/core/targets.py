@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar, Self
 
@@ -10,6 +11,7 @@ from pydantic import AliasChoices, Field
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError, suggest
+from compress.formats.gguf.blocks.substitutes import Substitute
 from compress.formats.options import matches, resolve
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Pass
@@ -72,6 +74,10 @@ class Targets(Selection):
     def weighs(self) -> bool:
         """Whether it weighs errors by what the inputs are."""
         return False
+
+    def substitutes(self, model: ModelSpec, wanted: Mapping[str, str]) -> Mapping[str, Substitute]:
+        """What modules get in place of types of GGUF's that do not divide their rows. Raises RefusedError."""
+        return {}
 
     def formatted(self, model: ModelSpec, anatomy: Anatomy) -> frozenset[str]:
         """Those of the targets in `model` that get their number format from this step: all of them."""

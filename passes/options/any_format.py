@@ -12,7 +12,7 @@ from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
 from compress.formats.gguf.blocks.substitutes import Substitute, fitting, substitutes_told
 from compress.formats.gguf.mixes import Mix, base_of, is_mix, mixed_modules
-from compress.formats.options import Match, PerTensor, resolve
+from compress.formats.options import Match, PerTensor, resolve, with_chosen
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.half_tables import HalfTableFormat
@@ -21,6 +21,7 @@ from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.numbers.k_scaled import KScaledFormat
 from compress.kernels.numbers.tables import Table
 from compress.kernels.qtensor import NumberFormat
+from compress.passes.core.base import Rung
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.integers import IntegerOptions
 from compress.passes.options.tables import TableOptions
@@ -72,7 +73,7 @@ class FormatOptions(IntegerOptions, TableOptions):
         step = super().settled(model, anatomy, note)
         said = {name: str(resolve(step.format, name)) for name in sorted(step.formatted(model, anatomy))}
         wanted = said | self._of_mixes(model, said)
-        substitutes = self._substitutes(model, wanted)
+        substitutes = step.substitutes(model, wanted)
         for line in substitutes_told(Counter(substitutes.values())):
             note(f"{self.name}: {line}")
         found = wanted | {name: each.found for name, each in substitutes.items()}
@@ -86,7 +87,7 @@ class FormatOptions(IntegerOptions, TableOptions):
         """The types of modules that are said to have a mix."""
         return mixed_modules(model, {name: kind for name, kind in said.items() if is_mix(kind)}, self.weighs())
 
-    def _substitutes(self, model: ModelSpec, wanted: Mapping[str, str]) -> dict[str, Substitute]:
+    def substitutes(self, model: ModelSpec, wanted: Mapping[str, str]) -> dict[str, Substitute]:
         """What modules get whose rows do not fit. Raises RefusedError if that is not wanted."""
         columns = {name: model.tensors[f"{name}.weight"].shape[-1] for name in wanted}
         each = {name: Substitute(kind, fitting(kind, columns[name]), columns[name]) for name, kind in wanted.items()}
@@ -97,6 +98,11 @@ class FormatOptions(IntegerOptions, TableOptions):
                 f"llama.cpp takes {one.found} for it: say so, or leave strict out",
             )
         return found
+
+    def with_bits(self, chosen: Mapping[str, Rung]) -> Self:
+        step = super().with_bits(chosen)
+        kinds = {name: cast(Named, rung) for name, rung in chosen.items() if isinstance(rung, str)}
+        return step.model_copy(update={"format": with_chosen(self.format, kinds)}) if kinds else step
 
     def integral(self, name: str) -> bool:
         return resolve(self.format, name) == "int"

@@ -12,6 +12,7 @@ from compress.formats.options import PerTensor, may_be, replaced, resolve, with_
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.search.integers import Zero
+from compress.passes.core.base import Rung
 from compress.passes.core.targets import Targets
 from compress.passes.model.anatomy import Anatomy
 
@@ -57,13 +58,15 @@ class IntegerOptions(Targets):
     def _size_is_open(self, name: str) -> bool:
         return resolve(self.group_size, name) == AUTO
 
-    def leaves_open(self, name: str) -> bool:
-        """Whether no rule with a `match` says the bits of the module `name`."""
-        rules = self.bits if isinstance(self.bits, tuple) else ()
+    def leaves_open(self, name: str, option: str) -> bool:
+        """Whether no rule with a `match` says the `option` for the module `name`."""
+        said = getattr(self, option)
+        rules = said if isinstance(said, tuple) else ()
         return not any(rule.match is not None and rule.covers(name) for rule in rules)
 
-    def with_bits(self, chosen: Mapping[str, int]) -> Self:
-        return self.model_copy(update={"bits": with_chosen(self.bits, chosen)}) if chosen else self
+    def with_bits(self, chosen: Mapping[str, Rung]) -> Self:
+        bits = {name: rung for name, rung in chosen.items() if isinstance(rung, int)}
+        return self.model_copy(update={"bits": with_chosen(self.bits, bits)}) if bits else self
 
     def number_format(self, name: str) -> NumberFormat | None:
         bits: int | None = resolve(self.bits, name)

@@ -287,7 +287,7 @@ def holds(run: Run, walk: Walk) -> bool:
 
 
 def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:
-    """Execute one stage of layer-wise passes, with the bits, and the shares of zeros, that a stage before it chose."""
+    """Execute one stage of layer-wise passes, with the bits (or types) and shares of zeros that one before chose."""
     bits, shares = run.left.bits or {}, run.left.shares or {}
     with torch.no_grad():
         return Sweep(run, stage, [step.with_bits(bits).with_shares(shares) for step in passes]).execute()

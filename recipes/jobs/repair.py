@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from compress.passes.choice.bit_budget import Allocations, Unit, average
-from compress.passes.choice.ladder import Ladder, Rung
+from compress.passes.choice.ladder import Ladder
 from compress.passes.choice.prices import Price, Prices
+from compress.passes.core.base import Rung
 from compress.passes.core.report import Reporter
 from compress.recipes.gates.limits import error_left, figures_of
 from compress.recipes.opening import Outlined, outline_recipe

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file, save_file
 from uneven import uneven
 
 from compress.formats.errors import RefusedError, UsageError
@@ -53,6 +54,30 @@ def test_kl_is_lower_than_at_even_bits(step, tmp_path, make_model, begin, scores
     assert len(set(run.left.bits.values())) > 1
     ours, theirs = (scores(each, each.model, each.source).kl_divergence for each in (run, even))
     assert ours < 0.9 * theirs
+
+
+def test_types_of_gguf_are_chosen_by_what_they_cost(tmp_path, make_model, begin, scores, chosen, carry_out):
+    """What attention gives is next to nothing here: it gets the least, and what that saves goes elsewhere."""
+    source, step = make_model(tmp_path / "model", "llama", layers=1), RTN()
+    tensors = load_file(source / "model.safetensors")
+    tensors["model.layers.0.self_attn.o_proj.weight"] *= 0.01
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    even = begin(source, tmp_path / "even")
+    carry_out(even, RTN(format="q5_0"))
+    sizes = {"q4_0": 4.5, "q4_1": 5.0, "q5_0": 5.5, "q5_1": 6.0, "q8_0": 8.5}
+    run = chosen(source, tmp_path / "mixed", Mixed(average_bits=5.5, formats=tuple(sizes)), step)
+    found = run.left.manifest["mixed"]
+    assert found["average_bits"] <= 5.5 and found["compared"].startswith("at the 5.500 bits per weight of Q5_0 KL is")
+    attention, others = (
+        [sizes[kind] for name, kind in run.left.bits.items() if ("attn" in name) == at] for at in (1, 0)
+    )
+    assert sum(attention) / 4 < 5 and min(others) >= 5.5
+    carry_out(run, step)
+    assert {spec.format for spec in run.model.spec.tensors.values() if spec.format} == {
+        RTN(format=kind).number_format("") for kind in set(run.left.bits.values())
+    }
+    ours, theirs = (scores(each, each.model, each.source).kl_divergence for each in (run, even))
+    assert ours == pytest.approx(found["kl_divergence"], rel=1e-6) and ours < 0.9 * theirs
 
 
 def test_rtn_trials_are_the_model_that_comes_out(tmp_path, tiny_llama, scores, chosen, carry_out):
@@ -132,10 +157,11 @@ def test_what_cannot_be_chosen_is_said_in_the_plan(mixed, steps, error, what, tm
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"average_bits": 4, "bits": [4, 3]}, {"max_kl": 0}, {"max_kl": 1, "bits": [4]}]
+    "options",
+    [{}, {"average_bits": 4, "bits": [4, 3]}, {"max_kl": 0}, {"max_kl": 1, "bits": [4]}, {"max_bytes": "1MB"}],
 )
 def test_options_are_checked(options):
-    with pytest.raises(ValueError, match=r"average_bits|ascend|greater|at least 2"):
+    with pytest.raises(ValueError, match=r"average_bits|ascend|greater|at least 2|name the candidates"):
         Mixed(**options)
 
 

@@ -157,10 +157,10 @@ def test_substitutes_are_counted_and_said_by_the_plan_and_the_run(tiny_llama: Pa
     listening = Listening()
     planned = plan(recipe, reporter=listening)
     assert listening.notes == [
-        "rtn: 12 matrices in q5_0, not q4_k: 64 columns are no super-blocks",
-        "rtn: 2 matrices in q5_0, not q4_k: 128 columns are no super-blocks",
+        "rtn: 12 matrices in q5_0, not q4_k: 64 columns are no super-blocks (5.5 bits per weight, not 4.5)",
+        "rtn: 2 matrices in q5_0, not q4_k: 128 columns are no super-blocks (5.5 bits per weight, not 4.5)",
     ]
-    said = "1 matrix in q8_0, not q6_k: 64 columns are no super-blocks"
+    said = "1 matrix in q8_0, not q6_k: 64 columns are no super-blocks (8.5 bits per weight, not 6.56)"
     assert said in planned.artifacts[0].notes
     report = run(recipe, tmp_path / "out")
     assert f"gguf-q6_k: {said}" in report.notes

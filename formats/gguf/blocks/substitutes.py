@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import gguf
+
 _SUBSTITUTES = {
     "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0", "iq4_xs": "iq4_nl",
     "tq1_0": "q4_0", "tq2_0": "q4_0",
@@ -32,8 +34,15 @@ def fitting(kind: str, columns: int) -> str:
 
 
 def substitutes_told(counts: Mapping[Substitute, int]) -> tuple[str, ...]:
-    """A line for each kind of substitute, and how many matrices have it."""
+    """A line for each kind of substitute: how many matrices have it, and what that does to their bits per weight."""
     return tuple(
-        f"{count} matri{'x' if count == 1 else 'ces'} in {found}, not {wanted}: {columns} columns are no super-blocks"
+        f"{count} matri{'x' if count == 1 else 'ces'} in {found}, not {wanted}: {columns} columns are no super-blocks "
+        f"({_bits(found):.3g} bits per weight, not {_bits(wanted):.3g})"
         for (wanted, found, columns), count in sorted(counts.items())
     )
+
+
+def _bits(kind: str) -> float:
+    """Bits per weight of a type."""
+    block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]]
+    return float(8 * size / block)

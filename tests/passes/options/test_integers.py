@@ -52,7 +52,7 @@ def test_rules_choose_the_grid_of_each_module() -> None:
     assert step.number_format("a.one") == IntFormat(3, 16, "integer")
     assert step.number_format("a.two") == IntFormat(3, 16, "middle")
     assert step.number_format("b") is None
-    assert not step.leaves_open("a.one") and step.leaves_open("b")
+    assert not step.leaves_open("a.one", "bits") and step.leaves_open("b", "bits")
 
 
 def test_chosen_bits_take_the_place_of_the_default_only() -> None:

@@ -23,6 +23,6 @@ def test_substitutes(kind: str, substitute: str) -> None:
 def test_what_is_said_counts() -> None:
     counts = Counter([Substitute("q4_k", "q5_0", 576)] * 3 + [Substitute("q6_k", "q8_0", 576)])
     assert substitutes_told(counts) == (
-        "3 matrices in q5_0, not q4_k: 576 columns are no super-blocks",
-        "1 matrix in q8_0, not q6_k: 576 columns are no super-blocks",
+        "3 matrices in q5_0, not q4_k: 576 columns are no super-blocks (5.5 bits per weight, not 4.5)",
+        "1 matrix in q8_0, not q6_k: 576 columns are no super-blocks (8.5 bits per weight, not 6.56)",
     )
