@@ -18,6 +18,7 @@ from compress.passes.artifact.record import MANIFEST
 from compress.passes.artifact.write import Artifact
 from compress.passes.choice.prices import Price
 from compress.passes.core.journal import Committed
+from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.recipes.engines.verdicts import loading_lines
 from compress.recipes.figures.profile import Profile
@@ -51,10 +52,14 @@ class Metrics(BaseModel):
 
 
 class PassReport(BaseModel):
-    """One pass, or the passes that shared a sweep; `seconds` of every process that had a part in it."""
+    """One pass, or the passes that shared a sweep; `seconds` of every process that had a part in it.
+
+    `metrics` are those that it measured: a recipe may evaluate after every step.
+    """
 
     name: str
     seconds: float
+    metrics: Metrics | None = None
 
 
 class RunReport(BaseModel):
@@ -88,10 +93,14 @@ class Reported(Committed):
     report: RunReport
 
 
+def metrics_of(left: Outcome) -> Metrics | None:
+    """What was measured, if anything was."""
+    return Metrics(**{name: getattr(left.scores, name) for name in Metrics.model_fields}) if left.scores else None
+
+
 def make_report(recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passes: list[PassReport]) -> RunReport:
     """The report of a run that is complete; paths are folders in the output directory."""
-    scores = state.left.scores
-    metrics = Metrics(**{name: getattr(scores, name) for name in Metrics.model_fields}) if scores else Metrics()
+    metrics = metrics_of(state.left) or Metrics()
     gates = judged(recipe.gates, figures_of(metrics.model_dump()), [artifact.bytes for artifact in artifacts])
     return RunReport(
         model=recipe.model,

@@ -35,7 +35,7 @@ from compress.recipes.figures.profile import profile_of
 from compress.recipes.opening import model_of, open_recipe
 from compress.recipes.plan import physical_ram, plan_opened
 from compress.recipes.recipe import Recipe
-from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, with_paths
+from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, metrics_of, with_paths
 from compress.recipes.stages import keyed, layerwise, writes
 from compress.recipes.workshop import WORK, begin, shared_workshop
 
@@ -163,14 +163,15 @@ def _timed(stages: Sequence[Stage], number: int, state: Run) -> PassReport:
     complete = begin(state.journal, stages, number, state.machine, state.reporter)
     kept = laps()
     with kept.stage(stage.title) if kept else nullcontext():
-        _take(stage, state)
+        left = _take(stage, state)
     if not complete:
         state.journal.append(Done(stage=stage.key, seconds=state.journal.seconds(stage.key)))
     stage.drop_hidden_states()
-    return PassReport(name=stage.title, seconds=state.journal.of(Done, stage.key)[-1].seconds)
+    seconds = state.journal.of(Done, stage.key)[-1].seconds
+    return PassReport(name=stage.title, seconds=seconds, metrics=metrics_of(left))
 
 
-def _take(stage: Stage, state: Run) -> None:
+def _take(stage: Stage, state: Run) -> Outcome:
     """What the stage makes of the model, and leaves for those after it, becomes that of the run."""
     skeleton = state.skeleton.of(state.model)
     if skeleton is not state.skeleton:
@@ -178,6 +179,7 @@ def _take(stage: Stage, state: Run) -> None:
     left = _do(stage, state)
     before = replace(state.left, scores=None) if any(step.changes for step in stage.passes) else state.left
     state.left = before.then(left)
+    return left
 
 
 def _do(stage: Stage, state: Run) -> Outcome:

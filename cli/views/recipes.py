@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from compress.recipes.elsewhere.check import Checked
     from compress.recipes.figures.planned import FitPlan, Plan, StagePlan
     from compress.recipes.jobs.answers import Answers
-    from compress.recipes.report import ArtifactReport, Metrics, RunReport
+    from compress.recipes.report import ArtifactReport, Metrics, PassReport, RunReport
 
 _WORTH_A_WORD = 0.2
 """The part of an artifact from which on its embeddings explain its size."""
@@ -38,7 +38,8 @@ def run_report(report: RunReport) -> list[RenderableType]:
     memory = f"peak memory {memory_size(report.peak_ram_bytes)}"
     if report.peak_vram_bytes:
         memory += f", on the GPU {memory_size(report.peak_vram_bytes)}"
-    parts: list[RenderableType] = [table, *sizes, *_chosen(report.bits), *_quality(report.metrics), *report.repairs]
+    parts: list[RenderableType] = [table, *sizes, *_chosen(report.bits), *_steps(report.passes)]
+    parts += [*_quality(report.metrics), *report.repairs]
     parts += [f"Time      {duration(report.seconds)} ({seconds}), {memory}", ""]
     parts += profile(report.profile) if report.profile else []
     for artifact in report.artifacts:
@@ -153,6 +154,24 @@ def _chosen(bits: Mapping[str, int | str]) -> list[RenderableType]:
         which = (f"all {kind}" if count == kinds[kind] else f"{count} {kind}" for kind, count in found.items())
         table.add_row(str(width), str(found.total()), ", ".join(which))
     return [table]
+
+
+def _steps(passes: Sequence[PassReport]) -> list[RenderableType]:
+    """What each step took and left, where a recipe measures more than once."""
+    if sum(step.metrics is not None for step in passes) < 2:
+        return []
+    table = new_table("step", "took", "perplexity", "KL", "top-1", right=(1, 2, 3, 4))
+    for step in passes:
+        table.add_row(step.name, duration(step.seconds), *_figures(step.metrics))
+    return [table]
+
+
+def _figures(metrics: Metrics | None) -> list[str]:
+    """Perplexity, KL divergence and agreement; blank where they were not measured."""
+    if metrics is None:
+        return []
+    shown = ((metrics.perplexity, ".2f"), (metrics.kl_divergence, ".4f"), (metrics.top1_agreement, ".1%"))
+    return ["" if value is None else f"{value:{form}}" for value, form in shown]
 
 
 def _quality(metrics: Metrics) -> list[RenderableType]:

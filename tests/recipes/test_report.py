@@ -38,6 +38,15 @@ def test_figures_are_those_of_the_files(tiny_llama: Path, tmp_path: Path) -> Non
     assert report.metrics.perplexity is None and report.missed == []
 
 
+def test_every_measure_of_a_recipe_stays_with_its_step(measured: dict[str, Any], tmp_path: Path) -> None:
+    *steps, evaluate, export = measured["passes"]
+    report = run(from_data({**measured, "passes": [evaluate, *steps, evaluate, export]}), tmp_path / "out")
+    untouched, rounded = (step.metrics for step in report.passes if step.name == "evaluate")
+    assert untouched and untouched.kl_divergence == 0
+    assert rounded == report.metrics and rounded != untouched
+    assert {step.name for step in report.passes if step.metrics is None} == {"rtn", "export"}
+
+
 @pytest.mark.parametrize("gate", ["max_kl", "max_perplexity"])
 def test_a_gate_is_missed_only_above_its_limit(gate: str, measured: dict[str, Any], tmp_path: Path) -> None:
     figure = {"max_kl": "kl_divergence", "max_perplexity": "perplexity"}[gate]

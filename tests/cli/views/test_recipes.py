@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -10,7 +11,7 @@ from rich.console import Console, RenderableType
 from compress.cli.views.recipes import answers, plan, run_report
 from compress.recipes.figures.planned import FitPlan, FitRow, Plan
 from compress.recipes.jobs.answers import Answers
-from compress.recipes.report import ArtifactReport, Ends, Metrics, RunReport
+from compress.recipes.report import ArtifactReport, Ends, Metrics, PassReport, RunReport
 
 ARTIFACT = {
     "dialect": "gptq", "path": "out/gptq", "bytes": 115_000_000, "bits_per_weight": 6.8, "quantized_share": 0.8,
@@ -18,14 +19,14 @@ ARTIFACT = {
 }  # fmt: skip
 
 
-def shown(ends: Ends | None = None, **options: Any) -> str:
+def shown(ends: Ends | None = None, passes: Sequence[PassReport] = (), **options: Any) -> str:
     report = RunReport(
         model="here",
         parameters=135_000_000,
         source_bytes=270_000_000,
         artifacts=[ArtifactReport(**ARTIFACT, ends=ends)],
         metrics=Metrics(),
-        passes=[],
+        passes=list(passes),
         missed=[],
         seconds=1,
         peak_ram_bytes=1,
@@ -55,6 +56,19 @@ def test_chosen_bits_are_shown_by_kind() -> None:
     assert "3 4 2 q, 2 k" in lines
     assert "8 5 all up, 1 q, 1 k" in lines
     assert "bits chosen" not in shown()
+
+
+def test_each_step_says_what_it_took_and_left_where_there_are_several_measures() -> None:
+    measured = [Metrics(perplexity=43.25, kl_divergence=0.4732, top1_agreement=0.665), Metrics(perplexity=38.41)]
+    steps = [("shrink", None), ("evaluate", measured[0]), ("distill", None), ("evaluate", measured[1])]
+    passes = [PassReport(name=name, seconds=60, metrics=metrics) for name, metrics in steps]
+    lines = [" ".join(line.split()) for line in shown(passes=passes).splitlines()]
+    first = lines.index("step took perplexity KL top-1")
+    assert [line for line in lines[first + 1 :] if line][1:5] == [
+        "shrink 1 min 00 s", "evaluate 1 min 00 s 43.25 0.4732 66.5%", "distill 1 min 00 s",
+        "evaluate 1 min 00 s 38.41",
+    ]  # fmt: skip
+    assert "step" not in shown(passes=passes[:3])
 
 
 def test_answers_stand_side_by_side() -> None:
