@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
+from compress.cli.app import entry
 
-from compress.cli.app import main
-
-sys.exit(main())
+entry()

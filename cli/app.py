@@ -12,8 +12,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Annotated, Any
+from contextlib import contextmanager, suppress
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -61,6 +61,10 @@ _SHORT = (["plan"], ["inspect"])
 _NEVER, _SELDOM = 0, 50_000
 
 
+_STAYING = (["serve"],)
+"""Commands that have nothing left to clear away when they end."""
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -98,6 +102,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(arguments, str(error), error.hint, error.exit_code)
         except Exception as error:  # noqa: BLE001 - the last resort: a bug is told in one line
             return _unexpected(arguments, error)
+
+
+def entry() -> NoReturn:
+    """Run one command as the process's only one, and end the process."""
+    code = main()
+    if sys.argv[1:2] not in _STAYING:
+        sys.exit(code)
+    # The interpreter would take all modules of torch and transformers apart: a second, or half a minute on a machine
+    # whose cores are busy, in which whoever watches the process takes the server for alive.
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads any more
+            stream.flush()
+    os._exit(code)
 
 
 @contextmanager

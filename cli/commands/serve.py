@@ -19,7 +19,12 @@ from compress.formats.errors import CompressError, UsageError
 
 if TYPE_CHECKING:
     from compress.recipes.engines.choice import Choice
+    from compress.recipes.gateway.guarded import Guarded
+    from compress.recipes.gateway.rules import Rules
+    from compress.recipes.jobs.serve import Server
 
+_BEHIND = "127.0.0.1"
+"""Where an engine listens that a gateway stands before."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -45,6 +50,25 @@ def serve(
     ] = None,
     parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="Conversations at once.")] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait until it answers.")] = 600.0,
+    gateway: Annotated[
+        bool,
+        typer.Option(
+            "--gateway", help="Stand before the engine: /health, /metrics, limits. So does each that follows."
+        ),
+    ] = False,
+    queue: Annotated[
+        int | None, typer.Option("--queue", min=0, help="Requests that may wait; more get 429.  [default: 64]")
+    ] = None,
+    time_limit: Annotated[
+        float | None, typer.Option("--time-limit", min=0.1, help="Seconds of a request.  [default: 600]")
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option("--key-file", metavar="FILE", help="Holds the key that clients must show.")
+    ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option("--restarts", min=0, help="How often an engine that died is started again.  [default: 0]"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which engine, why, and its command.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -57,17 +81,34 @@ def serve(
 
     if not host:
         raise UsageError("--host is empty", "0.0.0.0 listens on every address")
-    port = free_port(host, port)
-    chosen = _chosen(
-        artifact, engine, python, port, {"host": host, "context": context, "cache": cache, "parallel": parallel}, quiet
-    )
-    address = address_of(host, port)
+    front = host, free_port(host, port)
+    given = {"queue": queue, "seconds": time_limit, "key": key_file}
+    rules = _rules(gateway, {name: value for name, value in given.items() if value is not None}, parallel, restarts)
+    place = (_BEHIND, free_port(_BEHIND, 0)) if rules else front
+    options = {"host": place[0], "context": context, "cache": cache, "parallel": parallel}
+    chosen = _chosen(artifact, engine, python, place[1], options, quiet)
+    found = {**asdict(chosen), "url": f"{address_of(*front)}/v1"}
     if dry_run:
-        _say({**asdict(chosen), "url": f"{address}/v1"}, json, _lines(chosen))
+        _say(found, json, _lines(chosen))
         return
-    if host not in _LOOPBACK and not quiet:
+    keyed = bool(rules and rules.key)
+    if host not in _LOOPBACK and not (quiet or keyed):
         typer.echo(f"note: whoever reaches {host} may use it: it asks for no key", err=True)
-    raise typer.Exit(_watch(chosen, address, timeout, json=json, quiet=quiet))
+    found["curl"] = _curl(found["url"], chosen.model, keyed)
+    server = _made(chosen, front, address_of(*place), rules, restarts or 0, quiet)
+    raise typer.Exit(_watch(server, address_of(*place), timeout, found, _lines(chosen), json))
+
+
+def _rules(gateway: bool, given: dict[str, Any], parallel: int | None, restarts: int | None) -> Rules | None:
+    """What the gateway lets in; None if there is to be none."""
+    if not (gateway or given or restarts is not None):
+        return None
+    from compress.recipes.gateway.rules import Rules, check_installed, key_in
+
+    check_installed()
+    if "key" in given:
+        given["key"] = key_in(given["key"])
+    return Rules(parallel=parallel, **given)
 
 
 def _chosen(
@@ -86,23 +127,38 @@ def _chosen(
         return choose(checkpoint, port, options, engine=engine, python=python)
 
 
-def _watch(chosen: Choice, address: str, timeout: float, *, json: bool, quiet: bool) -> int:
-    """Start the engine and stay with it; its exit status."""
+def _made(
+    chosen: Choice, front: tuple[str, int], address: str, rules: Rules | None, restarts: int, quiet: bool
+) -> Server | Guarded:
+    """The engine, which will answer at `address`; with rules, behind a gateway at `front`. Neither is started."""
     from compress.recipes.jobs.serve import Server
 
     def tell(line: str) -> None:
         if not quiet:
             typer.echo(line, err=True)
 
+    def engine() -> Server:
+        return Server(chosen.engine, chosen.command, tell=tell, heard=tell)
+
     tell(f"starting {chosen.engine}: {shlex.join(chosen.command)}")
-    server = Server(chosen.engine, chosen.command, tell=tell, heard=tell)
+    if rules is None:
+        return engine()
+    from compress.recipes.gateway.guarded import Guarded
+    from compress.recipes.gateway.rules import State
+    from compress.recipes.gateway.server import Gateway
+
+    return Guarded(Gateway(address, *front, rules, State(chosen.engine)), engine, restarts, tell)
+
+
+def _watch(
+    server: Server | Guarded, address: str, timeout: float, found: dict[str, Any], lines: list[str], json: bool
+) -> int:
+    """Start the engine and stay with it, say what was `found` once it answers; its exit status."""
     said = False
     try:
         with forwarded(server.stop):
             if server.start(address, timeout):
-                curl = _curl(address, chosen.model)
-                found = {**asdict(chosen), "url": f"{address}/v1", "curl": curl, "pid": server.pid}
-                _say(found, json, [f"{address}/v1", curl, *_lines(chosen)])
+                _say({**found, "pid": server.pid}, json, [found["url"], found["curl"], *lines])
                 said = True
             return server.wait()
     except CompressError as error:
@@ -118,9 +174,10 @@ def _lines(chosen: Choice) -> list[str]:
     return [f"engine   {chosen.engine}: {chosen.why}", f"command  {shlex.join(chosen.command)}"]
 
 
-def _curl(address: str, model: str) -> str:
+def _curl(url: str, model: str, keyed: bool) -> str:
     body = json_text.dumps({"model": model, "prompt": "The capital of France is", "max_tokens": 16})
-    return f"curl {address}/v1/completions -H 'Content-Type: application/json' -d {shlex.quote(body)}"
+    key = '-H "Authorization: Bearer $KEY" ' if keyed else ""
+    return f"curl {url}/completions {key}-H 'Content-Type: application/json' -d {shlex.quote(body)}"
 
 
 def _say(found: dict[str, Any], json: bool, lines: list[str]) -> None:

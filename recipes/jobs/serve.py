@@ -122,6 +122,13 @@ class Server:
             raise self._error(f"{self.engine} {_how(process.returncode)}; it is not started again")
         return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
+    def ended(self) -> CompressError | None:
+        """How it has ended, with its last lines; None while it runs."""
+        if self._process is None or self._process.poll() is None:
+            return None
+        self._end()
+        return self._error(f"{self.engine} {_how(self._process.returncode)}")
+
     def close(self) -> None:
         """Nothing of it runs when this returns."""
         if self._process is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from compress.cli.app import main
+from compress.cli.app import entry, main
 
 COMMANDS = [
     *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "diff", "replay"),
@@ -22,7 +22,7 @@ COMMANDS = [
 
 IMPORTING = """\
 import sys
-from compress.cli.app import main
+from compress.cli.app import entry, main
 code = main(sys.argv[2:])
 print("heavy:", [name for name in sys.argv[1].split() if name in sys.modules])
 sys.exit(code)
@@ -156,3 +156,19 @@ def test_threads_that_wait_sleep_unless_the_user_said_otherwise(asked: str | Non
     script = f"{forget}from compress.cli.app import main; main(['--version']); import torch"
     done = python(script, OMP_DISPLAY_ENV="true", **({"OMP_WAIT_POLICY": asked} if asked else {}))
     assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+def test_one_that_has_served_ends_at_once_and_others_as_python_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It leaves what it holds of torch to the system; what was registered for the end is done, and said what was."""
+    ended: list[tuple[str, object]] = []
+    monkeypatch.setattr("os._exit", lambda code: ended.append(("at once", code)))
+    monkeypatch.setattr("atexit._run_exitfuncs", lambda: ended.append(("registered", None)))
+    monkeypatch.setattr(sys, "argv", ["compress", "serve", str(tmp_path / "none")])
+    entry()
+    assert ended == [("registered", None), ("at once", 2)]
+    monkeypatch.setattr(sys, "argv", ["compress", "inspect", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as caught:
+        entry()
+    assert caught.value.code == 2 and len(ended) == 2

@@ -126,6 +126,32 @@ def test_who_may_reach_it_is_told(gguf: str, engine: Path, capsys: pytest.Captur
     assert "note: whoever reaches 0.0.0.0 may use it" in capsys.readouterr().err
 
 
+def test_behind_a_gateway_with_a_key(
+    gguf: str, engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], failure: Callable[[], dict[str, Any]]
+) -> None:
+    pytest.importorskip("fastapi", reason="the gateway's packages are missing: pip install compress-llm[gateway]")
+    key, port, found = tmp_path / "key", free_port("127.0.0.1", 0), []
+    assert main(["serve", gguf, "--port", str(port), "--key-file", str(key), "--json"]) == 2
+    assert "key" in failure()["message"]
+    key.write_text("secret\n")
+
+    def ask() -> None:
+        url = f"http://127.0.0.1:{port}/metrics"
+        with urllib.request.urlopen(urllib.request.Request(url, headers={"Authorization": "Bearer secret"})) as reply:
+            found.append(reply.read().decode())
+        interrupt()
+
+    once_it_answers(port, ask)
+    options = ["--key-file", str(key), "--queue", "3", "--time-limit", "60", "--restarts", "1", "--host", "0.0.0.0"]
+    assert main(["serve", gguf, "--port", str(port), *options]) == 5
+    shown = capsys.readouterr()
+    url, curl, _, command = shown.out.splitlines()
+    assert url == f"http://127.0.0.1:{port}/v1" and "Bearer $KEY" in curl
+    assert "--host 127.0.0.1" in command and f"--port {port}" not in command
+    assert "compress_gateway_engine_up 1.0" in found[0]
+    assert "whoever reaches" not in shown.err and "secret" not in shown.out + shown.err
+
+
 @pytest.mark.engine
 @pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
 def test_a_real_engine_serves(name: str, gguf: str, tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:

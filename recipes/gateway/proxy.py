@@ -1,0 +1,152 @@
+"""Requests on their way to an engine and back: as they are, if the rules let them in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx
+
+from compress.recipes.gateway.figures import Figures
+from compress.recipes.gateway.reply import LEFT, Receive, Reply, Send
+from compress.recipes.gateway.rules import Rules, State
+
+_LARGEST = 32 << 20
+"""Bytes of a request: pictures travel in them."""
+_HOP = (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
+"""Headers of one connection only (RFC 9110, section 7.6.1)."""
+_OURS = (b"host", b"content-length", b"authorization", b"accept-encoding")
+"""Headers of a request that are another's towards the engine."""
+
+
+class _Left(Exception):
+    """The client did not wait."""
+
+
+class _TooLarge(Exception):
+    """Nobody asks so much."""
+
+
+class Proxy:
+    """An ASGI application that asks the engine at `upstream`, over connections of one request each."""
+
+    def __init__(self, upstream: str, rules: Rules, state: State, figures: Figures) -> None:
+        self._upstream, self._rules, self._state, self._figures = upstream, rules, state, figures
+        self._held = 0
+        self._slots = asyncio.Semaphore(rules.parallel) if rules.parallel else None
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Requests are passed on within."""
+        # An engine may close a connection that is kept just as it is used again.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx.AsyncClient(base_url=self._upstream, timeout=None, limits=limits, trust_env=False) as client:
+            self._client = client
+            yield
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        reply = Reply(send)
+        with self._figures.counted(scope["path"], reply):
+            if refusal := self.refusal(dict(scope["headers"])):
+                await reply.fail(*refusal)
+            elif self._held >= self._rules.room:
+                await reply.fail(429, f"{self._held} requests are being answered or wait: try again later")
+            else:
+                with self._holding():
+                    await self._within_limits(scope, receive, reply)
+
+    def refusal(self, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+        """Why nobody is let in, or not with these headers."""
+        if not self._rules.admits(headers.get(b"authorization", b"")):
+            return 401, "this server wants a key: Authorization: Bearer KEY"
+        return (503, f"{self._state.engine} does not answer: {self._state.down}") if self._state.down else None
+
+    @contextmanager
+    def _holding(self) -> Iterator[None]:
+        self._held += 1
+        self._figures.held.set(self._held)
+        try:
+            yield
+        finally:
+            self._held -= 1
+            self._figures.held.set(self._held)
+
+    async def _within_limits(self, scope: Mapping[str, Any], receive: Receive, reply: Reply) -> None:
+        try:
+            async with asyncio.timeout(self._rules.seconds):
+                body = await _body(receive)
+                await _unless_left(self._pass(scope, body, reply), receive)
+        except TimeoutError:
+            await reply.fail(504, f"the answer took longer than {self._rules.seconds:g} s")
+        except _Left:
+            reply.code = LEFT
+        except _TooLarge:
+            await reply.fail(413, f"the request is larger than {_LARGEST >> 20} MiB")
+        except httpx.HTTPError as error:
+            told = f": {error}" if str(error) else ""
+            await reply.fail(502, f"{self._state.engine} broke off ({type(error).__name__}){told}")
+
+    async def _pass(self, scope: Mapping[str, Any], body: bytes, reply: Reply) -> None:
+        """Ask, and hand on what comes, as it comes. Whoever cancels this closes the engine's connection."""
+        headers = [pair for pair in scope["headers"] if pair[0] not in (*_HOP, *_OURS)]
+        path = httpx.URL(raw_path=scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b""))
+        request = self._client.build_request(scope["method"], path, headers=headers, content=body)
+        async with self._slot():
+            response = await self._client.send(request, stream=True)
+            try:
+                found = [(name.lower(), value) for name, value in response.headers.raw]
+                await reply.start(response.status_code, [pair for pair in found if pair[0] not in _HOP])
+                async for piece in response.aiter_raw():
+                    await reply.body(piece)
+                await reply.body(b"", more=False)
+            finally:
+                await response.aclose()
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of those that the engine answers at once."""
+        if self._slots is None:
+            yield
+            return
+        with self._figures.waiting.track_inprogress():
+            await self._slots.acquire()
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+
+async def _body(receive: Receive) -> bytes:
+    """All of a request's. Raises _Left and _TooLarge."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Left
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+        if len(body) > _LARGEST:
+            raise _TooLarge
+    return bytes(body)
+
+
+async def _unless_left(answer: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Carry `answer` out. Raises _Left, and it is cancelled, as soon as the client is gone."""
+    answering, leaving = asyncio.create_task(answer), asyncio.create_task(_left(receive))
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            raise _Left
+        await answering
+    finally:
+        for task in (answering, leaving):
+            task.cancel()
+        await asyncio.gather(answering, leaving, return_exceptions=True)
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,106 @@
+"""The gateway itself: a server in a thread of this process, which answers to the end what it has begun."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from compress.formats.errors import CompressError, RefusedError
+from compress.recipes.gateway.figures import Figures
+from compress.recipes.gateway.proxy import Proxy
+from compress.recipes.gateway.rules import Rules, State
+
+_POLL_SECONDS = 0.05
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+"""Prometheus's text exposition format."""
+_OPENAI = "/v1"
+
+
+def application(proxy: Proxy, rules: Rules, state: State, figures: Figures) -> FastAPI:
+    """`/health`, `/metrics`, and below `/v1` the engine behind `proxy`; all but the first want the key."""
+
+    async def health() -> Response:
+        if state.down:
+            return JSONResponse({"status": "down", "engine": state.engine, "reason": state.down}, 503)
+        return JSONResponse({"status": "ok", "engine": state.engine})
+
+    async def metrics(request: Request) -> Response:
+        if not rules.admits(request.headers.get("authorization", "").encode()):
+            return JSONResponse({"error": "this server wants a key: Authorization: Bearer KEY"}, 401)
+        return Response(figures.text(), media_type=_TEXT)
+
+    # No pages of FastAPI's own: they would describe nothing.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_api_route("/health", health, response_model=None)
+    app.add_api_route("/metrics", metrics, response_model=None)
+    app.router.add_route(_OPENAI + "/{path:path}", proxy, methods=None, include_in_schema=False)
+    return app
+
+
+class Gateway:
+    """Listens on `host` and `port`, and passes on to `upstream` what `rules` let in, while it is not `down`."""
+
+    def __init__(self, upstream: str, host: str, port: int, rules: Rules, state: State) -> None:
+        self.state = state
+        self._socket = _bound(host, port)
+        figures = Figures(state)
+        self._proxy = Proxy(upstream, rules, state, figures)
+        app = application(self._proxy, rules, state, figures)
+        options = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "http": "h11"}
+        self._server = uvicorn.Server(uvicorn.Config(app, **options))
+        self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it listens, or answers what it has begun."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to listen. Raises CompressError if that fails."""
+        self._thread.start()
+        while not self._server.started:
+            if not self.runs:
+                raise CompressError("the gateway did not start", "COMPRESS_DEBUG=1 shows why")
+            time.sleep(_POLL_SECONDS)
+
+    def drain(self) -> None:
+        """Listen no more; it ends with the last answer. Safe within a handler of signals, as is `abandon`."""
+        self._server.should_exit = True
+
+    def abandon(self) -> None:
+        """Break off what it answers."""
+        self._server.should_exit = self._server.force_exit = True
+
+    def close(self) -> None:
+        """Nothing of it runs when this returns."""
+        self.abandon()
+        if self.runs:
+            self._thread.join()
+        self._socket.close()
+
+    def _run(self) -> None:
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        async with self._proxy.open():
+            await self._server.serve([self._socket])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    found = socket.socket(family, kind, protocol)
+    try:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind(address)
+    except OSError as error:
+        found.close()
+        raise RefusedError(
+            f"cannot listen on {host}, port {port}: {error.strerror}", "--port 0 takes a free one"
+        ) from error
+    return found
