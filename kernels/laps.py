@@ -97,14 +97,19 @@ def lap(work: str, flops: float = 0.0, nbytes: int = 0) -> Iterator[Lap]:
         yield one
 
 
-def machine_rates(device: torch.device) -> tuple[float, float]:
-    """(operations, bytes) a second: what one fp32 product, and one copy (read and written), reach on `device`."""
+def product_rate(device: torch.device) -> float:
+    """Operations a second that one product of fp32 matrices reaches on `device`."""
     side = torch.ones(_SIDE, _SIDE, device=device)
-    copied = torch.ones(_COPIED // 4, device=device)
-    return 2 * _SIDE**3 / _least(lambda: side @ side), 2 * _COPIED / _least(copied.clone)
+    return 2 * _SIDE**3 / least_seconds(lambda: side @ side)
 
 
-def _least(work: Callable[[], object]) -> float:
+def copy_rate(device: torch.device) -> float:
+    """Bytes a second, read and written, that one copy reaches on `device`."""
+    return 2 * _COPIED / least_seconds(torch.ones(_COPIED // 4, device=device).clone)
+
+
+def least_seconds(work: Callable[[], object]) -> float:
+    """Of a few tries the shortest: what else a machine does only ever slows them down."""
     best = float("inf")
     for _ in range(6):
         _wait()

@@ -19,6 +19,7 @@ from compress.formats.errors import UsageError
 from compress.formats.files.carried import TEMPLATE_PATTERN
 from compress.formats.files.source import is_hub_id
 from compress.formats.files.storage import require_space, sha256_file, write_json
+from compress.kernels.half import half_pays
 from compress.kernels.laps import laps
 from compress.passes.artifact.licence import licence_of
 from compress.passes.artifact.write import Artifact, written_at
@@ -78,6 +79,7 @@ def run(
         **{f"source {name}": digest for name, digest in files.items()},
         **{f"version of {name}": version(name) for name in _COMPUTING},
     }
+    half = place.type == "cpu" and half_pays()
     with shared_workshop(output, fresh, processes) as journal:
         work = output / WORK
         processes.on_main(lambda: require_space(output, planned.disk_bytes - _lying_in(work)))
@@ -90,11 +92,17 @@ def run(
             reporter=reporter,
             max_ram=budget,
             seed=recipe.seed,
-            machine={"device": device, "threads": torch.get_num_threads(), "max_ram": budget},
+            machine={
+                "device": device,
+                "threads": torch.get_num_threads(),
+                "max_ram": budget,
+                "products": "bfloat16" if half else "float32",
+            },
             manifest=_manifest(recipe, source, files),
             source_digest=_digest(files),
             loads=loading_lines,
             processes=processes,
+            half=half,
         )
         stages = keyed((*recipe.passes, *(trial or ())), base, opened.texts, work)
         if trial is not None:

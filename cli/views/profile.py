@@ -21,8 +21,10 @@ def profile(found: Profile) -> list[RenderableType]:
         rates = (_rate(work.flops, work.seconds, 1e12), _rate(work.nbytes, work.seconds, 1e9))
         share = f"{100 * work.seconds / total:.0f} %"
         table.add_row(work.stage, work.work, str(work.calls), duration(work.seconds), share, *rates)
-    reached = f"{found.flops / 1e12:.3g} TFLOP/s in a product of fp32, {found.nbytes / 1e9:.3g} GB/s in a copy"
-    return ["", table, f"The machine reaches {reached}.", ""]
+    half = f"{found.half_flops / 1e12:.3g} in one of bfloat16, " if found.half_flops else ""
+    reached = f"{found.flops / 1e12:.3g} TFLOP/s in a product of fp32, {half}{found.nbytes / 1e9:.3g} GB/s in a copy"
+    floor = f"Its products alone would take {duration(found.floor)}."
+    return ["", table, f"The machine reaches {reached}. {floor}", ""]
 
 
 def _rate(done: float, seconds: float, unit: float) -> str:

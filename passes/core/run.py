@@ -29,7 +29,8 @@ class Run:
     `machine` is what computes now (device, threads, memory cap), recorded beside each unit of work. `manifest`
     is what every artifact says of the run; `source_digest` names the source by its bytes; `loads` gives the line
     that loads an artifact, by engine. `processes` are those that carry it out. `skeleton` and `model` are those of the
-    stage at hand, `left` is what stages before it left. `untouched` is what that model is held against where both walk
+    stage at hand, `left` is what stages before it left. With `half` the model runs on the calibration sequences
+    with products of bfloat16 (kernels/half.py). `untouched` is what that model is held against where both walk
     side by side: the source, or what a stage that changed shapes made of it.
     """
 
@@ -46,6 +47,7 @@ class Run:
     source_digest: str = ""
     loads: Callable[[Checkpoint], Mapping[str, str]] = lambda _: {}
     processes: Processes = field(default_factory=Processes)
+    half: bool = False
 
     model: WorkingModel = field(init=False)
     untouched: Checkpoint = field(init=False)

@@ -7,7 +7,7 @@ untouched teacher, or a candidate and its reference. The first stream is the one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
+from compress.kernels.half import half_products, halved
 from compress.kernels.laps import lap
 from compress.passes.forward.cost import BATCH_TOKENS
 from compress.passes.forward.heap import return_freed_memory
@@ -62,7 +63,10 @@ class Pause:
 
 
 class Walk:
-    """The same sequences through the layers of one or more models; `tell` hears what is being done."""
+    """The same sequences through the layers of one or more models; `tell` hears what is being done.
+
+    With `half` linears and statistics round their inputs to bfloat16 (kernels/half.py).
+    """
 
     def __init__(
         self,
@@ -70,7 +74,9 @@ class Walk:
         sequences: Sequences,
         streams: Sequence[Stream],
         tell: Callable[[str], None] = lambda label: None,
+        half: bool = False,
     ) -> None:
+        self.half = half
         self.skeleton, self.sequences, self.streams = skeleton, sequences, streams
         self._tell = tell
         step = max(1, BATCH_TOKENS // sequences.length)
@@ -107,6 +113,22 @@ class Walk:
         pauses are gathered in a forward of their own, batch by batch (`in_turn`: of each, after those before it were
         rewritten), and a second one carries the rewritten layer's outputs on.
         """
+        with halved(self._linears(index, modules)) if self.half else nullcontext():
+            self._through(index, modules, pauses, hold, in_turn)
+        with lap("forward") as forward:
+            tokens = self.sequences.count * self.sequences.length * len(self.streams)
+            forward.flops += 2 * tokens * self._weights_of(index) * (1 if hold or not pauses else 2)
+
+    def _linears(self, index: int, modules: Sequence[nn.Module]) -> Iterator[nn.Linear]:
+        """Those of a layer, of every stream."""
+        for module in modules:
+            found = (module.get_submodule(name) for name in self.skeleton.anatomy.layers[index].modules.values())
+            yield from (linear for linear in found if isinstance(linear, nn.Linear))
+
+    def _through(
+        self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], hold: bool, in_turn: bool
+    ) -> None:
+        """See `layer`."""
         with ExitStack() as stack:
             for module in modules:
                 points = stack.enter_context(PausePoints(module.get_submodule(pause.first) for pause in pauses))
@@ -121,9 +143,6 @@ class Walk:
         if not (hold or not pauses):
             flights = [self._fly(index, modules, batch) for batch in self.batches]
         self._land(index + 1, flights)
-        with lap("forward") as forward:
-            tokens = self.sequences.count * self.sequences.length * len(self.streams)
-            forward.flops += 2 * tokens * self._weights_of(index) * (1 if hold or not pauses else 2)
 
     def carry(
         self,
@@ -209,7 +228,8 @@ class Walk:
             mine, other = (self._real(flight.notes.pop(pause.residual).flatten(0, -2), batch) for flight in flying)
             gap = other - mine
         weights = self._weights(pause.guide, batch, tokens) if pause.guide else None
-        stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap, weights)
+        with half_products(x.shape[1], self.half):
+            stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap, weights)
 
     def _weights(self, guide: Guide, batch: tuple[int, int], tokens: Tensor | None) -> Mapping[str, Tensor]:
         """What the tokens of a batch count for [tokens, parts], by module: all that are real, or those given."""

@@ -277,7 +277,7 @@ def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -
         Stream(dense(model), stage.hidden_states(str(number), sequences, run.skeleton.width))
         for number, model in enumerate(models)
     ]
-    return Walk(run.skeleton, sequences, streams, run.reporter.tell)
+    return Walk(run.skeleton, sequences, streams, run.reporter.tell, half=run.half)
 
 
 def holds(run: Run, walk: Walk) -> bool:

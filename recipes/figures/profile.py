@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from pydantic import BaseModel
 
-from compress.kernels.laps import Laps, machine_rates
+from compress.kernels.half import half_pays, half_products
+from compress.kernels.laps import Laps, copy_rate, product_rate
 
 REST = "everything else"
 
@@ -22,11 +23,20 @@ class Work(BaseModel):
 
 
 class Profile(BaseModel):
-    """`works`, the longest of each stage first; what the machine reaches: operations, bytes copied, a second."""
+    """`works`, the longest of each stage first; what the machine reaches: operations, bytes copied, a second.
+
+    `half_flops` are those of fp32 inputs rounded to bfloat16, where that pays; else 0.
+    """
 
     works: list[Work]
     flops: float
     nbytes: float
+    half_flops: float = 0.0
+
+    @property
+    def floor(self) -> float:
+        """Seconds in which the machine computes the products of `works` and nothing else."""
+        return sum(work.flops for work in self.works) / max(self.flops, self.half_flops)
 
 
 def profile_of(kept: Laps, device: torch.device) -> Profile:
@@ -37,5 +47,8 @@ def profile_of(kept: Laps, device: torch.device) -> Profile:
         works += [Work(stage=stage, work=name, **vars(one)) for name, one in found]
         rest = total - sum(one.seconds for _, one in found)
         works.append(Work(stage=stage, work=REST, calls=1, seconds=rest, flops=0, nbytes=0))
-    flops, nbytes = machine_rates(device)
-    return Profile(works=works, flops=flops, nbytes=nbytes)
+    half = 0.0
+    if device.type == "cpu" and half_pays():
+        with half_products():
+            half = product_rate(device)
+    return Profile(works=works, flops=product_rate(device), nbytes=copy_rate(device), half_flops=half)

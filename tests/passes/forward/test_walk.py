@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.formats import open_checkpoint
+from compress.kernels import half
+from compress.passes.forward import walk as walk_module
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import score
 from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
@@ -174,3 +177,27 @@ def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedM
         assert gathered[name][Hessian].tokens == len(x)
         torch.testing.assert_close(gathered[name][Hessian].matrix.double(), x.T @ x, rtol=1e-4, atol=1e-3)
         assert_weighted(gathered[name].parts[""], x, WEIGHTS.flatten(0, 1)[mine])
+
+
+@pytest.mark.parametrize("family", ["llama"])
+def test_with_half_linears_and_statistics_round_their_inputs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any processor: what the products are is tests/kernels/test_half.py's to say."""
+    inside: list[str] = []
+    monkeypatch.setattr(half, "half_products", lambda columns: _noted(inside, "linear"))
+    monkeypatch.setattr(walk_module, "half_products", lambda columns, wanted: _noted(inside, "statistic", wanted))
+    for wanted in (False, True):
+        walk = make_walk(path, random_rows(False))
+        walk.half = wanted
+        with torch.no_grad():
+            walk.start()
+            modules = walk.modules(0)
+            first = next(iter(walk.skeleton.anatomy.layers[0].modules.values()))
+            walk.layer(0, modules, [Pause(first, 64, frozenset({Hessian}), lambda stats: None)], hold=True)
+        assert inside == (["statistic", *["linear"] * 7] if wanted else [])
+
+
+@contextmanager
+def _noted(inside: list[str], what: str, wanted: bool = True) -> Iterator[None]:
+    if wanted:
+        inside.append(what)
+    yield
