@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import ByteSize, Field, field_validator, model_validator
@@ -33,7 +33,7 @@ from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.any_format import GGMLType
 from compress.passes.options.integers import Bits
 
-_MOST_BITS = 16.0
+_MOST_BITS = 16
 _PROBES_OF_TYPES = 2 * 22 + 3  # seven sorts of linears in three thirds, twice; a mix, and what is best at its bytes
 
 
@@ -67,7 +67,7 @@ class Mixed(Allocation):
         None, gt=0, description="take the fewest bits whose KL divergence on calibration sequences is at most this"
     )
     bits: tuple[Bits, ...] = Field((2, 3, 4, 8), min_length=2, description="the candidates, ascending")
-    formats: tuple[GGMLType, ...] | None = Field(
+    formats: tuple[GGMLType | Literal["mxfp4"], ...] | None = Field(
         None, min_length=2, description="the candidates, if not bits: GGUF's types, as [iq4_nl, q5_0, q8_0]"
     )
 

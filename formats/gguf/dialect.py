@@ -56,10 +56,9 @@ _LONGEST_NAME = 200
 
 
 class GGUF(Dialect):
-    """One file for llama.cpp. `type` is the block type of matrices that are not quantized yet, or what llama.cpp calls
-    a whole file (Q4_K_M, Q4_0, IQ4_NL), with types as it chooses them; after a `calibrate` their errors are weighed by
-    the inputs.
+    """One file for llama.cpp, of one block type (`type: q4_k`) or of several as it chooses them (Q4_K_M, Q4_0, IQ4_NL).
 
+    That is for matrices that are not quantized yet; after a `calibrate` their errors are weighed by the inputs.
     Where a type does not divide a matrix's rows, llama.cpp's substitute for it is taken, and said; `strict` refuses.
     `max_shard_size` (2GB) writes parts of at most so many bytes of weights, which llama.cpp loads by the first.
 

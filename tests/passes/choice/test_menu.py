@@ -37,7 +37,7 @@ def test_types_cost_what_gguf_says() -> None:
     model = ModelSpec(
         {}, {f"{n}.weight": TensorSpec((64, columns[n.rpartition(".")[2]]), "float32") for n in ANATOMY.linears}
     )
-    kinds = get_args(GGMLType)
+    kinds = (*get_args(GGMLType), "mxfp4")
     menu = menu_of_types(RTN(), model, ANATOMY, kinds)
     assert set(menu.candidates) == set(kinds)
     for at, kind in enumerate(menu.candidates):
