@@ -74,10 +74,11 @@ def test_every_engine_and_every_command_has_its_place(
 
 def test_examples_of_passes_are_recipes() -> None:
     for path in sorted((ROOT / "docs/passes").glob("*.md")):
-        (example,) = _YAML.findall(path.read_text())
-        steps = yaml.safe_load(example)
-        assert path.stem in [name for step in steps for name in step]
-        from_data({"model": "some/model", "passes": steps})
+        examples = [yaml.safe_load(example) for example in _YAML.findall(path.read_text())]
+        assert examples, path
+        for steps in examples:
+            assert path.stem in [name for step in steps for name in step]
+            from_data({"model": "some/model", "passes": steps})
 
 
 def test_what_users_are_told_to_type_exists(pages: Callable[[str], ModuleType]) -> None:
