@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
+from functools import cache
 from typing import Any
 
 import typer
@@ -32,7 +33,7 @@ def check(markdown: str) -> None:
     """Raises ValueError for a command in a page's code that there is not, or that lacks an option given to it."""
     for typed in _typed(markdown):
         first, *_ = typed.split()
-        command = typer.main.get_command(app) if first.startswith("-") else _commands().get(first)
+        command = _group() if first.startswith("-") else _commands().get(first)
         if command is None:
             raise ValueError(f"there is no command compress {first}: `compress {typed}`")
         known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
@@ -49,9 +50,13 @@ def _typed(markdown: str) -> Iterator[str]:
             yield from (found[1] for found in _TYPED.finditer(part))
 
 
+@cache  # Typer builds all commands anew each time
+def _group() -> Any:
+    return typer.main.get_command(app)
+
+
 def _commands() -> Mapping[str, Any]:
-    found: Any = typer.main.get_command(app)  # a group; Typer's versions share no public class for it
-    commands: Mapping[str, Any] = found.commands
+    commands: Mapping[str, Any] = _group().commands
     return commands
 
 
