@@ -5,7 +5,6 @@ Nothing that the product says itself is written here or in docs/: options, comma
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,8 +67,8 @@ def _made(written: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _moved(path: Path) -> str:
-    """A page from the repository's root, whose links lead into docs/."""
-    return re.sub(r"\]\(docs/", "](", path.read_text())
+    """A page from the repository's root, whose links lead into docs/ and benchmarks/."""
+    return path.read_text().replace("](docs/", "](").replace("](benchmarks/", "](results/")
 
 
 def _navigation(uris: list[str]) -> list[Any]:
