@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from compress.cli.app import main
+from compress.recipes import bundled
 
 _FILE = re.compile(r"^```yaml\n# (\S+\.yaml)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CONSOLE = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -47,6 +48,8 @@ def carry_out(line: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     arguments = [name for word in shlex.split(line, comments=True)[1:] for name in sorted(glob(word)) or [word]]
     if arguments[0] in _ELSEWHERE:
         return 0
+    if arguments[1:2] and arguments[1] in bundled.names():  # a file of that name goes first
+        Path(arguments[1]).write_text(smaller(bundled.read(arguments[1]).decode(), model))
     with monkeypatch.context() as patch:
         if piped:
             patch.setattr(sys, "stdin", open(piped))  # noqa: SIM115 - as a shell does
