@@ -25,12 +25,12 @@ from processes import Failed, answer, compress
 
 SHAPES: dict[str, dict[str, Any]] = {
     "S": {},
-    "wide": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 2,
+    "wide": {"hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 2,
              "num_attention_heads": 16, "num_key_value_heads": 8},
-    "deep": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 40,
-             "num_attention_heads": 6, "num_key_value_heads": 2},
-    "moe": {"model_type": "mixtral", "hidden_size": 768, "intermediate_size": 1024, "num_hidden_layers": 4,
-            "num_attention_heads": 12, "num_key_value_heads": 4, "num_local_experts": 8, "num_experts_per_tok": 2},
+    "deep": {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 24,
+             "num_attention_heads": 4, "num_key_value_heads": 2},
+    "moe": {"model_type": "mixtral", "hidden_size": 512, "intermediate_size": 768, "num_hidden_layers": 2,
+            "num_attention_heads": 8, "num_key_value_heads": 4, "num_local_experts": 8, "num_experts_per_tok": 2},
 }  # fmt: skip
 """Sizes of random models; S is SmolLM2."""
 _EVERY = 0.02
@@ -56,7 +56,7 @@ def main() -> None:
     found: dict[str, dict[str, tuple[Taken, Taken]]] = {}
     for shape in options.shape or SHAPES:
         with tempfile.TemporaryDirectory() as folder:
-            found[shape] = _compared(shape, options.samples, Path(folder))
+            found[shape] = _compared(shape, options.samples or (16 if SHAPES[shape] else 64), Path(folder))
         for stage, (said, taken) in found[shape].items():
             print(f"| {shape} | {stage} | {_row(said, taken)} |", flush=True)
     if options.json:
@@ -66,7 +66,9 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", action="append", choices=SHAPES, help="only these")
-    parser.add_argument("--samples", type=int, default=64, help="sequences of 512 tokens to calibrate on")
+    parser.add_argument(
+        "--samples", type=int, help="sequences of 512 tokens to calibrate on; by default 64 of S, 16 of the others"
+    )
     parser.add_argument("--json", type=Path, help="keep what was found")
     return parser.parse_args()
 
@@ -107,7 +109,7 @@ def _passes(shape: str, samples: int) -> list[dict[str, Any]]:
     return [
         {"calibrate": {"data": text, "samples": samples, "seq_len": 512}},
         {"gptq": {"bits": 4, "group_size": 64}},
-        {"evaluate": {"data": "builtin", "samples": 8, "seq_len": 512}},
+        {"evaluate": {"data": "builtin", "samples": 4, "seq_len": 512}},
         {"export": {"dialect": "gptq"}},
     ]
 

@@ -105,7 +105,8 @@ class Export(ModelPass):
 
     def _weighing(self, setting: Setting) -> Cost:
         """What it takes to gather the energy of inputs; nothing where no text was chosen."""
-        walk = walk_cost(setting.model, setting.anatomy, setting.sequences, setting.budget, statistics=True)
+        given = setting.model, setting.anatomy, setting.sequences, setting.budget
+        walk = walk_cost(*given, statistics=True, squares=False)
         return walk if setting.sequences[0] else Cost(Effort(), 0, 0)
 
     def _weighed(self, model: ModelSpec, anatomy: Anatomy) -> list[str]:

@@ -46,7 +46,7 @@ class Imatrix(ModelPass):
 
     def cost(self, setting: Setting) -> Cost:
         model, anatomy, (count, length) = setting.model, setting.anatomy, setting.sequences
-        walk = walk_cost(model, anatomy, (count, length), setting.budget, statistics=True)
+        walk = walk_cost(model, anatomy, (count, length), setting.budget, statistics=True, squares=False)
         inputs = [names[0] for layer in anatomy.layers for names in layer.siblings]
         efforts = [Energy.effort(count * length, model.tensors[f"{name}.weight"].shape[1], None) for name in inputs]
         return replace(walk, effort=sum(efforts, walk.effort))

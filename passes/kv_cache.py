@@ -78,7 +78,7 @@ class KVCache(ModelPass):
         peaks = [Peaks() for _ in attentions]
         hidden = stage.hidden_states("cache", sequences, run.skeleton.width)
         stream = Stream(dense(run.model), hidden, lambda index, batch: peaks[index].watch(batch))
-        walk = Walk(run.skeleton, sequences, [stream], run.reporter.tell)
+        walk = Walk(run.skeleton, sequences, [stream], run.reporter.tell, flow=run.flow(sequences))
 
         def commit(boundary: int) -> None:
             attention = attentions[boundary - 1]

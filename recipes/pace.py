@@ -49,13 +49,14 @@ def pace() -> Pace:
 def _rate(work: Callable[[], object], times: int) -> float:
     """How often a second `work` is done in the long run.
 
-    That goes by the best of many short tries, for other processes only ever slow it down.
+    That goes by the best of many short tries, in time of this thread's own: what others take of a processor in between
+    says nothing of the machine.
     """
     best = float("inf")
     work()
     for _ in range(_TRIES):
-        started = time.perf_counter()
+        started = time.thread_time()
         for _ in range(times):
             work()
-        best = min(best, time.perf_counter() - started)
+        best = min(best, time.thread_time() - started)
     return _SUSTAINED * times / best

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
+from compress.formats.files.native import stored_bytes
 from compress.passes.artifact.zeros import zeros_told
 from compress.passes.choice.chooser import Chooser
 from compress.passes.choice.ladder import Ladder
@@ -20,6 +21,7 @@ from compress.passes.model.outline import Known
 from compress.passes.sweep.cost import sweep_cost
 from compress.recipes.engines.subject import Subject
 from compress.recipes.engines.verdicts import refuse_idle_patterns, refuse_unloadable, verdicts
+from compress.recipes.figures.budgets import least_memory, memory_here, refuse_disk, refuse_memory
 from compress.recipes.figures.planned import ArtifactPlan, FileSize, Plan, RepairPlan, StagePlan
 from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.pace import Pace, pace
@@ -29,6 +31,8 @@ from compress.recipes.stages import Steps, even, first_numbers, largest, layerwi
 ROUNDS = 4
 """So often is a model that misses its gates repaired: the last round takes all that is allowed."""
 
+_BEGUN, _LINE, _SAID = 4096, 400, 800
+"""Bytes that the journal says of a stage and of a tensor, and an artifact's manifest of a tensor. Measured."""
 _ON_TEXT = "calibrate on text: `- calibrate: {data: builtin}`"
 
 
@@ -36,25 +40,29 @@ def plan(
     recipe: Recipe,
     *,
     max_ram: int | None = None,
+    max_disk: int | None = None,
     reporter: Reporter | None = None,
     cache: Path | None = None,
     crew: Crew = ALONE,
 ) -> Plan:
     """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files.
 
-    `crew` are the processes that will train, `max_ram` the memory that those of them share which share any. What takes
-    longest, tracing the model and counting its tokens, is found in the folder `cache` from then on.
+    `crew` are the processes that will train, `max_ram` the memory that those of them share which share any, `max_disk`
+    what the run's folder may take. What takes longest, tracing the model and counting its tokens, is found in the
+    folder `cache` from then on.
     """
-    return plan_opened(outline_recipe(recipe, reporter or Reporter(), cache), max_ram or physical_ram(), crew)
+    outlined = outline_recipe(recipe, reporter or Reporter(), cache)
+    return plan_opened(outlined, max_ram or memory_here(), crew, max_disk)
 
 
-def plan_opened(opened: Outlined, max_ram: int, crew: Crew = ALONE) -> Plan:
+def plan_opened(opened: Outlined, max_ram: int, crew: Crew = ALONE, max_disk: int | None = None) -> Plan:
     """`plan` for what is open already."""
     passes, headers, anatomy = opened.recipe.passes, opened.source.spec, opened.model.anatomy
     here = pace()
     plans = [_plan(opened, steps, max_ram, here, crew) for steps in largest(passes, headers, anatomy)]
-    planned = plans[0].model_copy(update={"repair": _repair(opened, plans[0], max_ram, here, crew)})
-    planned = planned.model_copy(update={"fit": opened.fit})
+    repair = _repair(opened, plans[0], max_ram, here, crew)
+    planned = plans[0].model_copy(update={"repair": repair, "fit": opened.fit})
+    refuse_disk(max(plan.folder_bytes for plan in plans), sys.maxsize if max_disk is None else max_disk)
     if not any(isinstance(step, Chooser) for step in passes):
         _refuse_large(opened.recipe, planned.artifacts)
         return planned
@@ -132,18 +140,17 @@ def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
 
 
 def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace, crew: Crew) -> Plan:
-    """The plan of one way that the run may go."""
+    """The plan of one way that the run may go. Raises RefusedError for one that needs more memory."""
     recipe, source = opened.recipe, opened.source
-    way = _Way(opened, passes, max_ram, here, crew)
-    grouped = stages(passes)
-    for first, steps, after in zip(first_numbers(grouped), grouped, [*grouped[1:], ()]):
-        text = opened.texts.get(first)
-        way.take(first, steps, (text.count, text.length) if text else None, after)
+    way = _walked(opened, passes, max_ram, here, crew)
+    if way.memory > max_ram:
+        several = any(stage.processes > 1 and not stage.sharded for stage in way.planned)
+        least = least_memory(lambda allowed: _walked(opened, passes, allowed, here, crew).memory)
+        refuse_memory(least, max_ram, several)
     artifacts = [_artifact(product, model, recipe.targets) for product, model in way.products]
     _refuse_duplicates(artifacts)
     refuse_idle_patterns(recipe.targets, [product.model for product, _ in way.products])
     refuse_unloadable(recipe.targets, [verdict for artifact in artifacts for verdict in artifact.targets])
-    memory = max((stage.memory_bytes * stage.processes for stage in way.planned), default=0)
     return Plan(
         model=recipe.model,
         architecture=str(source.spec.config.get("model_type")),
@@ -151,12 +158,22 @@ def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace, cr
         source_bytes=source.nbytes(),
         stages=way.planned,
         artifacts=artifacts,
-        memory_bytes=memory,
+        memory_bytes=way.memory,
         disk_bytes=max((stage.disk_bytes for stage in way.planned), default=0),
         seconds=sum(stage.seconds for stage in way.planned),
         max_ram=max_ram,
-        verdict=_verdict(memory, max_ram, way.planned),
+        folder_bytes=way.folder,
+        verdict="fits",
     )
+
+
+def _walked(opened: Outlined, passes: Sequence[Pass], budget: int, here: Pace, crew: Crew) -> _Way:
+    """The model's headers after all stages, within a budget of memory or beyond it."""
+    way, grouped = _Way(opened, passes, budget, here, crew), stages(passes)
+    for first, steps, after in zip(first_numbers(grouped), grouped, [*grouped[1:], ()]):
+        text = opened.texts.get(first)
+        way.take(first, steps, (text.count, text.length) if text else None, after)
+    return way
 
 
 class _Way:
@@ -171,11 +188,18 @@ class _Way:
         self.products: list[tuple[Product, ModelSpec]] = []
         self.calibration: Extent | None = None
         self.energies_alone = False
+        self.folder = 0
+        self._lying = 0
         self._pace, self._crew = here, crew
+
+    @property
+    def memory(self) -> int:
+        """The most that a stage takes, all processes together that share it."""
+        return max((stage.memory_bytes * stage.processes for stage in self.planned), default=0)
 
     def take(self, first: int, steps: Steps, text: Extent | None, after: Steps) -> None:
         """Plan one stage, from the pass of number `first` on; `text` is what it has read, `after` the next stage."""
-        before = self.model
+        before, written = self.model, len(self.products)
         self.known = self.known.of_spec(before, self.path)
         prepared: set[str] = set()
         for number, step in enumerate(steps, start=first):
@@ -187,6 +211,8 @@ class _Way:
         with self.origin.placing("passes", first):  # only now: what is refused need not have a cost
             cost = self._cost(before, steps, text, after)
         changed = sum(self.model.tensors.get(name) != spec for name, spec in before.tensors.items())
+        kept = _BEGUN + cost.kept + self._left_by(steps, before)
+        self._store(cost.disk, kept + sum(_stored(product) for product, _ in self.products[written:]))
         self.planned.append(
             StagePlan(
                 passes=[step.name for step in steps],
@@ -195,11 +221,23 @@ class _Way:
                 seconds=self._pace.seconds(cost.effort),
                 memory_bytes=cost.memory,
                 disk_bytes=cost.disk,
+                kept_bytes=kept,
                 processes=cost.processes,
                 sharded=cost.sharded,
                 notes=list(cost.notes),
             )
         )
+
+    def _left_by(self, steps: Steps, before: ModelSpec) -> int:
+        """Bytes of what the stage rewrites, in its units and the journal."""
+        taken = {f"{name}.weight" for step in layerwise(steps) for name in step.targets(self.known.anatomy)}
+        changed = {name for name, spec in self.model.tensors.items() if before.tensors.get(name) != spec}
+        return sum(stored_bytes(self.model.tensors[name]) + _LINE for name in taken | changed)
+
+    def _store(self, meanwhile: int, left: int) -> None:
+        """So much more lies in the run's folder."""
+        self._lying += left
+        self.folder = max(self.folder, self._lying + meanwhile)
 
     def _products(self, number: int, step: Pass) -> Sequence[Product]:
         """What `step` will write of the model as it is by then."""
@@ -257,9 +295,10 @@ def _refuse_beyond_energies(passes: Sequence[LayerPass]) -> None:
             )
 
 
-def physical_ram() -> int:
-    """The machine's memory in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _stored(product: Product) -> int:
+    """Bytes of an artifact: its weights, the files that go with them, what is said of every tensor."""
+    files = sum(len(data) for data in product.model.files.values())
+    return product.layout.nbytes + files + _SAID * len(product.model.tensors)
 
 
 def _artifact(product: Product, model: ModelSpec, targets: Sequence[str]) -> ArtifactPlan:
@@ -283,15 +322,3 @@ def _refuse_duplicates(artifacts: Sequence[ArtifactPlan]) -> None:
     for path in paths:
         if paths.count(path) > 1:
             raise UsageError(f"two exports write to {path}", "give one of them another `path:`")
-
-
-def _verdict(memory: int, max_ram: int, planned: Sequence[StagePlan]) -> str:
-    if memory > max_ram:
-        several = any(stage.processes > 1 and not stage.sharded for stage in planned)
-        raise RefusedError(
-            f"the run needs about {memory / 2**30:.1f} GiB of memory, and {max_ram / 2**30:.1f} GiB are allowed",
-            "start fewer processes, say shard: true, or raise --max-ram"
-            if several
-            else "use fewer samples or a shorter seq_len, or raise --max-ram",
-        )
-    return "fits"

@@ -24,7 +24,7 @@ from compress.kernels.laps import laps
 from compress.passes.artifact.licence import licence_of
 from compress.passes.artifact.write import Artifact, written_at
 from compress.passes.core.base import ModelPass, Pass
-from compress.passes.core.journal import Done
+from compress.passes.core.journal import Done, Journal
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
@@ -32,9 +32,11 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.sweep.sweep import sweep
 from compress.recipes.engines.verdicts import loading_lines, notes
+from compress.recipes.figures.budgets import memory_here
+from compress.recipes.figures.planned import Plan
 from compress.recipes.figures.profile import profile_of
-from compress.recipes.opening import model_of, open_recipe
-from compress.recipes.plan import physical_ram, plan_opened
+from compress.recipes.opening import Opened, model_of, open_recipe
+from compress.recipes.plan import plan_opened
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, metrics_of, with_paths
 from compress.recipes.stages import keyed, layerwise, writes
@@ -52,6 +54,7 @@ def run(
     device: str = "cpu",
     max_ram: int | None = None,
     max_vram: int | None = None,
+    max_disk: int | None = None,
     reporter: Reporter | None = None,
     processes: Processes | None = None,
     trial: Sequence[Pass] | None = None,
@@ -70,48 +73,17 @@ def run(
     budget = _budget(place, max_ram, max_vram)
     with processes.turn():  # the first downloads what is to be downloaded
         opened = open_recipe(recipe, place, reporter)
-    recipe, source = opened.recipe, opened.source
     reporter.tell("planning")
-    planned = plan_opened(opened.outlined, budget, processes.crew(place.type))
-    files = source_hashes(source.path, reporter)
-    base = {
-        "seed": recipe.seed,
-        **{f"source {name}": digest for name, digest in files.items()},
-        **{f"version of {name}": version(name) for name in _COMPUTING},
-    }
-    half = place.type == "cpu" and half_pays()
+    planned = plan_opened(opened.outlined, budget, processes.crew(place.type), max_disk)
+    files = source_hashes(opened.source.path, reporter)
     with shared_workshop(output, fresh, processes) as journal:
-        work = output / WORK
-        processes.on_main(lambda: require_space(output, planned.disk_bytes - _lying_in(work)))
-        state = Run(
-            source=source,
-            skeleton=opened.skeleton,
-            output=output,
-            work=work,
-            journal=journal,
-            reporter=reporter,
-            max_ram=budget,
-            seed=recipe.seed,
-            machine={
-                "device": device,
-                "threads": torch.get_num_threads(),
-                "max_ram": budget,
-                "products": "bfloat16" if half else "float32",
-            },
-            manifest=_manifest(recipe, source, files),
-            source_digest=_digest(files),
-            loads=loading_lines,
-            processes=processes,
-            half=half,
-        )
-        stages = keyed((*recipe.passes, *(trial or ())), base, opened.texts, work)
+        processes.on_main(lambda: require_space(output, planned.folder_bytes - _lying_in(output / WORK)))
+        state = _state(opened, files, output, journal, budget, reporter, processes)
+        stages = keyed((*opened.recipe.passes, *(trial or ())), _base(opened, files), opened.texts, state.work)
         if trial is not None:
             stages = [stage for stage in stages if not any(writes(step) for step in stage.passes)]
-        report = _execute(recipe, state, stages, trial is not None)
-    said = [note for artifact in planned.artifacts for note in notes(artifact.dialect, artifact.targets)]
-    said += [f"{artifact.path}: {line}" for artifact in planned.artifacts for line in artifact.told]
-    said += [note for stage in planned.stages for note in stage.notes]
-    return report.model_copy(update={"notes": said})
+        report = _execute(opened.recipe, state, stages, trial is not None)
+    return report.model_copy(update={"notes": _said(planned)})
 
 
 def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> int:
@@ -120,7 +92,53 @@ def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> 
         return max_vram or torch.cuda.get_device_properties(device).total_memory
     if max_vram is not None:
         raise UsageError(f"--max-vram speaks of a GPU, and this run is on {device}", "use --max-ram")
-    return max_ram or physical_ram()
+    return max_ram or memory_here()
+
+
+def _base(opened: Opened, files: Mapping[str, str]) -> dict[str, Any]:
+    """What the bytes of every stage depend on."""
+    return {
+        "seed": opened.recipe.seed,
+        **{f"source {name}": digest for name, digest in files.items()},
+        **{f"version of {name}": version(name) for name in _COMPUTING},
+    }
+
+
+def _state(
+    opened: Opened, files: Mapping[str, str], output: Path, journal: Journal, budget: int, reporter: Reporter,
+    processes: Processes,
+) -> Run:  # fmt: skip
+    """The run before its first stage."""
+    device = opened.skeleton.device
+    half = device.type == "cpu" and half_pays()
+    return Run(
+        source=opened.source,
+        skeleton=opened.skeleton,
+        output=output,
+        work=output / WORK,
+        journal=journal,
+        reporter=reporter,
+        max_ram=budget,
+        seed=opened.recipe.seed,
+        machine={
+            "device": str(device),
+            "threads": torch.get_num_threads(),
+            "max_ram": budget,
+            "products": "bfloat16" if half else "float32",
+        },
+        manifest=_manifest(opened.recipe, opened.source, files),
+        source_digest=_digest(files),
+        loads=loading_lines,
+        processes=processes,
+        half=half,
+    )
+
+
+def _said(planned: Plan) -> list[str]:
+    """What a plan has to say at a run's end."""
+    said = [note for artifact in planned.artifacts for note in notes(artifact.dialect, artifact.targets)]
+    said += [f"{artifact.path}: {line}" for artifact in planned.artifacts for line in artifact.told]
+    return said + [note for stage in planned.stages for note in stage.notes]
 
 
 def _lying_in(folder: Path) -> int:

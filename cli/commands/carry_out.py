@@ -27,12 +27,14 @@ class Budgets:
     device: str
     max_ram: int | None
     max_vram: int | None
+    max_disk: int | None = None
 
     @classmethod
-    def asked(cls, device: str, max_ram: str | None, max_vram: str | None) -> Budgets:
+    def asked(cls, device: str, max_ram: str | None, max_vram: str | None, max_disk: str | None = None) -> Budgets:
         """From the options as they were typed; UsageError or RefusedError for a device or a size that is none."""
-        ram, vram = (parse_bytes(size) if size else None for size in (max_ram, max_vram))
-        return cls(device_here(device), ram, vram)
+        return cls(
+            device_here(device), *(parse_bytes(size) if size else None for size in (max_ram, max_vram, max_disk))
+        )
 
 
 def carry_out(
@@ -66,6 +68,7 @@ def carry_out(
                 device=processes.device(budgets.device),
                 max_ram=budgets.max_ram,
                 max_vram=budgets.max_vram,
+                max_disk=budgets.max_disk,
                 reporter=reporter,
                 processes=processes,
             )

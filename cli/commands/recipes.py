@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from compress.cli.commands.carry_out import Budgets, carry_out
-from compress.cli.commands.shared import Device, Fresh, MaxRam, MaxVram, Quiet, Set, working
+from compress.cli.commands.shared import Device, Fresh, MaxDisk, MaxRam, MaxVram, Quiet, Set, working
 from compress.cli.commands.together import launch, one_voice
 from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
@@ -37,6 +38,7 @@ def run(
     device: Device = "cpu",
     max_ram: MaxRam = None,
     max_vram: MaxVram = None,
+    max_disk: MaxDisk = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -64,7 +66,7 @@ def run(
             from compress.recipes.recipe import default_output, load
 
             loaded = load(recipe, overrides or ())
-        budgets = Budgets.asked(device, max_ram, max_vram)
+        budgets = Budgets.asked(device, max_ram, max_vram, max_disk)
         target = output or default_output(recipe, loaded)
         look = recipe == "quickstart"
         asked = {"fresh": fresh, "json": json, "quiet": quiet, "profile": profile}
@@ -99,6 +101,7 @@ def quantize(
     device: Device = "cpu",
     max_ram: MaxRam = None,
     max_vram: MaxVram = None,
+    max_disk: MaxDisk = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -109,7 +112,7 @@ def quantize(
         containers = [name.strip() for name in to.split(",")]
         text = recipe_text(model, containers, method=method, bits=bits, group_size=group_size, data=data)
         recipe = recipe_of(text)
-    budgets = Budgets.asked(device, max_ram, max_vram)
+    budgets = Budgets.asked(device, max_ram, max_vram, max_disk)
     if not quiet:
         typer.echo(f"# the recipe that runs; keep it as a file, change it, and `compress run FILE`\n{text}", err=True)
     carry_out(recipe, output or folder_of(recipe), budgets, fresh=fresh, json=json, quiet=quiet)
@@ -136,6 +139,7 @@ def plan(
     ] = None,
     max_ram: MaxRam = None,
     max_vram: MaxVram = None,
+    max_disk: MaxDisk = None,
     processes: Annotated[
         int | None,
         typer.Option("--processes", min=1, metavar="N", help="How many will train; each on a GPU, with --max-vram."),
@@ -157,30 +161,49 @@ def plan(
     if more:
         raise UsageError("several recipes are planned one by one", "or only checked, with --check")
     with working(quiet):
-        from compress.cli.views import memory as show_memory
-        from compress.cli.views import recipes as show_recipes
-        from compress.recipes.recipe import is_recipe, load, with_targets
+        from compress.recipes.recipe import is_recipe
 
     if is_recipe(source):
-        with working(quiet) as reporter:
-            from compress.formats.files.source import cache_directory
-            from compress.recipes.plan import plan as plan_recipe
-
-            recipe = with_targets(load(source, overrides or ()), target or ())
-            size, crew = max_vram or max_ram, Crew(processes or 1, 1 if max_vram else processes or 1)
-            memory = parse_bytes(size) if size else None
-            cache = cache_directory() / "plans"
-            planned = plan_recipe(recipe, max_ram=memory, reporter=reporter, cache=cache, crew=crew)
-        emit(planned.model_dump(mode="json"), json, lambda: show_recipes.plan(planned))
+        ram, disk = (parse_bytes(size) if size else None for size in (max_vram or max_ram, max_disk))
+        crew = Crew(processes or 1, 1 if max_vram else processes or 1)
+        _plan_recipe(source, overrides or (), target or (), ram, disk, crew, json, quiet)
         return
-    if overrides or max_ram or max_vram or processes or target:
-        options = "--set, --target, --processes, --max-ram and --max-vram"
+    if overrides or max_ram or max_vram or max_disk or processes or target:
+        options = "--set, --target, --processes, --max-ram, --max-vram and --max-disk"
         raise UsageError(f"{options} belong to a recipe, and this is a model")
-    from compress.formats import open_checkpoint
-    from compress.formats.files.source import resolve
-    from compress.recipes.jobs.memory import memory_of
+    _plan_model(source, json, quiet)
 
+
+def _plan_recipe(
+    source: str,
+    overrides: Sequence[str],
+    targets: Sequence[str],
+    max_ram: int | None,
+    max_disk: int | None,
+    crew: Crew,
+    json: bool,
+    quiet: bool,
+) -> None:
+    """What a recipe will write."""
     with working(quiet) as reporter:
+        from compress.cli.views import recipes as show_recipes
+        from compress.formats.files.source import cache_directory
+        from compress.recipes.plan import plan as plan_recipe
+        from compress.recipes.recipe import load, with_targets
+
+        recipe, cache = with_targets(load(source, overrides), targets), cache_directory() / "plans"
+        planned = plan_recipe(recipe, max_ram=max_ram, max_disk=max_disk, reporter=reporter, cache=cache, crew=crew)
+    emit(planned.model_dump(mode="json"), json, lambda: show_recipes.plan(planned))
+
+
+def _plan_model(source: str, json: bool, quiet: bool) -> None:
+    """How large a model is."""
+    with working(quiet) as reporter:
+        from compress.cli.views import memory as show_memory
+        from compress.formats import open_checkpoint
+        from compress.formats.files.source import resolve
+        from compress.recipes.jobs.memory import memory_of
+
         checkpoint = open_checkpoint(resolve(source, progress=reporter.note))
     table = memory_of(source, checkpoint.spec, checkpoint.nbytes())
     emit(table.model_dump(mode="json"), json, lambda: show_memory.memory(table))

@@ -26,6 +26,10 @@ Set = Annotated[
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N.", autocompletion=completion.devices)]
 MaxRam = Annotated[str | None, typer.Option("--max-ram", metavar="SIZE", help="Memory to stay below, as 8GiB.")]
 MaxVram = Annotated[str | None, typer.Option("--max-vram", metavar="SIZE", help="GPU memory to stay below, as 16GiB.")]
+MaxDisk = Annotated[
+    str | None,
+    typer.Option("--max-disk", metavar="SIZE", help="What the output may take meanwhile, as 20GB: work and artifacts."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run in DIR did.")]
 KVCache = Annotated[
     Literal["int8", "fp8"] | None,

@@ -78,7 +78,7 @@ def plan(planned: Plan) -> list[RenderableType]:
     notes = [f"note: {note}" for stage in planned.stages for note in stage.notes]
     notes += [f"note: {artifact.path}: {note}" for artifact in planned.artifacts for note in artifact.notes]
     memory = f"about {memory_size(planned.memory_bytes)} of {memory_size(planned.max_ram)}"
-    disk = f", disk {file_size(planned.disk_bytes)} meanwhile" if planned.disk_bytes else ""
+    disk = f", disk {file_size(planned.folder_bytes)}" if planned.folder_bytes else ""
     verdict = f"Verdict: {planned.verdict}; memory {memory}{disk}, time about {duration(planned.seconds)}"
     size = f"{planned.parameters:,} parameters, {file_size(planned.source_bytes)}"
     return [

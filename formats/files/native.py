@@ -18,11 +18,14 @@ from torch import Tensor
 from compress.formats.base import TensorSpec, dtype_name
 from compress.formats.errors import InputError
 from compress.formats.files.safetensors.file import SafetensorsFile, write_file
+from compress.formats.files.safetensors.header import stored_bytes as data_bytes
 from compress.formats.files.storage import parse_json
 from compress.kernels.numbers import number_formats
 from compress.kernels.qtensor import NumberFormat, QTensor
 
 _KEY = "number_formats"
+_HEADER = 150
+"""Bytes that a tensor's entry in the header takes: its name, its place, its number format."""
 
 
 def save_tensors(
@@ -40,6 +43,15 @@ def save_tensors(
     }
     specs = {name: _spec(tensor) for name, tensor in parts.items()}
     write_file(path, specs, {_KEY: json.dumps(formats, sort_keys=True)}, lambda name: whole(parts[name]))
+
+
+def stored_bytes(spec: TensorSpec) -> int:
+    """What `save_tensors` writes of a tensor: a dense one fp32, of a QTensor codes and parameters; and its header."""
+    if spec.format is None:
+        return 4 * spec.size + _HEADER
+    parts = [TensorSpec(extents, dtype) for extents, dtype in spec.format.param_shapes(spec.shape).values()]
+    parts.append(TensorSpec((spec.size // spec.format.span,), dtype_name(spec.format.codes_dtype)))
+    return sum(data_bytes(part) + _HEADER for part in parts)
 
 
 class NativeFile:

@@ -25,7 +25,7 @@ from compress.passes.forward.statistics import Hessian, LinearStats
 from compress.passes.forward.walk import Pause, Stream, Walk
 from compress.passes.model.anatomy import kind_of
 from compress.passes.model.weights import dense
-from compress.passes.sweep.sweep import calibration_walk, holds
+from compress.passes.sweep.sweep import calibration_walk
 
 Candidate = float | str
 """Bits, the name of a type, or a share of zeros."""
@@ -83,7 +83,7 @@ class Trials:
             trials.clear()
             energies.clear()
 
-        walk.carry(len(done), commit, pauses, hold=holds(self.run, walk))
+        walk.carry(len(done), commit, pauses, hold=walk.flow.hold)
         self.run.reporter.finish()
 
     def errors(self, units: Sequence[Unit]) -> Tensor:
@@ -161,11 +161,11 @@ class Trials:
         judged = sequences.batch(0, min(count, sequences.count))
         untouched = Stream(model, stage.hidden_states("0", sequences, run.skeleton.width))
         tried = Stream(replace(model, read=read), stage.hidden_states("tried", judged, run.skeleton.width))
-        candidate = Walk(run.skeleton, judged, [tried], run.reporter.tell)
+        candidate = Walk(run.skeleton, judged, [tried], run.reporter.tell, flow=run.flow(judged))
         run.reporter.start("check KL", len(run.skeleton.anatomy.layers), "layer")
         candidate.carry(0, lambda boundary: run.reporter.advance())
         run.reporter.tell("scoring")
-        divergence = score(candidate, Walk(run.skeleton, judged, [untouched])).kl_divergence
+        divergence = score(candidate, Walk(run.skeleton, judged, [untouched], flow=candidate.flow)).kl_divergence
         run.reporter.finish()
         assert divergence is not None
         return divergence

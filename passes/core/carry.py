@@ -40,7 +40,7 @@ def carry(
     boundaries stay on disk.
     """
     stream = Stream(weights, stage.hidden_states(name, sequences, skeleton.width))
-    walk = Walk(skeleton, sequences, [stream], run.reporter.tell)
+    walk = Walk(skeleton, sequences, [stream], run.reporter.tell, flow=run.flow(sequences))
     done = sum(record.walk == name for record in run.journal.of(Boundary, stage.key))
 
     def commit(boundary: int) -> None:

@@ -15,6 +15,8 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
 from compress.passes.core.working_model import WorkingModel
+from compress.passes.forward.cost import Flow, flow_of
+from compress.passes.model.sequences import Sequences
 
 if TYPE_CHECKING:
     from compress.passes.model.skeleton import Skeleton
@@ -60,6 +62,11 @@ class Run:
     @property
     def device(self) -> torch.device:
         return self.skeleton.device
+
+    def flow(self, sequences: Sequences, streams: int = 1, *, statistics: bool = False, squares: bool = True) -> Flow:
+        """How sequences go through the layers of so many models within `max_ram`."""
+        extent, anatomy = (sequences.count, sequences.length), self.skeleton.anatomy
+        return flow_of(self.model.spec, anatomy, extent, streams, self.max_ram, statistics, squares)
 
     def first(self, work: Callable[[], T]) -> T:
         """What `work` gives. The main process does it; the others then do it too, and find done what is committed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from compress.formats.base import ModelSpec
@@ -11,6 +11,8 @@ from compress.passes.model.anatomy import Anatomy
 
 BATCH_TOKENS = 4096
 """Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
+_SMALLER = 4
+"""So many times fewer, where memory is short."""
 RUNTIME = 450 << 20
 """Python, torch and transformers themselves."""
 HEAP = 1.8
@@ -34,7 +36,8 @@ Extent = tuple[int, int]
 class Cost:
     """What is computed, peak memory in bytes, and forwards of the sequences through each layer.
 
-    `disk`: bytes in the work folder at most, beside what stages leave there. Each of `processes` that share a memory
+    `disk`: bytes in the work folder at most, beside what stages leave there, of which the plan sees in the headers
+    what is rewritten; `kept` is what it does not see. Each of `processes` that share a memory
     takes so much of it; `sharded`: parameters are shared out among all. `notes` are what else a plan should say.
     """
 
@@ -42,6 +45,7 @@ class Cost:
     memory: int
     forwards: int
     disk: int = 0
+    kept: int = 0
     processes: int = 1
     sharded: bool = False
     notes: tuple[str, ...] = ()
@@ -54,6 +58,7 @@ class Cost:
             memory=max(self.memory, -(-before.memory // self.processes)),
             forwards=self.forwards + before.forwards,
             disk=max(self.disk, before.disk),
+            kept=self.kept + before.kept,
         )
 
 
@@ -68,12 +73,46 @@ def held_bytes(model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: i
     return sequences[0] * sequences[1] * 4 * streams * (2 * width + _widest(_inputs(model, anatomy), width))
 
 
-def may_hold(model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int, budget: int) -> bool:
-    """Whether all sequences may pause at siblings together, so that one forward does it.
+@dataclass(frozen=True)
+class Flow:
+    """How sequences go through a layer: `tokens` together; with `hold` all pause at siblings, and one forward does."""
 
-    Depends on the `budget` in bytes, never on the moment: half of it is left for the model.
+    tokens: int = BATCH_TOKENS
+    hold: bool = True
+
+
+FASTEST = Flow()
+
+
+def flow_of(
+    model: ModelSpec,
+    anatomy: Anatomy,
+    sequences: Extent,
+    streams: int,
+    budget: int,
+    statistics: bool = False,
+    squares: bool = True,
+) -> Flow:
+    """The fastest way that fits `budget` bytes, else that of least memory.
+
+    Depends on nothing else, never on the moment. `statistics`: some are gathered of a layer that is then rewritten,
+    `squares` (Hessians) among them.
     """
-    return held_bytes(model, anatomy, sequences, streams) <= budget // 2
+    flow = FASTEST
+    for flow in _flows(sequences[1], statistics):
+        if _memory(model, anatomy, sequences, streams, statistics, squares, flow) <= budget:
+            break
+    return flow
+
+
+def _flows(length: int, statistics: bool) -> Iterator[Flow]:
+    """The fastest first: a second forward takes longer than small batches, which end at one sequence."""
+    for hold in (True, False) if statistics else (True,):
+        tokens = BATCH_TOKENS
+        yield Flow(tokens, hold)
+        while tokens > length:
+            tokens //= _SMALLER
+            yield Flow(tokens, hold)
 
 
 def walk_cost(
@@ -84,33 +123,41 @@ def walk_cost(
     *,
     streams: int = 1,
     statistics: bool = False,
+    squares: bool = True,
     rounds: int = 1,
 ) -> Cost:
-    """One walk of `sequences` through every layer of `streams` models, with room for Hessians if `statistics`.
+    """One walk of `sequences` through every layer of `streams` models; of `statistics`, and `squares`, see `flow_of`.
 
     `rounds` is how often statistics are gathered of a layer, each time after what was rewritten by then. What it takes
     to gather them, and what is then done with them, is not counted here.
     """
     tokens = sequences[0] * sequences[1]
+    flow = flow_of(model, anatomy, sequences, streams, budget, statistics, squares)
+    forwards = (1 if flow.hold else 1 + rounds) if tokens else 0
+    return Cost(
+        effort=_forward(model, anatomy, sequences) * (forwards * streams) if tokens else Effort(),
+        memory=_memory(model, anatomy, sequences, streams, statistics, squares, flow),
+        forwards=forwards,
+        disk=2 * streams * boundary_bytes(sequences, _hidden(model, anatomy)),  # one goes when the next is there
+    )
+
+
+def _memory(
+    model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int, statistics: bool, squares: bool, flow: Flow
+) -> int:
+    tokens = sequences[0] * sequences[1]
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     layers, inputs = linears(model, anatomy), _inputs(model, anatomy)
     widest = _widest(inputs, hidden)
-    hold = may_hold(model, anatomy, sequences, streams, budget)
-    forwards = (1 if hold or not statistics else 1 + rounds) if tokens else 0
     largest = max((elements(layer) for layer in layers), default=0) * 4
     ends = vocabulary * hidden * 4
-    batch = min(tokens, BATCH_TOKENS) * 4 * 6 * widest
+    batch = min(tokens, max(flow.tokens, sequences[1])) * 4 * 6 * widest
     # One Hessian and its solve at a time; all of a layer's at once where statistics are gathered apart.
     together = max((sum(width**2 for width in layer) for layer in inputs), default=0)
-    matrices = widest**2 + (widest**2 if hold else together)
+    matrices = widest**2 + (widest**2 if flow.hold else together) if statistics and squares else 0
     held = held_bytes(model, anatomy, sequences, streams)
-    working = (held if hold and statistics else batch) + matrices * 4 if tokens else 0
-    return Cost(
-        effort=_forward(model, anatomy, sequences) * (forwards * streams) if tokens else Effort(),
-        memory=RUNTIME + int(HEAP * max(ends, largest * (1 + streams) + working + batch)),
-        forwards=forwards,
-        disk=2 * streams * boundary_bytes(sequences, hidden),  # one goes when the next is there
-    )
+    working = (held if flow.hold and statistics else batch) + matrices * 4 if tokens else 0
+    return RUNTIME + int(HEAP * max(ends, largest * (1 + streams) + working + batch))
 
 
 def score_effort(model: ModelSpec, anatomy: Anatomy, sequences: Extent, models: int) -> Effort:
@@ -161,6 +208,10 @@ def _inputs(model: ModelSpec, anatomy: Anatomy) -> list[list[int]]:
     return [
         [model.tensors[f"{siblings[0]}.weight"].shape[1] for siblings in layer.siblings] for layer in anatomy.layers
     ]
+
+
+def _hidden(model: ModelSpec, anatomy: Anatomy) -> int:
+    return model.tensors[anatomy.embedding].shape[1]
 
 
 def _widest(inputs: list[list[int]], hidden: int) -> int:

@@ -29,6 +29,8 @@ class Statistic(ABC):
     """Whether `add_gap` is wanted, where there is one linear and its output joins the residual stream."""
     says: ClassVar[str]
     """What it says of the inputs, for messages."""
+    square: ClassVar[bool] = False
+    """Whether it is a matrix [in, in]."""
     of_energy: ClassVar[bool] = False
     """Whether Σx² of every input, all that an imatrix holds, gives it (`take_energy`)."""
 
@@ -63,6 +65,7 @@ class Hessian(Statistic):
     """H = Σ xᵀx [in, in] fp32, and the count of tokens it sums over."""
 
     says = "the products of every two inputs"
+    square = True
 
     def __init__(self, in_features: int, device: torch.device) -> None:
         super().__init__(in_features, device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from compress.kernels.half import half_products, halved
 from compress.kernels.laps import lap
-from compress.passes.forward.cost import BATCH_TOKENS
+from compress.passes.forward.cost import FASTEST, Flow
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Guide, LinearStats, Statistic
@@ -63,7 +63,7 @@ class Pause:
 
 
 class Walk:
-    """The same sequences through the layers of one or more models; `tell` hears what is being done.
+    """The same sequences through the layers of one or more models; `tell` hears what is being done, `flow` says how.
 
     With `half` linears and statistics round their inputs to bfloat16 (kernels/half.py).
     """
@@ -75,11 +75,12 @@ class Walk:
         streams: Sequence[Stream],
         tell: Callable[[str], None] = lambda label: None,
         half: bool = False,
+        flow: Flow = FASTEST,
     ) -> None:
-        self.half = half
+        self.half, self.flow = half, flow
         self.skeleton, self.sequences, self.streams = skeleton, sequences, streams
         self._tell = tell
-        step = max(1, BATCH_TOKENS // sequences.length)
+        step = max(1, flow.tokens // sequences.length)
         self.batches = [(start, min(start + step, sequences.count)) for start in range(0, sequences.count, step)]
         """(start, stop) of the sequences that run through a layer together."""
 
@@ -176,7 +177,10 @@ class Walk:
             for batch in self._told("running to the head", self.batches):
                 boundary = len(self.skeleton.anatomy.layers)
                 hidden = [self._read(stream, boundary, batch) for stream in self.streams]
-                self._add(stats, batch, [Flight(partial(project, x)) for x in hidden], pause)
+                flying = [Flight(partial(project, x)) for x in hidden]
+                self._add(stats, batch, flying, pause)
+                for flight in flying:
+                    flight.drop()
         stats.finish()
         self._tell("rewriting the head")
         pause.rewrite(stats)
@@ -208,6 +212,8 @@ class Walk:
                 flight.next()
             for stats, pause in zip(gathered, pauses):
                 self._add(stats, batch, flying, pause)
+            for flight in flying:
+                flight.drop()
         for pause, stats in zip(pauses, gathered):
             stats.finish()
             self._tell(f"rewriting {pause.first}")

@@ -72,6 +72,11 @@ class Flight(greenlet.greenlet):
             result: Tensor = self.switch()
         return result
 
+    def drop(self) -> None:
+        """Go no further. Its stack refers to itself, so what it holds would never be freed otherwise."""
+        if self:  # it has begun, and not ended
+            self.throw()
+
 
 @contextmanager
 def routed(tokens: Tensor) -> Iterator[None]:

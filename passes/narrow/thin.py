@@ -31,7 +31,7 @@ from compress.passes.forward.walk import Pause, Walk
 from compress.passes.narrow.choice import Choice
 from compress.passes.narrow.inner import ascending
 from compress.passes.narrow.stream import ResidualStream, StreamLayer
-from compress.passes.sweep.sweep import calibration_walk, holds
+from compress.passes.sweep.sweep import calibration_walk
 
 _SCORES, _GATHERED, _ERROR = "scores", "gathered", 1e-3
 
@@ -92,7 +92,7 @@ class Thinning:
                 return list(self._pauses(walk, index, module, found))
 
             with torch.no_grad():
-                walk.carry(done, lambda at: self._commit(at, found), pauses, hold=holds(self.run, walk))
+                walk.carry(done, lambda at: self._commit(at, found), pauses, hold=walk.flow.hold)
                 self._commit(len(layers) + 1, self._end(walk))
         self.run.reporter.finish()
 

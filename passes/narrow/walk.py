@@ -20,7 +20,7 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.statistics import Hessian, LinearStats, Statistic
 from compress.passes.forward.walk import Pause
-from compress.passes.sweep.sweep import calibration_walk, holds
+from compress.passes.sweep.sweep import calibration_walk
 
 
 class Narrowed(Committed):
@@ -88,7 +88,7 @@ class _Narrowing:
     def execute(self, done: int) -> None:
         kinds = frozenset[type[Statistic]]().union(*(part.kinds for layer in self.parts for part in layer))
         walk = calibration_walk(self.run, self.stage, kinds)
-        walk.carry(done, self._commit, lambda *at: list(self._pauses(*at)), hold=holds(self.run, walk), in_turn=True)
+        walk.carry(done, self._commit, lambda *at: list(self._pauses(*at)), hold=walk.flow.hold, in_turn=True)
 
     def _pauses(self, index: int, module: nn.Module) -> Iterator[Pause]:
         self.left, self.errors = {}, {}

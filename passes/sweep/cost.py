@@ -24,7 +24,8 @@ def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, 
     """What one stage of `passes` takes, calibrated on `sequences`. `budget` in bytes."""
     needs = _kinds(passes)
     streams = 2 if any(kind.teacher for kind in needs) else 1
-    walk = walk_cost(model, anatomy, sequences if needs else (0, 0), budget, streams=streams, statistics=bool(needs))
+    squares, extent = any(kind.square for kind in needs), sequences if needs else (0, 0)
+    walk = walk_cost(model, anatomy, extent, budget, streams=streams, statistics=bool(needs), squares=squares)
     effort = walk.effort + gather_effort(passes, model, anatomy, sequences) + rewrite_effort(passes, model, anatomy)
     if not any(step.row_parts() for step in passes):
         return replace(walk, effort=effort)

@@ -15,7 +15,7 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.statistics import Energy, LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Walk
-from compress.passes.sweep.sweep import calibration_walk, holds
+from compress.passes.sweep.sweep import calibration_walk
 
 _KINDS: frozenset[type[Statistic]] = frozenset({Energy})
 
@@ -67,4 +67,4 @@ def _gather(run: Run, stage: Stage, walk: Walk, done: int) -> None:
         sums.clear()
         tokens.clear()
 
-    walk.carry(done, commit, pauses, hold=holds(run, walk))
+    walk.carry(done, commit, pauses, hold=walk.flow.hold)

@@ -20,7 +20,6 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.core.working_model import KEPT
-from compress.passes.forward.cost import may_hold
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Stream, Walk
@@ -57,7 +56,6 @@ class Sweep:
         self.targets = {step: step.targets(self.anatomy) for step in passes}
         self.folds = Folds(run.skeleton) if any(step.scales() for step in passes) else None
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
-        self.hold = self.walk is not None and holds(run, self.walk)
         guided = {name: step for step in passes if step.row_parts() for name in self.targets[step]}
         self.guidance = Guidance(run, stage, guided) if guided else None
 
@@ -131,7 +129,7 @@ class Sweep:
         pauses = [
             pause for siblings in layer.siblings if (pause := self._pause_at(index, modules[0], siblings, left, folds))
         ]
-        self.walk.layer(index, modules, pauses, hold=self.hold)
+        self.walk.layer(index, modules, pauses, hold=self.walk.flow.hold)
         return left
 
     def _pause_at(
@@ -268,7 +266,11 @@ def _needs(steps: Iterable[LayerPass]) -> frozenset[type[Statistic]]:
 
 
 def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -> Walk:
-    """The calibration sequences through the model; through the untouched one beside it, if a statistic wants that."""
+    """The calibration sequences through the model; through the untouched one beside it, if a statistic wants that.
+
+    Without `kinds` there is room for any statistic.
+    """
+    kinds = tuple(kinds)
     sequences = run.left.calibration
     assert sequences is not None  # the plan refuses a run without
     teacher = any(kind.teacher for kind in kinds)
@@ -277,13 +279,9 @@ def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -
         Stream(dense(model), stage.hidden_states(str(number), sequences, run.skeleton.width))
         for number, model in enumerate(models)
     ]
-    return Walk(run.skeleton, sequences, streams, run.reporter.tell, half=run.half)
-
-
-def holds(run: Run, walk: Walk) -> bool:
-    """Whether one forward of `walk` does it, as `may_hold` says."""
-    extent = walk.sequences.count, walk.sequences.length
-    return may_hold(run.model.spec, run.skeleton.anatomy, extent, len(walk.streams), run.max_ram)
+    squares = not kinds or any(kind.square for kind in kinds)
+    flow = run.flow(sequences, len(streams), statistics=True, squares=squares)
+    return Walk(run.skeleton, sequences, streams, run.reporter.tell, half=run.half, flow=flow)
 
 
 def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:

@@ -56,6 +56,7 @@ class _Layers:
                 sequences,
                 [Stream(dense(model), stage.hidden_states(name, sequences, run.skeleton.width))],
                 run.reporter.tell,
+                flow=run.flow(sequences, 2),
             )
             for name, model in (("student", run.model), ("teacher", run.source))
         )

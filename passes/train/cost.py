@@ -43,6 +43,8 @@ _KEPT = {"bf16": 3.0, "fp32": 4.4}
 """Bytes for each input and output of a linear: what a layer keeps of a token for its backward (llama, measured)."""
 _SAVED = 32
 """Bytes on disk for each number that moves: two states (it and its moments), two of what is best."""
+_LEFT = 4
+"""Bytes on disk for each of them when all is done."""
 _GATHERED = 4
 """Of what is whole for a while where parameters are sharded: gathered, copied, its gradient, that copied."""
 _HEAP = 1.15
@@ -79,7 +81,7 @@ def training_cost(
         ask = replace(ask, effort=replace(ask.effort, flops=0.0, half=ask.effort.flops))
     memory, sharded = _memory(model, anatomy, options, length, budget, teacher, crew)
     moved = sum(n for n, w in weights if w.step)
-    cost = Cost(effort, memory, 0, _SAVED * moved, crew.sharing, sharded)
+    cost = Cost(effort, memory, 0, _SAVED * moved, _LEFT * moved, crew.sharing, sharded)
     return cost.after(replace(ask, forwards=0, disk=0))
 
 

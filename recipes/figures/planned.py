@@ -10,8 +10,8 @@ from compress.recipes.engines.verdicts import Verdict
 class StagePlan(BaseModel):
     """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes.
 
-    `disk_bytes` lie in the work folder meanwhile, at most, beside what stages leave there. `processes` take
-    `memory_bytes` each of the same memory; `sharded`: they hold the model together. `notes` say what else changes.
+    `disk_bytes` lie in the work folder meanwhile, at most, beside `kept_bytes`, which stages leave there. `processes`
+    take `memory_bytes` each of the same memory; `sharded`: they hold the model together. `notes` say what else changes.
     """
 
     passes: list[str]
@@ -20,6 +20,7 @@ class StagePlan(BaseModel):
     seconds: float
     memory_bytes: int
     disk_bytes: int
+    kept_bytes: int = 0
     processes: int = 1
     sharded: bool = False
     notes: list[str] = []
@@ -80,7 +81,8 @@ class FitPlan(BaseModel):
 class Plan(BaseModel):
     """What a recipe will do. `memory_bytes` and `seconds` are estimates, the bytes of artifacts are exact.
 
-    `disk_bytes` is the most that a stage needs on disk for itself; `repair` comes on top if gates are missed.
+    `disk_bytes` is the most that a stage needs on disk for itself, `folder_bytes` the most that lies in the run's
+    folder: what stages have left, artifacts, and that; `repair` comes on top if gates are missed.
     """
 
     model: str
@@ -93,6 +95,7 @@ class Plan(BaseModel):
     disk_bytes: int
     seconds: float
     max_ram: int
+    folder_bytes: int = 0
     verdict: str
     repair: RepairPlan | None = None
     fit: FitPlan | None = None

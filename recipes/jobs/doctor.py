@@ -24,7 +24,7 @@ from compress.recipes.engines.ask import build_of, engines, engines_with
 from compress.recipes.engines.choice import places, script_name
 from compress.recipes.engines.machine import Machine, this_machine
 from compress.recipes.engines.verdicts import readable, targets
-from compress.recipes.plan import physical_ram
+from compress.recipes.figures.budgets import memory_here
 
 _OURS = "compress-llm"
 _SECONDS = 120.0
@@ -136,7 +136,7 @@ def _processor(machine: Machine) -> Processor:
         system=f"{platform.system()} {platform.release()}",
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         features=[flag for flag in _TELLING if flag in machine.flags],
-        memory_bytes=physical_ram(),
+        memory_bytes=memory_here(),
         available_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"),
     )
 

@@ -24,9 +24,10 @@ from compress.passes.choice.ladder import Ladder
 from compress.passes.choice.prices import Price, Prices
 from compress.passes.core.base import Rung
 from compress.passes.core.report import Reporter
+from compress.recipes.figures.budgets import memory_here
 from compress.recipes.gates.limits import error_left, figures_of
 from compress.recipes.opening import Outlined, outline_recipe
-from compress.recipes.plan import ROUNDS, fitting_rungs, physical_ram, planned_bytes
+from compress.recipes.plan import ROUNDS, fitting_rungs, planned_bytes
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import RunReport
 from compress.recipes.run import run as run_once
@@ -97,7 +98,7 @@ class Repair:
     @classmethod
     def of(cls, recipe: Recipe, max_ram: int | None, reporter: Reporter) -> Repair:
         """Opens what the recipe names once more, for its headers."""
-        opened, memory = outline_recipe(recipe, Reporter(), None), max_ram or physical_ram()
+        opened, memory = outline_recipe(recipe, Reporter(), None), max_ram or memory_here()
         reporter.tell("looking for what can be raised")
         return cls(recipe, opened, fitting_rungs(opened, memory), memory)
 

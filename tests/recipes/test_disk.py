@@ -66,11 +66,31 @@ def test_the_disk_that_is_planned_is_what_lies_there(
     assert 0.9 * plan(recipe).disk_bytes <= max(seen) <= 1.05 * plan(recipe).disk_bytes  # files have headers
 
 
+def test_a_budget_counts_the_journal_what_stages_leave_and_artifacts(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cannot be kept is refused before anything is computed, with the smallest that can."""
+    steps = [*PASSES["two models side by side"], {"export": {"dialect": "gptq"}}, {"export": {"dialect": "gguf"}}]
+    recipe, append, seen = from_data({"model": str(tiny_llama), "passes": steps}), Journal.append, list[int]()
+
+    def look(self: Journal, record: Committed) -> None:
+        append(self, record)
+        seen.append(sum(path.stat().st_size for path in (tmp_path / "out").rglob("*") if path.is_file()))
+
+    monkeypatch.setattr(Journal, "append", look)
+    needed = plan(recipe).folder_bytes
+    with pytest.raises(RefusedError, match=rf"about {-(-needed // 2**20)} MiB on disk, and {needed >> 20} MiB are"):
+        run(recipe, tmp_path / "out", max_disk=needed - 1)
+    assert not seen and not (tmp_path / "out").exists()
+    run(recipe, tmp_path / "out", max_disk=needed)
+    assert 0.85 * needed <= max(seen) <= needed
+
+
 def test_no_room_is_refused_before_anything_is_computed(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = distilling(tiny_llama)
-    needed = plan(recipe).disk_bytes
+    needed = plan(recipe).folder_bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(needed - 1))
     monkeypatch.setattr(Journal, "append", lambda *_: pytest.fail("begun"))
     with pytest.raises(RefusedError, match=f"needs {needed:,} bytes, and its disk has {needed - 1:,} free") as caught:
@@ -80,7 +100,7 @@ def test_no_room_is_refused_before_anything_is_computed(
 
 def test_what_lies_there_is_not_needed_again(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = distilling(tiny_llama)
-    half = plan(recipe).disk_bytes // 2 + 1
+    half = plan(recipe).folder_bytes // 2 + 1
     lies = tmp_path / "out" / WORK / "stage-x" / "boundary"
     lies.parent.mkdir(parents=True)
     lies.write_bytes(bytes(half))

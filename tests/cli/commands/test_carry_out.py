@@ -28,7 +28,7 @@ def carried(work: dict[str, Any], out: Path, **options: Any) -> None:
 
 
 def test_budgets_are_read_as_they_were_typed() -> None:
-    assert Budgets.asked("cpu", "2GiB", None) == Budgets("cpu", 1 << 31, None)
+    assert Budgets.asked("cpu", "2GiB", None, "1GB") == Budgets("cpu", 1 << 31, None, 10**9)
     assert Budgets.asked("cpu", None, "1MB") == Budgets("cpu", None, 10**6)
     with pytest.raises(UsageError, match="much"):
         Budgets.asked("cpu", "much", None)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.kernels.effort import Effort
-from compress.passes.forward.cost import back_cost, held_bytes, may_hold, score_effort, walk_cost
+from compress.passes.forward.cost import Flow, back_cost, flow_of, held_bytes, score_effort, walk_cost
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
 
 # Two layers, each: q and k [8, 8] share an input, down [8, 24] has another; an embedding of 100 rows.
@@ -46,13 +44,28 @@ def test_what_is_held_is_the_residual_the_norms_output_and_the_widest_input() ->
     assert held_bytes(MODEL, ANATOMY, (3, 5), 2) == 2 * TOKENS * 4 * (8 + 8 + 24)
 
 
-@pytest.mark.parametrize(("spare", "forwards"), [(0, 1), (-1, 2)])
-def test_what_does_not_fit_half_the_budget_is_forwarded_twice(spare: int, forwards: int) -> None:
-    budget = 2 * held_bytes(MODEL, ANATOMY, (3, 5), 1) + spare
-    assert may_hold(MODEL, ANATOMY, (3, 5), 1, budget) == (forwards == 1)
-    assert walk_cost(MODEL, ANATOMY, (3, 5), budget, statistics=True).forwards == forwards
-    assert walk_cost(MODEL, ANATOMY, (3, 5), budget, statistics=True, rounds=2).forwards == 2 * forwards - 1
-    assert walk_cost(MODEL, ANATOMY, (3, 5), budget).forwards == 1  # nothing pauses
+LONG = (512, 256)
+
+
+def walked(budget: int, statistics: bool = True, rounds: int = 1) -> tuple[int, int]:
+    """Memory and forwards within a budget."""
+    cost = walk_cost(MODEL, ANATOMY, LONG, budget, statistics=statistics, rounds=rounds)
+    return cost.memory, cost.forwards
+
+
+def test_what_does_not_fit_goes_in_smaller_batches_then_twice_then_refuses_to_shrink() -> None:
+    ways = {budget: flow_of(MODEL, ANATOMY, LONG, 1, budget, statistics=True) for budget in range(0, 1 << 30, 1 << 19)}
+    assert list(dict.fromkeys(reversed(ways.values()))) == [
+        Flow(tokens, hold) for hold in (True, False) for tokens in (4096, 1024, 256)
+    ]
+    least, _ = walked(0)
+    for budget, flow in ways.items():
+        memory, forwards = walked(budget)
+        assert forwards == (1 if flow.hold else 2) and (memory <= budget or memory == least)
+    assert walked(least) == (least, 2) and walked(least - 1) == (least, 2)
+    assert walked(0, rounds=2)[1] == 3
+    assert walked(0, statistics=False)[1] == 1  # nothing pauses
+    assert flow_of(MODEL, ANATOMY, LONG, 1, PLENTY) == Flow()
 
 
 def test_without_sequences_there_is_nothing_to_compute() -> None:

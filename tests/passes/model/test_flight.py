@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor, nn
 
@@ -64,3 +66,15 @@ def test_a_flight_knows_which_tokens_an_expert_got() -> None:
         assert flight.tokens is tokens
         flight.next()
         assert flight.tokens is None
+
+
+def test_a_flight_that_goes_no_further_frees_what_it_held() -> None:
+    module, held = Two().requires_grad_(False), list[weakref.ref[Tensor]]()
+    with PausePoints([module.second]):
+        flight = Flight(lambda: module(torch.ones(1, 4)))
+        held.append(weakref.ref(flight.next()))
+        assert held[0]() is not None
+        flight.drop()
+        flight.drop()
+        assert held[0]() is None
+    Flight(lambda: module(torch.ones(1, 4))).drop()  # one that never began
