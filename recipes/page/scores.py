@@ -37,6 +37,7 @@ def draw(rows: Sequence[Row]) -> bytes:
     points = sorted((row.bytes / 1e6, row.kl, row.name) for row in rows if row.kl is not None)
     figure = Figure(figsize=(7.0, 3.5))
     axes = figure.add_axes((0.1, 0.15, 0.87, 0.8))
+    middle = (points[0][0] + points[-1][0]) / 2
     file = io.BytesIO()
     # Names are no formulas.
     settings = {"svg.hashsalt": "compress", "svg.fonttype": "none", "text.parse_math": False}
@@ -44,8 +45,14 @@ def draw(rows: Sequence[Row]) -> bytes:
         axes.plot(*zip(*[(size, kl) for size, kl, name in points if name in best]), color="C0", linewidth=1)
         for number, (size, kl, name) in enumerate(points):
             axes.plot(size, kl, marker="o", color="C0" if name in best else "0.6")
+            left = size <= middle  # no name runs over the edge
             axes.annotate(
-                name, (size, kl), textcoords="offset points", xytext=(6, -11 if number % 2 else 5), fontsize=8
+                name,
+                (size, kl),
+                textcoords="offset points",
+                xytext=(6 if left else -6, -11 if number % 2 else 5),
+                ha="left" if left else "right",
+                fontsize=8,
             )
         axes.set(xlabel="MB", ylabel="KL divergence, nats per token")
         axes.margins(x=0.15, y=0.12)

@@ -21,3 +21,10 @@ def test_every_model_is_named_whatever_its_name() -> None:
     texts = {"".join(element.itertext()).strip() for element in ElementTree.fromstring(svg).iter()}
     assert {"original", "smallest", "a $x_{1$ <b>", "MB"} <= texts and "unknown" not in texts
     assert svg == draw([*ROWS, Row("a $x_{1$ <b>", 20, 2.0)])
+
+
+def test_names_run_inwards_from_where_they_stand() -> None:
+    """Or those of the largest would run over the edge."""
+    texts = ElementTree.fromstring(draw(ROWS)).iter("{http://www.w3.org/2000/svg}text")
+    anchors = {"".join(text.itertext()).strip(): text.get("style", "") for text in texts}
+    assert "text-anchor: end" in anchors["original"] and "text-anchor: end" not in anchors["smallest"]
