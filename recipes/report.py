@@ -15,6 +15,7 @@ from compress.formats.files.storage import parse_json, read_bytes, write_bytes, 
 from compress.passes.artifact.card import CARD, model_card
 from compress.passes.artifact.inventory import bits_of, format_name
 from compress.passes.artifact.record import MANIFEST
+from compress.passes.artifact.statement import write_statement
 from compress.passes.artifact.write import Artifact
 from compress.passes.choice.prices import Price
 from compress.passes.core.journal import Committed
@@ -142,6 +143,7 @@ def mark(report: RunReport, output: Path) -> None:
         if marked != manifest:
             write_bytes(directory / CARD, card)
             write_json(directory / MANIFEST, marked)
+        write_statement(directory, marked)  # whatever a run that was cut off had come to
 
 
 def with_paths(report: RunReport, output: Path) -> RunReport:

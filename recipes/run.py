@@ -22,6 +22,7 @@ from compress.formats.files.storage import require_space, sha256_file, write_jso
 from compress.kernels.half import half_pays
 from compress.kernels.laps import laps
 from compress.passes.artifact.licence import licence_of
+from compress.passes.artifact.record import SIGNATURE
 from compress.passes.artifact.write import Artifact, written_at
 from compress.passes.core.base import ModelPass, Pass
 from compress.passes.core.journal import Done, Journal
@@ -243,7 +244,8 @@ def _provenance(recipe: Recipe, source: Checkpoint) -> dict[str, Any]:
 def source_hashes(path: Path, reporter: Reporter) -> dict[str, str]:
     """SHA-256 of the files of the model at `path`, by name, as manifests record them."""
     inside = sorted([*path.glob("*"), *path.glob(TEMPLATE_PATTERN)])
-    files = [path] if path.is_file() else [file for file in inside if file.is_file()]
+    # A signature is of a model, not a part of it: what is made of one that was signed meanwhile is the same.
+    files = [path] if path.is_file() else [file for file in inside if file.is_file() and file.name != SIGNATURE]
     reporter.start("hash the source", len(files), "file")
     digests = {}
     for file in files:

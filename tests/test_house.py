@@ -31,7 +31,7 @@ SUBROOMS = {
         "artifact",
         "",
     ),
-    "recipes": ("engines", "gates", "figures", "fitting", "", "jobs", "tasks", "gateway", "page", "elsewhere"),
+    "recipes": ("engines", "gates", "figures", "fitting", "", "trust", "jobs", "tasks", "gateway", "page", "elsewhere"),
     "cli": ("terminal", "views", "commands", ""),
 }
 LARGEST_FOLDER = 16

@@ -151,6 +151,10 @@ def _ask(
 
 def verify(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that compress wrote.")],
+    public_key: Annotated[
+        Path | None,
+        typer.Option("--public-key", metavar="PEM", help="Also check the signature of `compress sign`."),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -173,7 +177,7 @@ def verify(
         from compress.cli.views import checkpoints as show_checkpoints
         from compress.recipes.jobs.verify import verify as verify_artifact
 
-        found = verify_artifact(artifact, engine=engine, python=python, reporter=reporter)
+        found = verify_artifact(artifact, public_key=public_key, engine=engine, python=python, reporter=reporter)
     emit(found.model_dump(mode="json"), json, lambda: show_checkpoints.verification(found))
     if not found.passed:
         raise typer.Exit(CompressError.exit_code)

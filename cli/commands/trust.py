@@ -1,4 +1,4 @@
-"""The commands that ask whether things are what they are said to be: diff, replay, doctor."""
+"""The commands that ask whether things are what they are said to be: diff, replay, sign, doctor."""
 
 from __future__ import annotations
 
@@ -82,6 +82,25 @@ def replay(
     emit(found.model_dump(mode="json"), json, lambda: show_replay(found))
     if found.unlike if check else not found.reproduced:
         raise typer.Exit(CompressError.exit_code)
+
+
+def sign(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that compress wrote.")],
+    key: Annotated[Path, typer.Option("--key", metavar="PEM", help="A private key on a NIST curve (P-256, 384, 521).")],
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Sign every file of an artifact with OpenSSF's model-signing: `compress verify --public-key` checks it.
+
+    The signature lies beside the manifest, and `model_signing verify key` understands it, too.
+    """
+    with working(quiet):
+        from compress.recipes.artifacts import artifact_at
+        from compress.recipes.trust.signature import sign as sign_artifact
+
+        path = artifact_at(artifact, "compress sign")
+        signature = sign_artifact(path, key)
+    emit({"path": str(path), "signature": str(signature)}, json, lambda: [str(signature)])
 
 
 def doctor(json: Json = False, quiet: Quiet = False) -> None:

@@ -93,6 +93,8 @@ def verification(found: Verification) -> list[RenderableType]:
         lines.append(f"engine: at most {found.engine_difference:.2g} nats from the recorded logits ({engine})")
     if found.not_here:
         lines.append(f"engine: not asked, {found.not_here}")
+    if found.signature == "not checked":
+        lines.append("signature: not checked, --public-key says whose it is to be")
     if found.missed_gates:
         lines.append(f"missed gates: {'; '.join(found.missed_gates)}")
     verdict = "passed" if found.passed else "did NOT pass"

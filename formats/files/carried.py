@@ -20,7 +20,7 @@ _TEMPLATE = ".jinja"
 _MAX_FILE = 256 << 20
 _KINDS = (".json", _TEMPLATE, ".txt", ".model", ".tiktoken")
 _LEGAL = ("LICENSE", "LICENCE", "NOTICE", "USE_POLICY", "COPYING")
-_LEFT = (".index.json", QUANTIZE_CONFIG, HF_QUANT_CONFIG, "compress.json")
+_LEFT = (".index.json", QUANTIZE_CONFIG, HF_QUANT_CONFIG, "compress.json", ".intoto.json")
 
 PATTERNS = (*(f"*{kind}" for kind in (".safetensors", *_KINDS)), *(f"{name}*" for name in _LEGAL))
 """Shell patterns of a model's files in the directory itself: weights, what describes them, and what is carried."""

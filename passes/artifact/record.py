@@ -15,6 +15,10 @@ from compress.passes.artifact.fingerprint import Fingerprint
 from compress.passes.artifact.inventory import Entry
 
 MANIFEST = "compress.json"
+STATEMENT = "compress.intoto.json"
+SIGNATURE = "compress.sig"
+_BESIDE = (MANIFEST, STATEMENT, SIGNATURE)
+"""Files that speak of the others: the manifest of them all, the other two of the manifest as well."""
 _SETTINGS = "config.json"  # and generation_config.json, tokenizer_config.json, quantize_config.json
 _LARGEST = 1 << 18
 
@@ -22,9 +26,9 @@ _LARGEST = 1 << 18
 class Record(BaseModel):
     """The part of the manifest that speaks of what lies beside it; no times, no paths.
 
-    `files` are the SHA-256 of every file on disk but the manifest. `settings` are configurations in full, by
-    file name, so that a changed key can be named. `embedded` are the SHA-256 of files that the weight file
-    carries inside (a GGUF's tokenizer), as our reader gives them.
+    `files` are the SHA-256 of every file on disk but the manifest and what speaks of that. `settings` are
+    configurations in full, by file name, so that a changed key can be named. `embedded` are the SHA-256 of files that
+    the weight file carries inside (a GGUF's tokenizer), as our reader gives them.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -36,10 +40,10 @@ class Record(BaseModel):
 
 
 def hashes(directory: Path, tell: Callable[[str], None] = lambda label: None) -> dict[str, str]:
-    """SHA-256 of every file below `directory` but the manifest, by path. Raises InputError for what is no file."""
+    """SHA-256 of every file below `directory`, by path, as in `Record.files`. Raises InputError for what is no file."""
     found = {}
     for path in sorted(path for path in directory.rglob("*") if not path.is_dir()):
-        if (name := path.relative_to(directory).as_posix()) != MANIFEST:
+        if (name := path.relative_to(directory).as_posix()) not in _BESIDE:
             tell(f"hashing {name}")
             found[name] = sha256_file(path)
     return found

@@ -26,6 +26,7 @@ from compress.passes.artifact.curves import curve_name, draw
 from compress.passes.artifact.fingerprint import Fingerprint
 from compress.passes.artifact.inventory import Entry, take_inventory
 from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
+from compress.passes.artifact.statement import write_statement
 from compress.passes.artifact.zeros import zeros_told
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
@@ -165,7 +166,7 @@ def _describe(
     fingerprint: Fingerprint,
     loads: Mapping[str, str],
 ) -> None:
-    """The model card and the manifest. Neither holds a time or a path: the same run gives the same bytes."""
+    """The model card, the manifest, and the statement of origin. None has a time or a path: a run gives the same bytes."""
     manifest = {
         **run.manifest,
         **run.left.manifest,
@@ -184,4 +185,6 @@ def _describe(
         inventory=inventory,
         fingerprint=fingerprint,
     )
-    write_json(directory / MANIFEST, {**manifest, **proof.model_dump(mode="json")})
+    manifest |= proof.model_dump(mode="json")
+    write_json(directory / MANIFEST, manifest)
+    write_statement(directory, manifest)

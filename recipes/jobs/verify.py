@@ -15,12 +15,23 @@ from torch import Tensor
 from compress.formats import dialects, open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError, InputError, RefusedError
+from compress.formats.files.storage import parse_json, read_bytes, sha256_file
 from compress.passes.artifact.compare import answers_again, rounded_answers, twice
 from compress.passes.artifact.fingerprint import Fingerprint, disagreements, largest_difference, tokens_of
 from compress.passes.artifact.inventory import Reading, check_inventory
 from compress.passes.artifact.leaves import differing, short
 from compress.passes.artifact.readings import Readings
-from compress.passes.artifact.record import MANIFEST, Record, embedded_of, hashes, settings_inside, settings_on_disk
+from compress.passes.artifact.record import (
+    MANIFEST,
+    SIGNATURE,
+    STATEMENT,
+    Record,
+    embedded_of,
+    hashes,
+    settings_inside,
+    settings_on_disk,
+)
+from compress.passes.artifact.statement import statement
 from compress.passes.core.report import Reporter
 from compress.passes.model.blank import fitted
 from compress.passes.model.config import load_config
@@ -29,6 +40,7 @@ from compress.recipes.artifacts import artifact_at, manifest_at, missed_gates
 from compress.recipes.engines.ask import ask, not_installed, script_of
 from compress.recipes.engines.here import unable_here
 from compress.recipes.engines.machine import Machine
+from compress.recipes.trust.signature import fault
 
 OURS = 0.01
 """Nats that a log-probability may differ in our own forward: fp32 sums in another order, on another machine."""
@@ -38,8 +50,11 @@ ENGINES = 0.5
 Where the artifact rounds at run time, twice as much more as our own rounding makes: answers are recorded without it.
 """
 _TIMEOUT = 1800.0
+_LARGEST = 1 << 28
 
-CheckName = Literal["files", "settings", "opens", "contents", "tensors", "tokenizer", "logits", "engine"]
+CheckName = Literal[
+    "files", "statement", "signature", "settings", "opens", "contents", "tensors", "tokenizer", "logits", "engine"
+]
 
 
 class Problem(BaseModel):
@@ -67,17 +82,21 @@ class Verification(BaseModel):
     engine_difference: float | None = None
     not_here: str = ""
     missed_gates: list[str] = []
+    signature: Literal["none", "not checked", "checked"] = "none"
 
 
 def verify(
     path: Path,
     *,
+    public_key: Path | None = None,
     engine: str | None = None,
     python: Path | None = None,
     machine: Machine | None = None,
     reporter: Reporter | None = None,
 ) -> Verification:
     """Check the artifact at `path`: hashes, settings, every tensor, the tokenizer, logits, and an `engine`'s logits.
+
+    With `public_key` its signature as well, which says who vouches for all of them.
 
     What is wrong with the artifact is in the result. Raises InputError if `path` is no artifact of ours,
     RefusedError if the engine is not installed for the interpreter `python` (by default this one). `machine` is
@@ -90,6 +109,8 @@ def verify(
         if shutil.which(python) is None:
             raise RefusedError(f"{python} is not an interpreter that can be started", "give the path of a python")
     checks = _Checks(path, _read_record(path), reporter or Reporter(), asks=engine is not None)
+    if public_key is not None:
+        checks.sign(public_key)
     checks.run()
     if engine is not None:
         checks.ask(engine, python, machine)
@@ -112,10 +133,19 @@ class _Checks:
         self.allowed = ENGINES
         self.artifact: Checkpoint | None = None
         self.not_here = ""
+        self.signature: Literal["none", "not checked", "checked"] = "none"
+        if (path / SIGNATURE).exists():
+            self.signature = "not checked"
+
+    def sign(self, public_key: Path) -> None:
+        """Compare every file with what was signed. Raises RefusedError without model-signing, InputError for no key."""
+        self._note("signature", 1, (("signature", what) for what in [fault(self.path, public_key)] if what))
+        self.signature = "checked"
 
     def run(self) -> None:
         """Every check but the engine's."""
         self._note("files", len(self.record.files), self._files())
+        self._note("statement", int((self.path / STATEMENT).exists()), self._statement())
         self._note("settings", len(self.record.settings), self._settings())
         self.reporter.tell("opening the artifact")
         artifact = self.artifact = self._opened()
@@ -145,6 +175,7 @@ class _Checks:
             missed_gates=missed_gates(self.path),
             engine_difference=self.engine_difference,
             not_here=self.not_here,
+            signature=self.signature,
         )
 
     def _note(
@@ -175,6 +206,17 @@ class _Checks:
 
     def _files(self) -> Iterator[tuple[str, str]]:
         yield from _changed(hashes(self.path, self.reporter.tell), self.record.files, "file")
+
+    def _statement(self) -> Iterator[tuple[str, str]]:
+        """What it says of files, source and recipe, held against the manifest; older artifacts have none."""
+        where = self.path / STATEMENT
+        if not where.exists():
+            return
+        try:
+            meant = statement(manifest_at(self.path) or {}, sha256_file(self.path / MANIFEST))
+            yield from _differences({STATEMENT: parse_json(read_bytes(where, _LARGEST), where)}, {STATEMENT: meant})
+        except (InputError, KeyError, TypeError) as error:
+            yield STATEMENT, str(error)
 
     def _settings(self) -> Iterator[tuple[str, str]]:
         recorded = {name: value for name, value in self.record.settings.items() if name in self.record.files}

@@ -16,7 +16,7 @@ import pytest
 from compress.cli.app import entry, main
 
 COMMANDS = [
-    *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "diff", "replay"),
+    *("run", "quantize", "plan", "inspect", "export", "eval", "verify", "diff", "replay", "sign"),
     *("generate", "serve", "bench", "deploy", "doctor", "passes", "dialects", "recipes", "schema", "init"),
 ]
 

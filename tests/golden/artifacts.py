@@ -41,7 +41,7 @@ TEXT = [
 ] * 10
 # What the library that wrote a configuration is called, and what the run says of itself (timings, paths).
 _VERSIONS = re.compile(rb'"(transformers|torch|compress)_version": "[^"]*"')
-_OF_THE_RUN = {"compress.json", "README.md"}
+_OF_THE_RUN = {"compress.json", "compress.intoto.json", "README.md"}
 
 
 def _configs() -> dict[str, PreTrainedConfig]:
