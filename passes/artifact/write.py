@@ -166,7 +166,7 @@ def _describe(
     fingerprint: Fingerprint,
     loads: Mapping[str, str],
 ) -> None:
-    """The model card, the manifest, and the statement of origin. None has a time or a path: a run gives the same bytes."""
+    """The model card, the manifest, the statement of origin. None has a time or a path: a run gives the same bytes."""
     manifest = {
         **run.manifest,
         **run.left.manifest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import httpx
@@ -15,6 +15,7 @@ from compress.recipes.gateway.rules import Rules, State
 
 _LARGEST = 32 << 20
 """Bytes of a request: pictures travel in them."""
+_REFUSED_SECONDS = 5.0
 _HOP = (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
 """Headers of one connection only (RFC 9110, section 7.6.1)."""
 _OURS = (b"host", b"content-length", b"authorization", b"accept-encoding")
@@ -50,19 +51,22 @@ class Proxy:
         """Answer one request."""
         reply = Reply(send)
         with self._figures.counted(scope["path"], reply):
-            if refusal := self.refusal(dict(scope["headers"])):
+            if refusal := self._refusal(dict(scope["headers"])):
+                await _read_past(receive)
                 await reply.fail(*refusal)
-            elif self._held >= self._rules.room:
-                await reply.fail(429, f"{self._held} requests are being answered or wait: try again later")
             else:
                 with self._holding():
                     await self._within_limits(scope, receive, reply)
 
-    def refusal(self, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
-        """Why nobody is let in, or not with these headers."""
+    def _refusal(self, headers: Mapping[bytes, bytes]) -> tuple[int, str] | None:
+        """Why nobody is let in, or not with these headers, or not now."""
         if not self._rules.admits(headers.get(b"authorization", b"")):
             return 401, "this server wants a key: Authorization: Bearer KEY"
-        return (503, f"{self._state.engine} does not answer: {self._state.down}") if self._state.down else None
+        if self._state.down:
+            return 503, f"{self._state.engine} does not answer: {self._state.down}"
+        if self._held >= self._rules.room:
+            return 429, f"{self._held} requests are being answered or wait: try again later"
+        return None
 
     @contextmanager
     def _holding(self) -> Iterator[None]:
@@ -119,18 +123,30 @@ class Proxy:
             self._slots.release()
 
 
+async def _read_past(receive: Receive) -> None:
+    """Let a request that is refused be sent: to close on one that is not resets the connection, refusal and all."""
+    with suppress(TimeoutError, _Left, _TooLarge):
+        async with asyncio.timeout(_REFUSED_SECONDS):
+            async for _ in _pieces(receive):
+                pass
+
+
 async def _body(receive: Receive) -> bytes:
     """All of a request's. Raises _Left and _TooLarge."""
-    body, more = bytearray(), True
+    return b"".join([piece async for piece in _pieces(receive)])
+
+
+async def _pieces(receive: Receive) -> AsyncIterator[bytes]:
+    size, more = 0, True
     while more:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise _Left
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > _LARGEST:
+        piece, more = message.get("body", b""), message.get("more_body", False)
+        size += len(piece)
+        if size > _LARGEST:
             raise _TooLarge
-    return bytes(body)
+        yield piece
 
 
 async def _unless_left(answer: Coroutine[Any, Any, None], receive: Receive) -> None:

@@ -18,7 +18,8 @@ pytest.importorskip("fastapi", reason="the gateway's packages are missing: pip i
 import httpx
 
 from compress.recipes.gateway import proxy
-from compress.recipes.gateway.rules import Rules
+from compress.recipes.gateway.figures import Figures
+from compress.recipes.gateway.rules import Rules, State
 
 Make = Callable[..., Any]
 COMPLETIONS = "/v1/completions"
@@ -95,6 +96,24 @@ def test_of_two_hundred_at_once_none_hangs_and_none_fails_but_for_want_of_room(s
         assert f'compress_gateway_requests_total{{code="{code}",path="{COMPLETIONS}"}} {count}.0' in counted
     assert "compress_gateway_held 0.0" in counted and "compress_gateway_waiting 0.0" in counted
     assert httpx.post(here.url + COMPLETIONS, json=asked()).status_code == 200
+
+
+def test_one_that_is_refused_may_say_all_that_it_has_to_say_first() -> None:
+    """Else its connection would be reset before it has read why: an error that is no 429."""
+    state = State("engine", down="")
+    here = proxy.Proxy("http://127.0.0.1:9", Rules(queue=0), state, Figures(state))
+    coming = [{"type": "http.request", "body": b"half", "more_body": True}, {"type": "http.request", "body": b"whole"}]
+    events: list[object] = []
+
+    async def receive() -> dict[str, Any]:
+        events.append(coming[0]["body"])
+        return coming.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        events.append(message.get("status"))
+
+    asyncio.run(here({"path": COMPLETIONS, "headers": []}, receive, send))
+    assert events == [b"half", b"whole", 429, None]
 
 
 def test_one_that_finds_no_room_is_told_to_come_again(stand: Make) -> None:

@@ -49,7 +49,7 @@ def test_every_byte_comes_out_again(made: Path, again: Path) -> None:
     found = replay(again / "out" / "gptq", again / "new", folder=again)
     assert (found.reproduced, found.unlike) == (True, [])
     names = {path.name for path in (made / "out" / "gptq").iterdir()}
-    assert found.output and found.files == len(names) - 1
+    assert found.output and found.files == len(names - {"compress.json", "compress.intoto.json"})
     for name in names:  # not by the digests that it goes by itself
         assert (Path(found.output) / name).read_bytes() == (made / "out" / "gptq" / name).read_bytes()
 

@@ -19,6 +19,7 @@ from compress.formats import dialects
 from compress.formats.errors import InputError, RefusedError
 from compress.passes.artifact.inventory import digests
 from compress.passes.artifact.record import hashes
+from compress.passes.artifact.statement import write_statement
 from compress.recipes.jobs.verify import Verification, verify
 from compress.recipes.plan import plan
 from compress.recipes.recipe import from_data
@@ -62,8 +63,9 @@ def edit_manifest(artifact: Path, change: Callable[[dict[str, Any]], None]) -> N
 
 
 def forge(artifact: Path, **more: Any) -> None:
-    """Make the manifest's hashes fit what lies there now."""
+    """Make the manifest's hashes fit what lies there now, and the statement of origin the manifest."""
     edit_manifest(artifact, lambda manifest: manifest.update(files=hashes(artifact), **more))
+    write_statement(artifact, json.loads((artifact / "compress.json").read_text()))
 
 
 def flip(path: Path, offset: int) -> None:
@@ -96,7 +98,8 @@ def problems(found: Verification, check: str) -> dict[str, str]:
 def test_an_untouched_artifact_passes(artifact: Path) -> None:
     found = verify(artifact)
     assert (found.passed, found.problems) == (True, [])
-    assert set(found.checked) == {"files", "settings", "opens", "contents", "tensors", "tokenizer", "logits"}
+    checks = {"files", "statement", "settings", "opens", "contents", "tensors", "tokenizer", "logits"}
+    assert set(found.checked) == checks
     assert found.largest_difference is not None and found.largest_difference < 1e-4
 
 
@@ -222,6 +225,20 @@ def test_a_truncated_weight_file(artifact: Path) -> None:
     found = verify(artifact)
     assert path.name in problems(found, "files")
     assert problems(found, "opens")
+
+
+def test_a_statement_of_origin_that_is_not_of_the_manifest(
+    tiny_llama: Path, tmp_path: Path, written_as: Callable[..., Path]
+) -> None:
+    artifact = written_as("dense", tiny_llama, tmp_path / "out")
+    edit_manifest(artifact, lambda manifest: manifest["versions"].update(torch="9"))
+    told = problems(verify(artifact), "statement")
+    assert any("pkg:pypi/torch@9" in what for what in told.values())
+    assert any(where.startswith("compress.intoto.json: subject") for where in told)  # the manifest is one of them
+    (artifact / "compress.intoto.json").write_text("{")
+    assert problems(verify(artifact), "statement")
+    (artifact / "compress.intoto.json").unlink()
+    assert verify(artifact).checked["statement"] == 0
 
 
 def test_weights_forged_everywhere_but_in_the_answers(

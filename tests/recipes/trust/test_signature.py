@@ -1,0 +1,72 @@
+"""Signed artifacts: any file that is changed, added or taken away breaks the signature, and so does another key."""
+
+from __future__ import annotations
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from compress.formats.errors import InputError, RefusedError
+from compress.recipes.trust import signature
+from compress.recipes.trust.signature import fault, sign
+
+needs_signing = pytest.mark.skipif(
+    find_spec("model_signing") is None, reason="model-signing is missing: pip install -e '.[sign]'"
+)
+
+
+def keys(folder: Path, name: str) -> tuple[Path, Path]:
+    """A private and a public key on P-256."""
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+    private.write_bytes(key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo))
+    return private, public
+
+
+@needs_signing
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_signed_holds_until_a_byte_of_it_is_changed(tmp_path: Path) -> None:
+    private, public = keys(tmp_path, "mine")
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "compress.json").write_text("{}")
+    (artifact / "model.gguf").write_bytes(b"weights")
+    assert fault(artifact, public) == "is missing: nobody has signed it"
+    assert sign(artifact, private) == artifact / "compress.sig"
+    assert fault(artifact, public) == ""
+    assert sign(artifact, private) and fault(artifact, public) == ""  # the old signature is no part of the new
+    moved = Path(shutil.copytree(artifact, tmp_path / "elsewhere" / "model"))
+    assert fault(moved, public) == ""
+    assert "mismatch" in fault(artifact, keys(tmp_path, "other")[1])
+    (moved / "model.gguf").write_bytes(b"Weights")
+    assert "Hash mismatch for 'model.gguf'" in fault(moved, public)
+    (artifact / "more").write_text("")
+    assert "Extra files" in fault(artifact, public)
+    (artifact / "more").unlink()
+    (artifact / "compress.sig").write_text("{}")
+    assert fault(artifact, public).startswith("does not hold")
+
+
+@needs_signing
+@pytest.mark.filterwarnings("ignore")
+def test_keys_that_are_none_are_named(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("no key")
+    with pytest.raises(InputError, match="key is no private key") as caught:
+        sign(tmp_path, tmp_path / "key")
+    assert "openssl" in caught.value.hint
+    with pytest.raises(InputError, match="none is no public key"):
+        fault(tmp_path, tmp_path / "none")
+
+
+def test_without_model_signing_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(signature, "find_spec", lambda name: None)
+    for act in (sign, fault):
+        with pytest.raises(RefusedError, match="model-signing") as caught:
+            act(tmp_path, tmp_path / "key")
+        assert caught.value.hint == "pip install 'compress-llm[sign]'"
