@@ -17,6 +17,8 @@ from compress.recipes.gateway.proxy import Proxy
 from compress.recipes.gateway.rules import Rules, State
 
 _POLL_SECONDS = 0.05
+_KEPT_SECONDS = 75
+"""As nginx keeps a connection: longer than clients do (httpx: 5 s), or some would use one just as it is closed."""
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 """Prometheus's text exposition format."""
 _OPENAI = "/v1"
@@ -52,7 +54,8 @@ class Gateway:
         figures = Figures(state)
         self._proxy = Proxy(upstream, rules, state, figures)
         app = application(self._proxy, rules, state, figures)
-        options = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "http": "h11"}
+        kept = {"timeout_keep_alive": _KEPT_SECONDS}
+        options = {**kept, "log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "http": "h11"}
         self._server = uvicorn.Server(uvicorn.Config(app, **options))
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
 

@@ -36,6 +36,32 @@ def test_replay_names_what_is_missing(tiny_llama: Path, tmp_path: Path, capsys: 
     assert [each["part"] for each in found["unlike"]] == ["source"] and not found["reproduced"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_what_was_signed_verifies_with_the_public_key_until_it_is_changed(
+    tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("model_signing", reason="model-signing is missing: pip install -e '.[sign]'")
+    from cryptography.hazmat.primitives import serialization as forms
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, (private, public) = ec.generate_private_key(ec.SECP256R1()), (tmp_path / "key.pem", tmp_path / "key.pub")
+    private.write_bytes(key.private_bytes(forms.Encoding.PEM, forms.PrivateFormat.PKCS8, forms.NoEncryption()))
+    public.write_bytes(key.public_key().public_bytes(forms.Encoding.PEM, forms.PublicFormat.SubjectPublicKeyInfo))
+    assert main(["export", str(tiny_llama), "--dialect", "dense", "-o", str(tmp_path / "out"), "--json"]) == 0
+    path = json.loads(capsys.readouterr().out)["path"]
+    assert main(["sign", path, "--key", str(private), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["signature"] == f"{path}/compress.sig"
+    assert main(["verify", path]) == 0
+    assert "signature: not checked, --public-key" in capsys.readouterr().out
+    assert main(["verify", path, "--public-key", str(public), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["signature"], found["checked"]["signature"]) == ("checked", 1)
+    (Path(path) / "README.md").write_text("another word")
+    assert main(["verify", path, "--public-key", str(public)]) == 1
+    shown = capsys.readouterr().out
+    assert "signature: signature does not hold" in shown and "README.md" in shown
+
+
 def test_doctor_speaks_of_machine_and_engines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--quiet"]) == 0
     shown = capsys.readouterr().out
