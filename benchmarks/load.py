@@ -125,11 +125,12 @@ def _healthy(address: str) -> bool:
         return False
 
 
-def _killing(address: str, pid: int, after: float) -> Callable[[Phase], None]:
-    """Kill the engine `after` seconds, and note how long it was away."""
+def _killing(address: str, pid: int) -> Callable[[Phase], None]:
+    """Kill the engine after its first answer, amid others, and note how long it was away."""
 
     def kill(phase: Phase) -> None:
-        time.sleep(after)
+        while not phase.last:
+            time.sleep(0.01)
         began = time.perf_counter()
         os.kill(pid, signal.SIGKILL)
         while _healthy(address):
@@ -149,7 +150,7 @@ def _phases(found: dict[str, Any], options: argparse.Namespace) -> list[Phase]:
     url = str(found["url"])
     address = url.removesuffix("/v1")
     work = Work(url, str(found["model"]), options.clients, options.requests, options.tokens)
-    kill = _killing(address, int(found["pid"]), options.kill_after)
+    kill = _killing(address, int(found["pid"]))
     phases = [
         asyncio.run(_carry_out(work, f"{work.clients} clients at once")),
         asyncio.run(_carry_out(work, "every other client leaves", leaving=2)),
@@ -168,7 +169,6 @@ def main() -> None:
     parser.add_argument("--engine", default="llama.cpp")
     for name, default in (("clients", 200), ("requests", 400), ("tokens", 16), ("queue", 64), ("parallel", 4)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--kill-after", type=float, default=1.0, metavar="SECONDS")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     limits = ["--queue", str(options.queue), "--parallel", str(options.parallel), "--restarts", "1"]
