@@ -18,7 +18,7 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, score_effort, walk_cost
+from compress.passes.forward.cost import Cost, score_bytes, score_effort, walk_cost
 from compress.passes.forward.scores import Scores, score
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.sequences import Sequences
@@ -56,7 +56,8 @@ class Evaluate(TextOptions, ModelPass):
         model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         once = walk_cost(model, anatomy, sequences, budget)
         effort = once.effort * 2 + score_effort(model, anatomy, sequences, 2)
-        return replace(once, effort=effort, disk=3 * once.disk // 2)  # the first model's last boundary stays
+        memory = max(once.memory, score_bytes(model, anatomy, 2))
+        return replace(once, effort=effort, memory=memory, disk=3 * once.disk // 2)  # a last boundary stays
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         sequences = stage.sequences

@@ -13,10 +13,16 @@ BATCH_TOKENS = 4096
 """Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
 _SMALLER = 4
 """So many times fewer, where memory is short."""
-RUNTIME = 450 << 20
-"""Python, torch and transformers themselves."""
+RUNTIME = 515 << 20
+"""Python, torch and transformers themselves, a tokenizer and a text."""
 HEAP = 1.8
-"""What the heap occupies for a byte that is in use: measured on SmolLM2 (975 MiB counted, 1.4 GiB seen)."""
+"""What the heap occupies for a byte that is in use."""
+_HELD, _MAPPED = 2.4, 1.3
+"""The same of what is held in many pieces; of pieces too large for the heap, which come from the system. Measured."""
+_LARGE = 32 << 20
+"""Bytes from which on a piece is that large (passes/forward/heap.py)."""
+_PASSING = 4
+"""Tensors as large as a batch's widest input that there are at once in a layer."""
 
 # Elements that operators touch, for each there is: measured on SmolLM2, on one thread.
 _TOUCHED = 6
@@ -25,6 +31,10 @@ _CARRIED = 20
 """Of hidden states that are written and read again."""
 _READ = 22
 """Of weights that are read and decoded."""
+SCORED_TOKENS = 256
+"""Tokens whose logits are there at once."""
+_COMPARED = 7
+"""Tensors as large as these that there are at once."""
 _SCORED = 26
 """Of logits: their logarithms, what is compared."""
 
@@ -151,13 +161,13 @@ def _memory(
     widest = _widest(inputs, hidden)
     largest = max((elements(layer) for layer in layers), default=0) * 4
     ends = vocabulary * hidden * 4
-    batch = min(tokens, max(flow.tokens, sequences[1])) * 4 * 6 * widest
+    piece = min(tokens, max(flow.tokens, sequences[1])) * 4 * widest
     # One Hessian and its solve at a time; all of a layer's at once where statistics are gathered apart.
     together = max((sum(width**2 for width in layer) for layer in inputs), default=0)
     matrices = widest**2 + (widest**2 if flow.hold else together) if statistics and squares else 0
-    held = held_bytes(model, anatomy, sequences, streams)
-    working = (held if flow.hold and statistics else batch) + matrices * 4 if tokens else 0
-    return RUNTIME + int(HEAP * max(ends, largest * (1 + streams) + working + batch))
+    held = held_bytes(model, anatomy, sequences, streams) if flow.hold and statistics else 0
+    held = int(held * (_MAPPED if piece >= _LARGE else _HELD))
+    return RUNTIME + max(int(HEAP * ends), largest * (1 + streams) + _PASSING * piece + 4 * matrices + held)
 
 
 def score_effort(model: ModelSpec, anatomy: Anatomy, sequences: Extent, models: int) -> Effort:
@@ -166,6 +176,12 @@ def score_effort(model: ModelSpec, anatomy: Anatomy, sequences: Extent, models: 
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     logits = Effort(flops=2 * tokens * vocabulary * hidden, elements=_SCORED * tokens * vocabulary)
     return (logits + Effort(elements=_READ * vocabulary * hidden)) * models
+
+
+def score_bytes(model: ModelSpec, anatomy: Anatomy, models: int) -> int:
+    """Memory in which the logits of so many `models` are compared: their heads, and a chunk's logits."""
+    vocabulary, hidden = model.tensors[anatomy.embedding].shape
+    return RUNTIME + 4 * vocabulary * (models * hidden + _COMPARED * SCORED_TOKENS)
 
 
 def back_cost(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Cost:

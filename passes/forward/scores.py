@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.passes.forward.cost import SCORED_TOKENS
 from compress.passes.forward.walk import Walk
 from compress.passes.model.sequences import Sequences
 
-_CHUNK = 256
 _ALMOST_ALL = 0.999
 
 
@@ -129,8 +129,8 @@ def _lengths(sequences: Sequences) -> list[int]:
 
 def _chunks(length: int) -> Iterator[tuple[int, int]]:
     """(start, stop) of positions that predict a real token."""
-    for start in range(0, length - 1, _CHUNK):
-        yield start, min(start + _CHUNK, length - 1)
+    for start in range(0, length - 1, SCORED_TOKENS):
+        yield start, min(start + SCORED_TOKENS, length - 1)
 
 
 def _projector(walk: Walk) -> Callable[[int, int, int], Tensor]:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.kernels.effort import Effort
-from compress.passes.forward.cost import Flow, back_cost, flow_of, held_bytes, score_effort, walk_cost
+from compress.passes.forward.cost import (
+    RUNTIME,
+    Flow,
+    back_cost,
+    flow_of,
+    held_bytes,
+    score_bytes,
+    score_effort,
+    walk_cost,
+)
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
 
 # Two layers, each: q and k [8, 8] share an input, down [8, 24] has another; an embedding of 100 rows.
@@ -39,6 +48,11 @@ def test_scores_take_a_product_with_the_whole_vocabulary() -> None:
     assert score_effort(MODEL, ANATOMY, (3, 5), 2) == effort * 2
 
 
+def test_two_models_are_compared_with_both_heads_and_a_few_tokens_logits() -> None:
+    both, one = (score_bytes(MODEL, ANATOMY, models) for models in (2, 1))
+    assert both - one == 4 * 100 * 8 and one > RUNTIME + 4 * 100 * (8 + 256)
+
+
 def test_what_is_held_is_the_residual_the_norms_output_and_the_widest_input() -> None:
     assert held_bytes(MODEL, ANATOMY, (3, 5), 1) == TOKENS * 4 * (8 + 8 + 24)
     assert held_bytes(MODEL, ANATOMY, (3, 5), 2) == 2 * TOKENS * 4 * (8 + 8 + 24)
@@ -54,7 +68,8 @@ def walked(budget: int, statistics: bool = True, rounds: int = 1) -> tuple[int, 
 
 
 def test_what_does_not_fit_goes_in_smaller_batches_then_twice_then_refuses_to_shrink() -> None:
-    ways = {budget: flow_of(MODEL, ANATOMY, LONG, 1, budget, statistics=True) for budget in range(0, 1 << 30, 1 << 19)}
+    budgets = range(RUNTIME, RUNTIME + (64 << 20), 1 << 16)
+    ways = {budget: flow_of(MODEL, ANATOMY, LONG, 1, budget, statistics=True) for budget in budgets}
     assert list(dict.fromkeys(reversed(ways.values()))) == [
         Flow(tokens, hold) for hold in (True, False) for tokens in (4096, 1024, 256)
     ]
