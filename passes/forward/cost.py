@@ -38,6 +38,9 @@ _COMPARED = 7
 _SCORED = 26
 """Of logits: their logarithms, what is compared."""
 
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
+"""What architectures call the number of experts."""
+
 Extent = tuple[int, int]
 """How many sequences, and how long each is."""
 
@@ -202,13 +205,23 @@ def back_cost(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Cost:
 def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
     """Embedding and all layers once: their weights are read, hidden states lie on disk in between."""
     (count, length), (vocabulary, hidden) = sequences, model.tensors[anatomy.embedding].shape
-    tokens, layers = count * length, linears(model, anatomy)
-    weights = elements(shape for layer in layers for shape in layer)
-    touched = sum(sum(shape) for layer in layers for shape in layer)
-    attention = 4 * tokens * length * hidden * len(layers)
-    states = tokens * hidden * (len(layers) + 1)
-    read = _READ * (weights + vocabulary * hidden)
-    return Effort(2 * tokens * weights + attention, _TOUCHED * tokens * touched + _CARRIED * states + read)
+    tokens, layers = count * length, len(anatomy.layers)
+    shapes = {name: model.tensors[f"{name}.weight"].shape for name in anatomy.linears}
+    multiplied = sum(reached(model, name) * rows * columns for name, (rows, columns) in shapes.items())
+    touched = sum(reached(model, name) * sum(shape) for name, shape in shapes.items())
+    attention = 4 * tokens * length * hidden * layers
+    states = tokens * hidden * (layers + 1)
+    read = _READ * (elements(shapes.values()) + vocabulary * hidden)
+    return Effort(2 * tokens * multiplied + attention, _TOUCHED * tokens * touched + _CARRIED * states + read)
+
+
+def reached(model: ModelSpec, module: str) -> float:
+    """The part of the tokens that come to a linear: a token goes through a few experts only."""
+    config = model.config
+    experts = next((config[key] for key in _EXPERTS if config.get(key)), 0)
+    if not experts or ".experts." not in module:
+        return 1.0
+    return min(1.0, float(config.get("num_experts_per_tok", experts)) / experts)
 
 
 def linears(model: ModelSpec, anatomy: Anatomy) -> list[list[tuple[int, ...]]]:

@@ -9,7 +9,7 @@ from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.kernels.measure.error import error_effort
 from compress.passes.core.base import LayerPass
-from compress.passes.forward.cost import Cost, Extent, back_cost, walk_cost
+from compress.passes.forward.cost import Cost, Extent, back_cost, reached, walk_cost
 from compress.passes.forward.statistics import Hessian, Statistic
 from compress.passes.model.anatomy import Anatomy
 
@@ -37,8 +37,9 @@ def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, 
 
 def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
     """What the statistics take that `passes` need of `sequences`."""
-    total, tokens = Effort(), sequences[0] * sequences[1]
+    total = Effort()
     for shapes, taken in _siblings(passes, model, anatomy):
+        tokens = round(reached(model, next(iter(shapes))) * sequences[0] * sequences[1])
         rows, columns = next(iter(shapes.values()))
         alone, parts = len(shapes) == 1, _parts(taken, anatomy)
         alike = _kinds(step for step in taken if step not in parts) | (frozenset({Hessian}) if parts else frozenset())

@@ -10,6 +10,7 @@ from compress.passes.forward.cost import (
     back_cost,
     flow_of,
     held_bytes,
+    reached,
     score_bytes,
     score_effort,
     walk_cost,
@@ -34,6 +35,19 @@ def test_a_forward_is_two_operations_for_each_weight_and_token_and_attention() -
     longer = walk_cost(MODEL, ANATOMY, (1, 15), PLENTY).effort
     assert longer.flops - cost.effort.flops == 2 * 4 * TOKENS * (15 - 5) * 8
     assert longer.elements == cost.effort.elements > 0
+
+
+def test_a_token_goes_through_some_of_the_experts() -> None:
+    names = [f"a.experts.{number}.up" for number in range(4)]
+    tensors = {"embedding.weight": TensorSpec((100, 8), "float32"), "a.q.weight": TensorSpec((8, 8), "float32")}
+    model = ModelSpec(
+        {"num_experts": 4, "num_experts_per_tok": 1},
+        {**tensors, **{f"{name}.weight": TensorSpec((8, 8), "float32") for name in names}},
+    )
+    layer = LayerAnatomy("a", (("a.q",), *((name,) for name in names)), {})
+    anatomy = Anatomy((layer,), "embedding.weight", "embedding.weight", True, lambda: (None,))
+    assert [reached(model, name) for name in ("a.q", names[0])] == [1, 0.25]
+    assert walk_cost(model, anatomy, (3, 5), PLENTY).effort.flops == 2 * TOKENS * (64 + 64) + 4 * TOKENS * 5 * 8
 
 
 def test_two_models_or_two_forwards_take_twice_as_long() -> None:
