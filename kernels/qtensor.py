@@ -25,6 +25,8 @@ from compress.kernels.effort import Effort
 Params = Mapping[str, Tensor]
 
 _FAR = 1e9
+_CHUNK = 1 << 16
+"""Weights rounded at a time on a CPU: what comes between stays in its cache."""
 _ODD = {"scale": torch.tensor([0.7]), "minimum": torch.tensor([-0.3]), "zero": torch.tensor([1.0])}
 _UNIT = {"scale": torch.ones(2), "minimum": torch.zeros(2), "zero": torch.zeros(2)}
 
@@ -92,7 +94,7 @@ class NumberFormat(ABC):
         """
         if reason := self.misfit(tuple(weight.shape)):
             raise ValueError(reason)
-        if not bool(weight.isfinite().all()):
+        if not all(bool(end.isfinite()) for end in weight.aminmax()):  # one pass; NaN comes through it
             raise ValueError("the weight holds NaN or Inf")
         if importance is not None:
             # Only ratios matter; with a mean of 1 no square leaves the range of float32.
@@ -227,5 +229,14 @@ def _repeated(grouped: Tensor, columns: int) -> Tensor:
 
 def quantize(weight: Tensor, number_format: NumberFormat, params: Params) -> QTensor:
     """Round `weight` [rows, columns] to the nearest value of `number_format`, weight by weight."""
+    if weight.is_cuda or not number_format.rows_apart:
+        return QTensor(number_format, _codes(weight, number_format, params), params)
+    step = max(1, _CHUNK // weight.shape[1])
+    parts = [slice(at, at + step) for at in range(0, len(weight), step)]
+    codes = [_codes(weight[part], number_format, {name: p[part] for name, p in params.items()}) for part in parts]
+    return QTensor(number_format, torch.cat(codes), params)
+
+
+def _codes(weight: Tensor, number_format: NumberFormat, params: Params) -> Tensor:
     expanded = number_format.expand(params, tuple(weight.shape))
-    return QTensor(number_format, number_format.round(weight, expanded).to(number_format.codes_dtype), params)
+    return number_format.round(weight, expanded).to(number_format.codes_dtype)

@@ -33,6 +33,7 @@ _PARALLEL = "use_parallel_residual"
 _NO_ROPE = "no_rope_layers"
 _LAYERS = "layer_types"
 _SCALED = "query_pre_attn_scalar"
+_WINDOW = "sliding_window"
 _WINDOWED, _WHOLE = "sliding_attention", "full_attention"
 # What config.json calls a role of the tokenizer.
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
@@ -203,6 +204,8 @@ def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
     _check_layers(family, config)
     rope = rope_of(config, family.partial_rope or 1.0, family.local_theta)
     pairs: dict[str, Value] = {gguf: uint(_size(config, name)) for gguf, name in _SIZES}
+    if window := unseen_window(config):
+        pairs["context_length"] = uint(window)
     pairs |= {
         "attention.head_count_kv": uint(dims.kv_heads),
         "attention.key_length": uint(dims.head),
@@ -218,6 +221,22 @@ def write_config(config: Mapping[str, Any]) -> tuple[dict[str, Value], Rope]:
     return {f"{family.name}.{name}": value for name, value in pairs.items()}, rope
 
 
+def unseen_window(config: Mapping[str, Any]) -> int | None:
+    """How many tokens a layer sees of a longer context, where llama.cpp lets it see all; None where that is no matter.
+
+    llama.cpp reads no window in the family (in Phi 3 it reads one, and does not go by it). So far, all answers are the
+    model's own, and the file's context is no longer. Raises InputError.
+    """
+    family, context = family_of(config), _size(config, "max_position_embeddings")
+    config = family.standard(config)
+    window = config.get(_WINDOW)
+    if family.window or window is None or not config.get("use_sliding_window", True):
+        return None
+    if type(window) is not int or window < 1:
+        raise InputError(f"config.json: {_WINDOW} is {window!r}, not a number of tokens")
+    return window if window < context else None
+
+
 def _write_setting(setting: Setting, config: Mapping[str, Any]) -> Value:
     value = config.get(setting.name)
     value = setting.usual if value is None else value
@@ -227,11 +246,7 @@ def _write_setting(setting: Setting, config: Mapping[str, Any]) -> Value:
 
 
 def _check_layers(family: Architecture, config: Mapping[str, Any]) -> None:
-    """Layers see as much as llama.cpp lets them see, and those are rotated that it rotates; or RefusedError."""
-    window, context = config.get("sliding_window"), _size(config, "max_position_embeddings")
-    wide = window is None or not config.get("use_sliding_window", True) or (type(window) is int and window >= context)
-    if not (family.window or wide):
-        raise RefusedError(f"config.json: llama.cpp has no sliding window (here {window!r}) in {family.name}")
+    """Every layer sees all that llama.cpp lets it see, and those are rotated that it rotates; or RefusedError."""
     usual = _layer_kinds(family, config)
     for name in (_NO_ROPE, _LAYERS, _SCALED):
         if name in usual and config.get(name) not in (None, usual[name]):

@@ -24,7 +24,7 @@ from compress.formats.gguf.blocks.formatted import FormatType
 from compress.formats.gguf.blocks.substitutes import Substitute, fitting, substitutes_told
 from compress.formats.gguf.blocks.types import BLOCKS, DenseType, IntType, type_of
 from compress.formats.gguf.checkpoint import GGUFCheckpoint
-from compress.formats.gguf.config import dims_of, family_of, write_config
+from compress.formats.gguf.config import dims_of, family_of, unseen_window, write_config
 from compress.formats.gguf.file import SUFFIX, NewTensor, file_size, gguf_file, write_gguf
 from compress.formats.gguf.header import MAGIC, Value
 from compress.formats.gguf.kept import kept_in
@@ -138,8 +138,22 @@ class GGUF(Dialect):
         """See Dialect.layout. Needs `model.files`: the tokenizer is a part of the file."""
         plan = self._plan(model)
         told = substitutes_told(Counter(entry.substitute for entry in plan.entries if entry.substitute))
+        told += tuple(self._kept_told(plan.entries))
+        if window := unseen_window(model.config):
+            told += (
+                f"llama.cpp has no sliding window in {family_of(model.config).name}: the file's context is the window, "
+                f"{window:,} tokens, as far as its answers are the model's; beyond, every layer would see all",
+            )
         files = tuple(FileLayout(name, file_size(metadata, tensors)) for name, metadata, tensors in plan.files)
         return Layout(files, substitutes=told)
+
+    def _kept_told(self, entries: Sequence[_Entry]) -> Iterator[str]:
+        """That most weights have another type than the one said, which names the folder: they were quantized before."""
+        said = "type" in self.model_fields_set and isinstance(self.type, str)
+        kept = [entry for entry in entries if entry.kept]
+        if said and _mostly(kept, entries):
+            names = ", ".join(sorted({entry.block.name for entry in kept}))
+            yield f"{len(kept)} tensors are quantized already and stay {names}: `type: {self.type}` is for the others"
 
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         """See Dialect.write. The one file, or its parts, is all that llama.cpp needs; no other is written."""
@@ -166,7 +180,8 @@ class GGUF(Dialect):
         entries = [self._entry(place, model, traits) for place in places]
         for name, values in rope.tensors(dims.head).items():
             entries.append(_Entry(Place(name, (), tuple(values.shape)), (), BLOCKS["f32"]))
-        kind = self.type if isinstance(self.type, str) and is_mix(self.type) else _commonest(entries)
+        mix = isinstance(self.type, str) and is_mix(self.type) and not _mostly([e for e in entries if e.kept], entries)
+        kind = str(self.type) if mix else _commonest(entries)
         metadata = {**_general(family, config, kind), **settings, **write_vocab(vocab)}
         metadata = {**metadata, **{key: value for key, value in kept_in(model.files).items() if key not in metadata}}
         return _Plan(file_name(model, kind), metadata, tuple(entries), dims, rope, self.max_shard_size)
@@ -187,16 +202,16 @@ class GGUF(Dialect):
                     "quantize all of them alike, or none",
                 )
         block = type_of(specs[0].format) if specs[0].format else None
-        return self._rounded(place, sources, traits) if block is None else _Entry(place, sources, block)
+        if block is None:
+            return self._rounded(place, sources, traits)
+        return _Entry(place, sources, block, kept=block.name not in self._meant(place, sources[0], traits))
 
     def _rounded(self, place: Place, sources: tuple[str, ...], traits: Traits) -> _Entry:
         """The entry of a tensor that is not quantized yet. llama.cpp computes with norms and biases in fp32 only."""
         source, columns = sources[0], place.stored[-1]
         if len(place.shape) < 2 or place.flat or place.exact:
             return _Entry(place, sources, BLOCKS["f32"])
-        chosen: str = resolve(self.type, source.removesuffix(".weight")) or "f16"
-        wanted = mixed(chosen, place.gguf, columns, traits) if is_mix(chosen) else chosen
-        found = fitting(wanted, columns)
+        wanted, found = self._meant(place, source, traits)
         if found != wanted and self.strict:
             raise RefusedError(
                 f"tensor {source}: {wanted} has super-blocks, and rows of {columns} do not divide into them",
@@ -206,18 +221,27 @@ class GGUF(Dialect):
             raise RefusedError(f"tensor {source}: {reason}")
         return _Entry(place, sources, BLOCKS[found], Substitute(wanted, found, columns) if found != wanted else None)
 
+    def _meant(self, place: Place, source: str, traits: Traits) -> tuple[str, str]:
+        """What `type` has for a matrix, and what is taken for it if rows do not fit."""
+        chosen: str = resolve(self.type, source.removesuffix(".weight")) or "f16"
+        columns = place.stored[-1]
+        wanted = mixed(chosen, place.gguf, columns, traits) if is_mix(chosen) else chosen
+        return wanted, fitting(wanted, columns)
+
 
 @dataclass(frozen=True)
 class _Entry:
     """One tensor to write: its place, the tensors it comes from (none: computed), its block type.
 
-    `substitute`: what that stands for, if its rows do not fit what was asked for.
+    `substitute`: what that stands for, if its rows do not fit what was asked for. `kept`: it was quantized
+    before, otherwise than `type` would have it.
     """
 
     place: Place
     sources: tuple[str, ...]
     block: BlockType
     substitute: Substitute | None = None
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -300,6 +324,12 @@ def _general(family: Architecture, config: Mapping[str, Any], kind: str) -> dict
 def _said_name(config: Mapping[str, Any]) -> str:
     """The model's name as its configuration says: the last component, for a path would tell where the model lay."""
     return re.split(r"[/\\]", str(config.get("_name_or_path") or "").rstrip("/\\"))[-1]
+
+
+def _mostly(some: Sequence[_Entry], entries: Sequence[_Entry]) -> bool:
+    """Whether `some` of the `entries` have most of the weights."""
+    mine, all_of_them = (sum(prod(entry.place.stored) for entry in each) for each in (some, entries))
+    return 2 * mine > all_of_them
 
 
 def _commonest(entries: Sequence[_Entry]) -> str:

@@ -88,7 +88,7 @@ class HalfTableFormat(NumberFormat):
         return region.stored(real_multiples(region, units.multiples).scale)
 
     def effort(self, shape: tuple[int, ...], searched: bool) -> Effort:
-        return Effort(elements=(350 if self.kind == "iq4_nl" else 80) * shape[0] * shape[1])
+        return Effort(elements=(300 if self.kind == "iq4_nl" else 60) * shape[0] * shape[1])
 
     def reals(self, params: Params) -> dict[str, Tensor]:
         return {"scale": params["scale"].float()}

@@ -85,7 +85,7 @@ class KAffineFormat(NumberFormat):
         )
 
     def effort(self, shape: tuple[int, ...], searched: bool) -> Effort:
-        return Effort(elements=400 * shape[0] * shape[1])
+        return Effort(elements=290 * shape[0] * shape[1])
 
     def reals(self, params: Params) -> dict[str, Tensor]:
         return {

@@ -93,7 +93,7 @@ class KScaledFormat(NumberFormat):
         )
 
     def effort(self, shape: tuple[int, ...], searched: bool) -> Effort:
-        return Effort(elements=(550 if self.kind == "iq4_xs" else 300) * shape[0] * shape[1])
+        return Effort(elements=(450 if self.kind == "iq4_xs" else 250) * shape[0] * shape[1])
 
     def reals(self, params: Params) -> dict[str, Tensor]:
         return {"scale": real_scales(params["d"], params["scale"])}

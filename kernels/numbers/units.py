@@ -20,7 +20,8 @@ IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 class Units:
     """`codes` of the nearest numbers to any fp32 tensor, and `values` of codes; codes are whole fp32, 0 … levels − 1.
 
-    `nearest` are those numbers. None overwrites its argument, and no number is NaN.
+    `nearest` are those numbers; `ends` the first and the last where they are all between. None overwrites its
+    argument, and no number is NaN.
     """
 
     codes: Callable[[Tensor], Tensor]
@@ -28,11 +29,12 @@ class Units:
     nearest: Callable[[Tensor], Tensor]
     levels: int
     reach: float
+    ends: tuple[int, int] | None = None
 
     @property
     def multiples(self) -> Multiples:
         """These numbers as a search wants them."""
-        return Multiples(self.nearest, self.reach, self.levels)
+        return Multiples(self.nearest, self.reach, self.levels, self.ends)
 
 
 @cache
@@ -44,6 +46,7 @@ def whole(lowest: int, highest: int) -> Units:
         lambda x: x.round().clamp_(lowest, highest),
         highest - lowest + 1,
         float(max(-lowest, highest)),
+        (lowest, highest),
     )
 
 

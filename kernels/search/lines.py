@@ -6,13 +6,13 @@ both ends, and of the best the codes and their line are found in turn until neit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from compress.kernels.search.regions import Region, above, chosen, inverse
+from compress.kernels.search.regions import Region, above, chosen, inverse, largest
 
 _TINY = 1e-30
 _WIDEST = 1.04
@@ -30,6 +30,12 @@ class RealLines:
     gain: Tensor
     centre: Tensor
     variance: Tensor
+
+    def best(self) -> RealLines:
+        """Of lines [tried, rows, super-blocks, groups] group by group the one that gains most."""
+        at = largest(self.gain)
+        parts = (self.scale, self.minimum, self.gain, self.centre, self.variance)
+        return RealLines(*(part.gather(0, at)[0] for part in parts))
 
     def or_better(self, other: RealLines) -> RealLines:
         """Group by group the one that gains more."""
@@ -52,38 +58,51 @@ class _Cloud:
     mean: Tensor
     centred: Tensor
 
-    def fitted(self, slope: Tensor, minimum: Tensor) -> RealLines:
-        """The best lines of no minimum above zero for the codes that 1/`slope` and `minimum` give."""
+    @classmethod
+    def of(cls, region: Region, levels: int) -> _Cloud:
+        mean = region.weighted.sum(0) / region.total
+        centred = region.groups - mean
+        return cls(region, levels, mean, centred if region.importance is None else centred.mul_(region.importance))
+
+    def fitted(self, tried: Iterable[tuple[Tensor, Tensor]]) -> RealLines:
+        """The best of the lines of no minimum above zero for the codes that each 1/slope and minimum give."""
+        # All at once: numbers of groups are so few that each operator costs as much as the call of it.
+        sums = zip(*(self._sums(*each) for each in tried), strict=True)
+        centre, product, variance = (torch.stack(each) for each in sums)
         total = self.region.total
-        codes = torch.addcmul(-minimum * slope, self.region.groups, slope).round_().clamp_(0, self.levels - 1)
-        centre = (codes * self.region.importance).sum(0) / total
-        product = codes.sub_(centre).mul(self.centred).sum(0)
-        variance = codes.square_().mul_(self.region.importance).sum(0).clamp_(min=_TINY)
         scale = (product / variance).clamp_(min=0)
         low = self.mean - scale * centre
-        free = RealLines(scale, low, scale * product, centre, variance)
+        gain = scale * product
         # Where the line would begin above zero it goes through zero.
         through = product + self.mean * centre * total
-        scale = through / (variance + centre * centre * total)
-        gain = scale * through - self.mean * self.mean * total
+        steeper = through / (variance + centre * centre * total)
+        gained = steeper * through - self.mean * self.mean * total
         bound = above(low, torch.zeros_like(low))
-        return RealLines(
-            chosen(bound, scale, free.scale), low.clamp(max=0), chosen(bound, gain, free.gain), centre, variance
-        )
+        scale, gain = chosen(bound, steeper, scale), chosen(bound, gained, gain)
+        return RealLines(scale, low.clamp_(max=0), gain, centre, variance).best()
+
+    def _sums(self, slope: Tensor, minimum: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Σhq / Σh, Σh·(w − mean)·(q − that) and Σh·(q − that)² of the codes of a line.
+
+        About their mean: what float32 loses of larger sums is enough that lines which are there are not found again.
+        """
+        codes = torch.addcmul(-minimum * slope, self.region.groups, slope).round_().clamp_(0, self.levels - 1)
+        weighted = codes if self.region.importance is None else codes * self.region.importance
+        centre = weighted.sum(0).div_(self.region.total)
+        product = codes.sub_(centre).mul(self.centred).sum(0)
+        return centre, product, self.region.summed(codes.square_()).clamp_(min=_TINY)
 
 
 def real_lines(region: Region, levels: int) -> RealLines:
     """Lines with a small Σ importance·(w − ŵ)² that do not begin above zero."""
-    mean = region.weighted.sum(0) / region.total
-    cloud = _Cloud(region, levels, mean, (region.groups - mean).mul_(region.importance))
+    cloud = _Cloud.of(region, levels)
     low = region.groups.amin(0).clamp_(max=0)
     span = region.groups.amax(0) - low
     reached = inverse(span) * (levels - 1)
-    best = cloud.fitted(reached, low)
-    for part, lean in _cuts(levels):
-        best = best.or_better(cloud.fitted(reached / part, low + span * ((1 - part) * lean)))
+    cuts = ((reached / part, low + span * ((1 - part) * lean)) for part, lean in _cuts(levels))
+    best = cloud.fitted([(reached, low), *cuts])
     for _ in range(_TURNS):
-        best = best.or_better(cloud.fitted(inverse(best.scale), best.minimum))
+        best = best.or_better(cloud.fitted([(inverse(best.scale), best.minimum)]))
     return best
 
 

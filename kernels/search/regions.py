@@ -20,11 +20,12 @@ _LEAST = 1e-8
 class Region:
     """Weights in units of the largest of their super-block, so that no square leaves the range of float32.
 
-    `groups`, `importance` [n, rows, super-blocks, groups]; `unit` [rows, super-blocks, 1].
+    `groups`, `importance` [n, rows, super-blocks, groups]; `unit` [rows, super-blocks, 1]. No importance is one of 1
+    for all: a pass over the weights less wherever it is asked for.
     """
 
     groups: Tensor
-    importance: Tensor
+    importance: Tensor | None
     unit: Tensor
 
     @classmethod
@@ -33,17 +34,26 @@ class Region:
         turned = _turned(groups)
         largest = torch.maximum(turned.amax(0), -turned.amin(0)).amax(-1, keepdim=True)
         unit = torch.where(largest > 0, largest, 1.0)
-        return cls(turned.div_(unit), _turned(importance).clamp_(min=_LEAST).expand_as(turned).contiguous(), unit)
+        turned.div_(unit)
+        if bool(importance.amin() == importance.amax()):
+            return cls(turned, None, unit)
+        return cls(turned, _turned(importance).clamp_(min=_LEAST).expand_as(turned).contiguous(), unit)
 
     @cached_property
     def weighted(self) -> Tensor:
         """importance·w."""
-        return self.groups * self.importance
+        return self.groups if self.importance is None else self.groups * self.importance
 
     @cached_property
     def total(self) -> Tensor:
         """Σ importance of every group."""
+        if self.importance is None:
+            return torch.full_like(self.groups[0], len(self.groups))
         return self.importance.sum(0)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Σ importance·`values` of every group [rows, super-blocks, groups]; `values` may be overwritten."""
+        return (values if self.importance is None else values.mul_(self.importance)).sum(0)
 
     def held(self, real: Tensor) -> Tensor:
         """`real` [rows, super-blocks, 1], in units, as float16 holds it."""
@@ -55,7 +65,7 @@ class Region:
 
     def error(self, values: Tensor) -> Tensor:
         """Σ importance·(w − ŵ)² of every group [rows, super-blocks, groups]; `values` ŵ are overwritten."""
-        return values.sub_(self.groups).square_().mul_(self.importance).sum(0)
+        return self.summed(values.sub_(self.groups).square_())
 
 
 def steps(real: Tensor, unit: Tensor, lowest: int, highest: int) -> Tensor:
@@ -66,6 +76,26 @@ def steps(real: Tensor, unit: Tensor, lowest: int, highest: int) -> Tensor:
 def over_groups(factors: Tensor, sums: Tensor) -> Tensor:
     """Σ of the products over the groups of a super-block: [rows, super-blocks, 1]."""
     return (factors * sums).sum(-1, keepdim=True)
+
+
+def nearest_unit(real: Tensor, weight: Tensor, units: Tensor, lowest: int, highest: int) -> Tensor:
+    """Of `units` [tried, rows, super-blocks, 1] those whose whole multiples come nearest to `real`: [rows, …].
+
+    By `weight`; `real` and it are [rows, super-blocks, groups].
+    """
+    cost = over_groups((steps(real, units, lowest, highest) * units).sub_(real).square_(), weight)
+    return units.gather(0, largest(cost.neg_()))[0]
+
+
+def largest(values: Tensor) -> Tensor:
+    """Where along the first axis `values` [tried, …] fp32 are largest, the first of equals: [1, …] int64.
+
+    Of what holds NaN it is the last. torch.argmax takes ten times as long (CPU).
+    """
+    reached = torch.ge(values, values.amax(0), out=torch.empty_like(values))
+    back = torch.arange(len(values), 0, -1, dtype=values.dtype, device=values.device)
+    found = reached.mul_(back.view(-1, *(1 for _ in values.shape[1:]))).amax(0, keepdim=True)
+    return found.neg_().add_(len(values)).clamp_(max=len(values) - 1).long()
 
 
 def inverse(real: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """Super-blocks of lines: ŵ = d·s·q − e·m, q = 0 … levels − 1, s and m = 0 … most of every group, d and e float16 ≥ 0.
 
 Real lines are searched group by group at first. Then d is the one that leaves their scales the least cost of becoming
-whole, and e the one that does so for where they begin, once scales are whole. And in turn s and m of every group move
-to the best of their neighbours, each judged by codes that are rounded for it; and d and e become the weighted
-least-squares fit to the codes, where that gains.
+whole, and e the one that does so for where they begin, once scales are whole. d and e become the weighted
+least-squares fit to the codes, where that gains as float16 holds it; s and m of every group move to the best of their
+neighbours, each judged by codes that are rounded for it; and d and e are fitted once more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from compress.kernels.search.integers import FloatParams
 from compress.kernels.search.lines import RealLines, real_lines
-from compress.kernels.search.regions import Region, above, chosen, inverse, over_groups, steps
+from compress.kernels.search.regions import Region, above, chosen, inverse, nearest_unit, over_groups, steps
+
+_Pair = tuple[Tensor, Tensor]
 
 _SINGULAR = 1e-6
-_NEARER = ((-1, 0), (1, 0), (0, -1), (0, 1))
-_NEAR = (*_NEARER, (-1, -1), (-1, 1), (1, -1), (1, 1))
+_NEAR = ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 def fit_lines(groups: Tensor, importance: Tensor, levels: int, most: int) -> FloatParams:
@@ -30,7 +31,7 @@ def fit_lines(groups: Tensor, importance: Tensor, levels: int, most: int) -> Flo
     """
     region = Region.of(groups, importance)
     found = _Lines(region, levels, most, *_whole(region, real_lines(region, levels), most))
-    found = found.moved(_NEAR).refitted().moved(_NEARER)
+    found = found.refitted().moved(_NEAR).refitted()
     return {
         "d": region.stored(found.d),
         "dmin": region.stored(found.e),
@@ -54,21 +55,9 @@ def _common(region: Region, real: Tensor, weight: Tensor, most: int) -> Tensor:
     Of those that make the largest a whole number near the end of the range.
     """
     largest = real.amax(-1, keepdim=True)
-    best = region.held(largest / most)
-    least = torch.full_like(best, torch.finfo(torch.float32).max)
-    for unit in _units(largest, most):
-        unit = region.held(unit)
-        cost = over_groups((steps(real, unit, 0, most) * unit).sub_(real).square_(), weight)
-        best = chosen(above(least, cost), unit, best)
-        least = least.minimum(cost)
-    return best
-
-
-def _units(largest: Tensor, most: int) -> Iterator[Tensor]:
     step = 1 if most > 15 else 0.5
-    count = int(most / 4 / step)
-    for at in range(-1, count):
-        yield largest / (most - at * step)
+    near = torch.arange(-1, int(most / 4 / step), device=largest.device).mul(-step).add_(most)
+    return nearest_unit(real, weight, region.held(largest / near.view(-1, 1, 1, 1)), 0, most)
 
 
 @dataclass(frozen=True)
@@ -109,23 +98,32 @@ class _Lines:
 
     def refitted(self) -> _Lines:
         """With d and e fitted to the codes, in the super-blocks whose error that takes down."""
-        d, e = (self.region.held(real) for real in self._solved())
-        before, after = (tried.error().sum(-1, keepdim=True) for tried in (self, replace(self, d=d, e=e)))
-        gained = above(before, after)
+        best, squares = self._solved()
+        d, e = (self.region.held(real) for real in best)
+        gained = above(_excess(self.d, self.e, best, squares), _excess(d, e, best, squares))
         return replace(self, d=chosen(gained, d, self.d), e=chosen(gained, e, self.e))
 
-    def _solved(self) -> tuple[Tensor, Tensor]:
-        """d > 0 and e ≥ 0 of the least Σ h·(w − d·x + e·y)², x = s·q and y = m; d beside the e there is, if need be."""
+    def _solved(self) -> tuple[_Pair, tuple[Tensor, Tensor, Tensor]]:
+        """d > 0 and e ≥ 0 of the least Σ h·(w − d·x + e·y)², x = s·q and y = m; d beside the e there is, if need be.
+
+        And Σhxx, Σhxy and Σhyy.
+        """
         region, s, m = self.region, self.scale, self.minimum
         codes = self.codes()[0]
         wx = over_groups(s, (codes * region.weighted).sum(0))
-        heavy = codes * region.importance
-        xy = over_groups(s * m, heavy.sum(0))
-        xx, yy = over_groups(s * s, heavy.mul_(codes).sum(0)), over_groups(m * m, region.total)
         wy = over_groups(m, region.weighted.sum(0))
+        heavy = codes if region.importance is None else codes * region.importance
+        xy = over_groups(s * m, heavy.sum(0))
+        xx, yy = over_groups(s * s, codes.mul_(heavy).sum(0)), over_groups(m * m, region.total)
         determinant = xx * yy - xy * xy
         d, e = (wx * yy - wy * xy) / determinant, (wx * xy - wy * xx) / determinant
         free = (determinant > _SINGULAR * xx * yy) & (d > 0) & (e >= 0)
         alone = (wx + self.e * xy) * inverse(xx)
         d = torch.where(free, d, torch.where(alone > 0, alone, self.d))
-        return d, torch.where(free, e, self.e)
+        return (d, torch.where(free, e, self.e)), (xx, xy, yy)
+
+
+def _excess(d: Tensor, e: Tensor, best: _Pair, squares: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """How much more d and e err than the `best` pair, codes as they are."""
+    (off, away), (xx, xy, yy) = (d - best[0], e - best[1]), squares
+    return xx * off * off - 2 * xy * off * away + yy * away * away

@@ -1,8 +1,8 @@
 """Super-blocks of multiples: ŵ = d·s·t, t from a table, s = lowest … highest of every group, d a float16.
 
 d and s have either sign. Real scales are searched group by group at first. Then d is the one that leaves them the
-least cost of becoming whole; and in turn the s of every group moves to the best of its neighbours, each judged by codes
-that are rounded for it, and d becomes the weighted least-squares fit to the codes, where that gains.
+least cost of becoming whole, and then the weighted least-squares fit to the codes; the s of every group moves to the
+best of its neighbours, each judged by codes that are rounded for it; and d is fitted once more.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from compress.kernels.search.integers import FloatParams
 from compress.kernels.search.multiples import Multiples, RealScales, real_multiples
-from compress.kernels.search.regions import Region, above, chosen, inverse, over_groups, steps
+from compress.kernels.search.regions import Region, above, chosen, inverse, nearest_unit, over_groups, steps
 
-_NEAR, _NEARER = (-2, -1, 1, 2), (-1, 1)
+_NEAR = (-2, -1, 1, 2)
 
 
 def fit_multiples(groups: Tensor, importance: Tensor, table: Multiples, lowest: int, highest: int) -> FloatParams:
@@ -26,10 +26,10 @@ def fit_multiples(groups: Tensor, importance: Tensor, table: Multiples, lowest: 
     `d` float16 [rows, super-blocks]; `scale` (s) fp32 [rows, super-blocks, groups].
     """
     region = Region.of(groups, importance)
-    real = real_multiples(region, table)
+    real = real_multiples(region, table, turns=1)
     d = _common(region, real, lowest, highest)
     found = _Multiples(region, table, lowest, highest, d, steps(real.scale, d, lowest, highest))
-    found = found.moved(_NEAR).refitted().moved(_NEARER)
+    found = found.refitted().moved(_NEAR).refitted()
     return {"d": region.stored(found.d), "scale": found.scale}
 
 
@@ -39,14 +39,8 @@ def _common(region: Region, real: RealScales, lowest: int, highest: int) -> Tens
     Of those that make the largest scale a whole number near the end of the range, on either side.
     """
     largest = real.scale.gather(-1, real.scale.abs().argmax(-1, keepdim=True))
-    best = region.held(largest / lowest)
-    least = torch.full_like(best, torch.finfo(torch.float32).max)
-    for whole in (*range(lowest, lowest * 7 // 8), *range(highest, highest - 4, -1)):
-        d = region.held(largest / whole)
-        cost = over_groups((steps(real.scale, d, lowest, highest) * d).sub_(real.scale).square_(), real.power)
-        best = chosen(above(least, cost), d, best)
-        least = least.minimum(cost)
-    return best
+    whole = torch.tensor([*range(lowest, lowest * 7 // 8), *range(highest, highest - 4, -1)], device=largest.device)
+    return nearest_unit(real.scale, real.power, region.held(largest / whole.view(-1, 1, 1, 1)), lowest, highest)
 
 
 @dataclass(frozen=True)
@@ -63,7 +57,7 @@ class _Multiples:
     def values(self) -> tuple[Tensor, Tensor]:
         """The nearest numbers of the table [n, rows, super-blocks, groups], and the scale of every group."""
         slope = self.d * self.scale
-        return self.table.nearest(self.region.groups * inverse(slope)), slope
+        return self.table.at(self.region.groups * inverse(slope)), slope
 
     def error(self) -> Tensor:
         """The weighted squared error of every group."""
@@ -81,12 +75,9 @@ class _Multiples:
         return replace(self, scale=best)
 
     def refitted(self) -> _Multiples:
-        """With d fitted to the codes, in the super-blocks whose error that takes down."""
-        values, slope = self.values()
+        """With d fitted to the codes: of all that a float16 holds none is nearer to the best."""
+        values, _ = self.values()
         product = over_groups(self.scale, (values * self.region.weighted).sum(0))
-        power = over_groups(self.scale * self.scale, values.square().mul_(self.region.importance).sum(0))
-        fitted = replace(self, d=self.region.held(product * inverse(power)))
-        before, after = (
-            error.sum(-1, keepdim=True) for error in (self.region.error(values.mul_(slope)), fitted.error())
-        )
-        return replace(self, d=chosen(above(before, after), fitted.d, self.d))
+        power = over_groups(self.scale * self.scale, self.region.summed(values.square_()))
+        d = self.region.held(product / power)
+        return replace(self, d=torch.where((power > 0) & d.isfinite(), d, self.d))

@@ -46,12 +46,12 @@ class FormatType(BlockType):
 
     def encode(self, weight: Tensor) -> memoryview:
         """As BlockType.encode: the least squared error that the format's search finds."""
-        if not finite(weight):
-            raise InputError("the weight holds NaN or Inf")
         rows = weight.to("cpu", torch.float32).reshape(-1, weight.shape[-1])
         try:
             return self.pack(self.format.search(rows, torch.ones(rows.shape[1])))
         except ValueError as error:
+            if not finite(weight):
+                raise InputError("the weight holds NaN or Inf") from error
             largest = f"{self.name} cannot hold weights as large as {weight.abs().max().item():.4g}"
             raise RefusedError(largest, "bf16 and f32 reach further") from error
 

@@ -18,6 +18,7 @@ from compress.formats.gguf.blocks.planes import Fields, apart, as_bytes, halves,
 _PARTS = ((32, 5), (16, 5), (4, 4))
 _DIGITS = 5
 _ALL = 3**_DIGITS
+_STORED = torch.tensor([-(-whole * 256 // _ALL) for whole in range(_ALL)], dtype=torch.uint8)
 
 
 def split_two(raw: Tensor) -> Fields:
@@ -55,7 +56,9 @@ def _digits(raw: Tensor, digits: int) -> Tensor:
 
 def _bytes(codes: Tensor, width: int, digits: int) -> Tensor:
     """The inverse of `_digits`."""
-    powers = torch.tensor([3 ** (_DIGITS - 1 - digit) for digit in range(digits)], dtype=torch.int32).view(1, -1, 1)
-    whole = (codes.int().unflatten(1, (digits, width)) * powers).sum(1)
-    stored: Tensor = (whole * 256 + (_ALL - 1)) // _ALL
-    return stored.to(torch.uint8)
+    first, *others = codes.split(width, 1)
+    whole = first.clone()
+    for other in others:
+        whole.mul_(3).add_(other)
+    whole.mul_(3 ** (_DIGITS - digits))
+    return _STORED.index_select(0, whole.int().flatten()).view_as(whole)

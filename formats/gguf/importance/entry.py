@@ -40,7 +40,7 @@ class Entry:
             held = f"{self.sums.numel():,} values and {self.counts.numel():,} counts"
             raise InputError(
                 f"{self.where}: {held}, and the model has {of:,} matrices of {columns:,} columns there",
-                "give the imatrix of this very model",
+                "give the imatrix of this very model, with the shapes it has by now",
             )
         count = float(self.counts[number if self.counts.numel() == of else 0])
         return self.sums.view(of, columns)[number], count

@@ -12,6 +12,7 @@ import pytest
 from compress.formats import open_checkpoint
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import InputError, RefusedError
+from compress.formats.gguf.config import write_config
 from compress.formats.gguf.dialect import GGUF
 from compress.kernels.numbers.int import IntFormat
 
@@ -76,7 +77,6 @@ def test_columns_that_blocks_do_not_divide_are_refused(headers: Headers) -> None
         ("llama", {"rope_parameters": {**YARN, "beta_slow": 4.0}}, "beta_slow = 1.0 only"),
         ("qwen3", {"use_sliding_window": True}, "use_sliding_window"),
         ("qwen3", {"rope_parameters": LLAMA3}, "Llama 3 scaling"),
-        ("mistral", {}, "sliding window"),
         ("smollm3", {"no_rope_layers": [0, 1]}, "no_rope_layers = [1, 1] only"),
         ("gemma", {"hidden_act": "silu"}, "gelu_pytorch_tanh"),
         ("falcon, old", {}, "with alibi = False only"),
@@ -92,6 +92,41 @@ def test_what_llama_cpp_does_not_compute_is_refused(
     with pytest.raises(RefusedError) as error:
         GGUF().layout(spec)
     assert said in f"{error.value} {error.value.hint}"
+
+
+def test_a_window_that_llama_cpp_does_not_know_is_where_the_context_ends(headers: Headers) -> None:
+    """And it is said; nothing is where the window is as long as the context, or not used."""
+    model = headers("mistral")
+    window, context = model.config["sliding_window"], model.config["max_position_embeddings"]
+    assert write_config(model.config)[0]["llama.context_length"].value == window < context
+    (said,) = GGUF().layout(model).substitutes
+    assert "no sliding window in llama" in said and f"{window:,} tokens" in said
+    for wide in (None, context):
+        spec = replace(model, config={**model.config, "sliding_window": wide})
+        assert not GGUF().layout(spec).substitutes
+        assert write_config(spec.config)[0]["llama.context_length"].value == context
+    with pytest.raises(InputError, match="sliding_window is 'wide'"):
+        GGUF().layout(replace(model, config={**model.config, "sliding_window": "wide"}))
+
+
+def test_a_type_that_most_weights_do_not_get_is_said(headers: Headers) -> None:
+    """They are quantized already: `type` is for the others, and the file is not called after a mix."""
+    model = headers("llama")
+    matrices = {name: spec for name, spec in model.tensors.items() if "layers" in name and len(spec.shape) == 2}
+    kept = {name: replace(spec, format=IntFormat(4, 32, "real")) for name, spec in matrices.items()}
+    spec = replace(model, tensors={**model.tensors, **kept})
+    for kind in ("f16", "q4_k_m"):
+        layout = GGUF(type=kind).layout(spec)
+        assert f"{len(kept)} tensors are quantized already and stay q4_1: `type: {kind}`" in layout.substitutes[-1]
+        assert layout.files[0].name.endswith("Q4_1.gguf")
+    for usual in (GGUF(type="q4_1"), GGUF()):
+        assert not any("quantized already" in said for said in usual.layout(spec).substitutes)
+    # What a solver put onto a mix's types for it is no other.
+    names = {name for name, kind in GGUF(type="q4_k_m").roundings(model).items() if name in matrices}
+    solved = {n: replace(matrices[n], format=GGUF(type="q4_k_m").roundings(model)[n]) for n in names}
+    layout = GGUF(type="q4_k_m").layout(replace(model, tensors={**model.tensors, **solved}))
+    assert layout.files[0].name.endswith("Q4_K_M.gguf")
+    assert not any("quantized already" in said for said in layout.substitutes)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compress.kernels.search.multiples import Multiples
-from compress.kernels.search.regions import Region, above, chosen, inverse, over_groups, steps
+from compress.kernels.search.regions import Region, above, chosen, inverse, largest, nearest_unit, over_groups, steps
 from compress.kernels.search.super_lines import fit_lines
 from compress.kernels.search.super_multiples import fit_multiples
 
@@ -85,7 +85,9 @@ def test_regions_round_as_they_store():
 
 
 def test_what_is_worked_on_lies_group_by_group_and_nothing_has_no_importance():
-    region = Region.of(groups(), torch.zeros_like(importances()))
+    importance = importances()
+    importance[..., 3] = 0
+    region = Region.of(groups(), importance)
     assert region.groups.shape == region.importance.shape == (16, 3, 2, 8) and region.groups.is_contiguous()
     torch.testing.assert_close(region.groups.movedim(0, -1) * region.unit.unsqueeze(-1), groups())
     assert bool((region.importance > 0).all())
@@ -96,6 +98,26 @@ def test_what_is_worked_on_lies_group_by_group_and_nothing_has_no_importance():
         6,
         *torch.tensor([0.3]).tolist(),
     ]
+
+
+def test_an_importance_that_is_one_for_all_is_none():
+    even, uneven = (Region.of(groups(), h) for h in (torch.full((1, 2, 8, 16), 3.0), importances()))
+    assert even.importance is None
+    torch.testing.assert_close(even.summed(even.groups.square()), (even.groups * even.weighted).sum(0))
+    assert even.total.unique().item() == 16
+    torch.testing.assert_close(uneven.summed(torch.ones_like(uneven.groups)), uneven.total)
+
+
+def test_of_equals_the_first_is_largest():
+    values = torch.tensor([[1.0, 5.0, -2.0], [3.0, 5.0, -2.0], [2.0, 0.0, -1.0]])
+    assert largest(values).tolist() == [[1, 0, 2]]
+    assert largest(torch.tensor([[1.0, 2.0], [torch.nan, 1.0]])).tolist() == [[1, 0]]
+
+
+def test_a_unit_is_chosen_by_what_counts():
+    real, units = torch.tensor([[[1.0, 2.0, 2.5]]]), torch.tensor([1.0, 0.5, 2.0]).view(-1, 1, 1, 1)
+    assert nearest_unit(real, torch.ones(1, 1, 3), units, 0, 15).item() == 0.5
+    assert nearest_unit(real, torch.tensor([[[1.0, 1.0, 0.0]]]), units, 0, 15).item() == 1.0
 
 
 def test_whole_numbers_of_nothing_are_nothing():
