@@ -28,3 +28,10 @@ def test_names_run_inwards_from_where_they_stand() -> None:
     texts = ElementTree.fromstring(draw(ROWS)).iter("{http://www.w3.org/2000/svg}text")
     anchors = {"".join(text.itertext()).strip(): text.get("style", "") for text in texts}
     assert "text-anchor: end" in anchors["original"] and "text-anchor: end" not in anchors["smallest"]
+
+
+def test_no_name_lies_on_another() -> None:
+    near = [Row(f"out/some/folder/model-{number}", 100 + number, 0.1 + number / 1000) for number in range(4)]
+    texts = ElementTree.fromstring(draw([*near, Row("far", 500, 0.0)])).iter("{http://www.w3.org/2000/svg}text")
+    lines = [float(text.get("y", "nan")) for text in texts if "model-" in "".join(text.itertext())]
+    assert len(lines) == 4 and min(abs(a - b) for n, a in enumerate(lines) for b in lines[:n]) > 8
