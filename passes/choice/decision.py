@@ -68,8 +68,10 @@ def _largest(menu: Menu, mixes: Mixes, most: int) -> str | None:
 
 def _beside(menu: Menu, label: str, mix: Sequence[int], allocations: Allocations, judge: Judge) -> str:
     """What is said of a mix and the best choice at its own bytes."""
-    theirs, ours = judge(mix), judge(allocations.within(spent(menu.units, mix)))
-    bits = f"{average(menu.units, mix):.3f} bits per weight"
+    chosen = allocations.within(spent(menu.units, mix))
+    theirs, ours, bits = judge(mix), judge(chosen), f"{average(menu.units, mix):.3f} bits per weight"
+    if chosen == list(mix):
+        return f"at the {bits} of {label} that is the choice: KL {theirs:.4g}"
     if ours < theirs:
         return f"at the {bits} of {label} KL is {ours:.4g}, and {theirs:.4g} with that"
     return f"{label} is not beaten at its own {bits}: KL {theirs:.4g}, and {ours:.4g} with other choices"

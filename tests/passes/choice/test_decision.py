@@ -45,6 +45,8 @@ def test_it_says_what_a_mix_is_worth_at_its_own_bytes() -> None:
     """Where errors are told wrongly, another choice is the better one, and that is said, too."""
     beaten = decided(MENU, ERRORS.clone(), judge, 60, None, {"Q4_K_M": [1, 0, 1, 0, 1, 0]})
     assert beaten.compared.startswith("at the 5.000 bits per weight of Q4_K_M KL is ")
+    alike = decided(MENU, ERRORS.clone(), judge, 60, None, {"Q4_0": [0] * 6})
+    assert alike.compared.startswith("at the 4.500 bits per weight of Q4_0 that is the choice: KL ")
     best_mix = [0, 1, 0, 1, 0, 1]
     wrong = ERRORS.clone() * torch.tensor([1e4, 1.0] * 3, dtype=torch.float64).unsqueeze(1)
 
