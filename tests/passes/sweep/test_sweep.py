@@ -12,10 +12,11 @@ from compress.formats.errors import UsageError
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
+from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Flow
 from compress.passes.gptq import GPTQ
 from compress.passes.rtn import RTN
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep.sweep import Unit, calibration_walk
 
 Begin, CarryOut = Callable[..., Run], Callable[..., Run]
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -69,6 +70,16 @@ def test_two_forwards_give_what_one_gives_where_nothing_before_was_changed(
     first = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(codes(held, first), codes(apart, first))
     assert not torch.equal(codes(held), codes(apart))
+
+
+def test_half_products_are_not_for_two_models_side_by_side(tiny_llama: Path, tmp_path: Path, begin: Begin) -> None:
+    run = begin(tiny_llama, tmp_path / "work")
+    run.half = True
+    stage = Stage([GPTQ()], {}, run.work)
+    walks = {correct: calibration_walk(run, stage, GPTQ(correct=correct).needs()) for correct in (False, True)}
+    assert {correct: (walk.half, len(walk.streams)) for correct, walk in walks.items()} == {
+        False: (True, 1), True: (False, 2),
+    }  # fmt: skip
 
 
 def test_data_that_is_not_there_is_asked_for(
