@@ -39,6 +39,7 @@ from compress.formats.gguf.tokens.vocab import write_vocab
 from compress.formats.gguf.witness import read_with_library
 from compress.formats.options import PerTensor, resolve
 from compress.formats.views.casting import scale_misfit
+from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import NumberFormat, QTensor
 
@@ -128,6 +129,11 @@ class GGUF(Dialect):
         if block is None:
             if isinstance(spec.format, IntFormat) and (reason := scale_misfit(spec.format)):
                 return reason
+            if isinstance(spec.format, Float4Format):  # the other one, mxfp4, has a block
+                return (
+                    "GGUF's nvfp4 blocks have no room for the scale of the whole tensor, and folded into theirs it is "
+                    "rounded; compressed-tensors and modelopt hold nvfp4, and GGUF holds mxfp4 and iq4_nl exactly"
+                )
             return (
                 f"no GGUF block holds {spec.format.name} exactly; what fits: groups of a multiple of 32, of up to "
                 "8 bits if symmetric, 5 with a minimum, 7 with a whole zero point"
