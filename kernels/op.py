@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from compress import kernels
+from compress.kernels.fallbacks import count
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,7 +46,8 @@ class Kernel(Generic[P, R]):
 class Op(Generic[P, R]):
     """What `@op` makes of a torch function, the reference: called as it is, and computing the same.
 
-    `counts` says how calls with CUDA tensors were served, as `kernel` or as `reference`; nothing depends on it.
+    `counts` says how calls with CUDA tensors were served, as `kernel` or as `reference`; nothing depends on it. The
+    latter are counted in the report of a run as well.
     """
 
     def __init__(self, reference: Callable[P, R]) -> None:
@@ -60,6 +62,8 @@ class Op(Generic[P, R]):
             return self.reference(*args, **kwargs)
         if self.kernel is None or not self.kernel.takes(*args, **kwargs):
             self.counts["reference"] += 1
+            why = "there is no kernel of it" if self.kernel is None else "its kernel does not take the case"
+            count(f"{self.name} ran as plain torch on the GPU: {why}")
             return self.reference(*args, **kwargs)
         self.counts["kernel"] += 1
         with torch.cuda.device_of(there):  # Triton launches on the current device, not on that of the tensors

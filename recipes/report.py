@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from compress.formats import open_checkpoint
 from compress.formats.files.storage import parse_json, read_bytes, write_bytes, write_json
+from compress.kernels.fallbacks import counted
 from compress.passes.artifact.card import CARD, model_card
 from compress.passes.artifact.inventory import bits_of, format_name
 from compress.passes.artifact.record import MANIFEST
@@ -67,6 +68,7 @@ class RunReport(BaseModel):
     """What `compress run --json` prints. `missed` names the gates that were missed, `notes` what else to know.
 
     `seconds` are those of all processes that had a part in the run; `bits` are those, or the types, that a stage chose.
+    `fallbacks` says of what ran otherwise than it might, a kernel as plain torch for one, how often in the last call.
     `gates` are all that were set, `repairs` what was done for them, `prices` what a trial found quantized weights cost.
     """
 
@@ -86,6 +88,7 @@ class RunReport(BaseModel):
     repairs: list[str] = []
     prices: list[Price] = []
     profile: Profile | None = None
+    fallbacks: dict[str, int] = {}
 
 
 class Reported(Committed):
@@ -117,6 +120,7 @@ def make_report(recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passe
         bits=dict(state.left.bits or {}),
         gates=gates,
         prices=state.left.manifest.get("prices", []),
+        fallbacks=counted(),
     )
 
 

@@ -19,6 +19,7 @@ from compress.formats.errors import UsageError
 from compress.formats.files.carried import TEMPLATE_PATTERN
 from compress.formats.files.source import is_hub_id
 from compress.formats.files.storage import require_space, sha256_file, write_json
+from compress.kernels.fallbacks import counting
 from compress.kernels.half import half_pays
 from compress.kernels.laps import laps
 from compress.passes.artifact.licence import licence_of
@@ -77,14 +78,14 @@ def run(
     reporter.tell("planning")
     planned = plan_opened(opened.outlined, budget, processes.crew(place.type), max_disk)
     files = source_hashes(opened.source.path, reporter)
-    with shared_workshop(output, fresh, processes) as journal:
+    with counting(), shared_workshop(output, fresh, processes) as journal:
         processes.on_main(lambda: require_space(output, planned.folder_bytes - _lying_in(output / WORK)))
         state = _state(opened, files, output, journal, budget, reporter, processes)
         stages = keyed((*opened.recipe.passes, *(trial or ())), _base(opened, files), opened.texts, state.work)
         if trial is not None:
             stages = [stage for stage in stages if not any(writes(step) for step in stage.passes)]
         report = _execute(opened.recipe, state, stages, trial is not None)
-    return report.model_copy(update={"notes": _said(planned)})
+    return report.model_copy(update={"notes": [*_said(planned), *_fallen(report)]})
 
 
 def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> int:
@@ -142,6 +143,11 @@ def _said(planned: Plan) -> list[str]:
     return said + [note for stage in planned.stages for note in stage.notes]
 
 
+def _fallen(report: RunReport) -> list[str]:
+    """What ran otherwise than it might, and how often."""
+    return [f"{what} ({times:,} ×)" for what, times in report.fallbacks.items()]
+
+
 def _lying_in(folder: Path) -> int:
     """Bytes of the files of an earlier run, which is gone on with: they are not written again."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -170,8 +176,9 @@ def _told(report: RunReport, state: Run, key: str) -> RunReport:
     """The report, once it is written and committed."""
     mark(report, state.output)
     summary = report.model_dump(exclude={"peak_ram_bytes", "bits"})  # the manifest of the stage has the bits
-    if summary["profile"] is None:
-        del summary["profile"]
+    for seldom in ("profile", "fallbacks"):
+        if not summary[seldom]:
+            del summary[seldom]
     write_json(state.output / "compress.json", {**state.manifest, **state.left.manifest, "report": summary})
     state.journal.append(Reported(stage=key, report=report))
     return with_paths(report, state.output)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from compress.kernels.fallbacks import count
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.product.levels import levels_of
 from compress.kernels.qtensor import QTensor
@@ -49,6 +50,7 @@ def packed(weight: QTensor) -> Few | None:
         return None
     make = next((make for fits, make in _WAYS if fits(weight)), None)
     if make is None:
+        count(f"products with {weight.format.name} are dense ones: torch has none with its codes")
         return None
     most = _most_rows(make, rows, columns, weight.format.groups(weight.shape))
     return Few(make(weight), most) if most else None
@@ -113,11 +115,11 @@ def _most_rows(make: Callable[[QTensor], Product], rows: int, columns: int, grou
     short = [make(weight) for _ in range(copies)]
     dense = [partial(_dense, each) for each in torch.ones(copies, rows, columns)]
     most = 0
-    for count in _FEW:
-        x = torch.ones(count, columns)
+    for few in _FEW:
+        x = torch.ones(few, columns)
         if _seconds(short, x) > _GAIN * _seconds(dense, x):
             break
-        most = count
+        most = few
     return most
 
 

@@ -128,6 +128,27 @@ def _flows(length: int, statistics: bool) -> Iterator[Flow]:
             yield Flow(tokens, hold)
 
 
+def may_read_ahead(
+    model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int, budget: int, squares: bool = True
+) -> bool:
+    """Whether the next layer of each stream may lie in memory beside all else, where statistics are gathered.
+
+    Depends on the `budget` in bytes, never on the moment.
+    """
+    flow = flow_of(model, anatomy, sequences, streams, budget, True, squares)
+    return _memory(model, anatomy, sequences, streams, True, squares, flow) + _ahead(model, anatomy, streams) <= budget
+
+
+def _ahead(model: ModelSpec, anatomy: Anatomy, streams: int) -> int:
+    """Memory of a layer that was read before its time."""
+    return int(HEAP * streams * _largest(model, anatomy))
+
+
+def _largest(model: ModelSpec, anatomy: Anatomy) -> int:
+    """Bytes of the largest layer's linears, fp32."""
+    return max((elements(layer) for layer in linears(model, anatomy)), default=0) * 4
+
+
 def walk_cost(
     model: ModelSpec,
     anatomy: Anatomy,
@@ -147,9 +168,11 @@ def walk_cost(
     tokens = sequences[0] * sequences[1]
     flow = flow_of(model, anatomy, sequences, streams, budget, statistics, squares)
     forwards = (1 if flow.hold else 1 + rounds) if tokens else 0
+    ahead = tokens and statistics and may_read_ahead(model, anatomy, sequences, streams, budget, squares)
     return Cost(
         effort=_forward(model, anatomy, sequences) * (forwards * streams) if tokens else Effort(),
-        memory=_memory(model, anatomy, sequences, streams, statistics, squares, flow),
+        memory=_memory(model, anatomy, sequences, streams, statistics, squares, flow)
+        + (_ahead(model, anatomy, streams) if ahead else 0),
         forwards=forwards,
         disk=2 * streams * boundary_bytes(sequences, _hidden(model, anatomy)),  # one goes when the next is there
     )
@@ -160,9 +183,9 @@ def _memory(
 ) -> int:
     tokens = sequences[0] * sequences[1]
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
-    layers, inputs = linears(model, anatomy), _inputs(model, anatomy)
+    inputs = _inputs(model, anatomy)
     widest = _widest(inputs, hidden)
-    largest = max((elements(layer) for layer in layers), default=0) * 4
+    largest = _largest(model, anatomy)
     ends = vocabulary * hidden * 4
     piece = min(tokens, max(flow.tokens, sequences[1])) * 4 * widest
     # One Hessian and its solve at a time; all of a layer's at once where statistics are gathered apart.

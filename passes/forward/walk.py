@@ -6,8 +6,9 @@ untouched teacher, or a candidate and its reference. The first stream is the one
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -16,13 +17,15 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor, nn
 
+from compress.kernels.fallbacks import count
 from compress.kernels.half import half_products, halved
 from compress.kernels.laps import lap
+from compress.kernels.later import Later
 from compress.passes.forward.cost import FASTEST, Flow
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Guide, LinearStats, Statistic
-from compress.passes.model.flight import Flight, PausePoints
+from compress.passes.model.flight import Flight, Formation, PausePoints
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.watch import Watch
 from compress.passes.model.weights import Weights
@@ -82,7 +85,22 @@ class Walk:
         self._tell = tell
         step = max(1, flow.tokens // sequences.length)
         self.batches = [(start, min(start + step, sequences.count)) for start in range(0, sequences.count, step)]
-        """(start, stop) of the sequences that run through a layer together."""
+        """(start, stop) of the sequences that run through a layer together, and of which statistics are summed up."""
+        self._parts = 1
+        self._ahead: tuple[int, Later[list[nn.Module]]] | None = None
+
+    @property
+    def may_shrink(self) -> bool:
+        """Whether batches can be run in smaller parts than they are."""
+        return self._parts < max(stop - start for start, stop in self.batches)
+
+    def shrink(self) -> None:
+        """From now on run batches in smaller parts, for memory ran out: of statistics sums are taken as before."""
+        self._parts *= 2
+        count(f"memory ran out, and each batch was run in {self._parts} parts")
+        gc.collect()
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
     def start(self) -> None:
         """Write boundary 0: the embeddings of the sequences."""
@@ -94,10 +112,18 @@ class Walk:
                     stream.hidden.append(file, embed(self.sequences.batch(*batch)))
             del embed  # before the next one is loaded
 
-    def modules(self, index: int) -> list[nn.Module]:
-        """Layer `index` of every stream, filled."""
+    def modules(self, index: int, ahead: bool = False) -> list[nn.Module]:
+        """Layer `index` of every stream, filled; with `ahead` the next one is read meanwhile, for the next call."""
         self._tell(f"loading {self.skeleton.anatomy.layers[index].name}")
         with lap("read", nbytes=4 * self._weights_of(index) * len(self.streams)):
+            (known, later), self._ahead = self._ahead or (None, None), None
+            found = later.result() if later is not None and known == index else self._filled(index)
+        if ahead and index + 1 < len(self.skeleton.anatomy.layers):
+            self._ahead = index + 1, Later(partial(self._filled, index + 1))
+        return found
+
+    def _filled(self, index: int) -> list[nn.Module]:
+        with torch.no_grad():
             return [self.skeleton.layer(index, stream.weights) for stream in self.streams]
 
     def _weights_of(self, index: int) -> int:
@@ -137,13 +163,15 @@ class Walk:
                     points.note(taker, module.get_submodule(taker))
             if hold or not pauses:
                 flights = [self._fly(index, modules, batch) for batch in self.batches]
-                self._gather(flights, pauses)
+                with _dropped_on_error(flights):
+                    self._gather(flights, pauses)
             else:
                 for number, together in enumerate([[pause] for pause in pauses] if in_turn else [pauses]):
                     self._gather_apart(index, modules, together, passed=number)
         if not (hold or not pauses):
             flights = [self._fly(index, modules, batch) for batch in self.batches]
-        self._land(index + 1, flights)
+        with _dropped(flights):
+            self._land(index + 1, flights)
 
     def carry(
         self,
@@ -157,18 +185,31 @@ class Walk:
         """All streams from boundary `done` to the last; `commit` is told each boundary.
 
         `pauses` are what statistics are gathered of, by a layer's index and the first stream's module. With `keep`
-        no boundary is deleted; `hold` and `in_turn` are those of `layer`.
+        no boundary is deleted; `hold` and `in_turn` are those of `layer`. If memory runs out where nothing is gathered,
+        batches shrink.
         """
         if done == 0:
             self.start()
         for index in range(done, len(self.skeleton.anatomy.layers)):
             modules = self.modules(index)
-            self.layer(index, modules, pauses(index, modules[0]), hold=hold, in_turn=in_turn)
-            del modules
+            found = pauses(index, modules[0])
+            while not self._fits(partial(self.layer, index, modules, found, hold, in_turn), redone=not found):
+                self.shrink()
+            del modules, found
             return_freed_memory()
             commit(index + 1)
             if not keep:
                 self.finish(index + 1)
+
+    def _fits(self, work: Callable[[], None], redone: bool) -> bool:
+        """Do `work`, or say that it is to be done again in smaller parts, if it may be `redone`."""
+        try:
+            work()
+        except torch.OutOfMemoryError:
+            if not (redone and self.may_shrink):
+                raise
+            return False
+        return True
 
     def head(self, pause: Pause, module: nn.Module, project: Callable[[Tensor], Tensor]) -> None:
         """Gather the statistics of the output projection `module` after the last layer, then rewrite it."""
@@ -178,23 +219,32 @@ class Walk:
                 boundary = len(self.skeleton.anatomy.layers)
                 hidden = [self._read(stream, boundary, batch) for stream in self.streams]
                 flying = [Flight(partial(project, x)) for x in hidden]
-                self._add(stats, batch, flying, pause)
+                self._add(stats, batch, [Formation([(flight, 0)]) for flight in flying], pause)
                 for flight in flying:
                     flight.drop()
         stats.finish()
         self._tell("rewriting the head")
         pause.rewrite(stats)
 
-    def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Flight]:
-        def forward(stream: Stream, module: nn.Module) -> Tensor:
-            sequences = self.sequences.batch(*batch)
+    def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Formation]:
+        def forward(stream: Stream, module: nn.Module, part: tuple[int, int]) -> Tensor:
+            sequences = self.sequences.batch(*part)
             watch = stream.watch(index, sequences) if stream.watch else self.skeleton.watch(index, stream.weights)
             call = self.skeleton.call(index, sequences, watch)
-            return self.skeleton.run(module, self._read(stream, index, batch), call)
+            return self.skeleton.run(module, self._read(stream, index, part), call)
 
-        return [Flight(partial(forward, stream, module)) for stream, module in zip(self.streams, modules)]
+        parts = [(part, (part[1] - part[0]) * self.sequences.length) for part in self._cut(*batch)]
+        return [
+            Formation([(Flight(partial(forward, stream, module, part)), tokens) for part, tokens in parts])
+            for stream, module in zip(self.streams, modules)
+        ]
 
-    def _gather(self, flights: Sequence[Sequence[Flight]], pauses: Sequence[Pause]) -> None:
+    def _cut(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The parts in which a batch runs."""
+        step = -(-(stop - start) // self._parts)
+        return [(first, min(first + step, stop)) for first in range(start, stop, step)]
+
+    def _gather(self, flights: Sequence[Sequence[Formation]], pauses: Sequence[Pause]) -> None:
         for pause in pauses:
             stats = pause.statistics(self.skeleton.device)
             for batch, flying in self._told(f"running to {pause.first}", list(zip(self.batches, flights))):
@@ -208,12 +258,11 @@ class Walk:
         gathered = [pause.statistics(self.skeleton.device) for pause in pauses]
         for batch in self._told("gathering statistics", self.batches):
             flying = self._fly(index, modules, batch)
-            for flight in flying * passed:
-                flight.next()
-            for stats, pause in zip(gathered, pauses):
-                self._add(stats, batch, flying, pause)
-            for flight in flying:
-                flight.drop()
+            with _dropped([flying]):
+                for flight in flying * passed:
+                    flight.next()
+                for stats, pause in zip(gathered, pauses):
+                    self._add(stats, batch, flying, pause)
         for pause, stats in zip(pauses, gathered):
             stats.finish()
             self._tell(f"rewriting {pause.first}")
@@ -225,13 +274,13 @@ class Walk:
             self._tell(f"{doing}, batch {number} of {len(batches)}")
             yield batch
 
-    def _add(self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Flight], pause: Pause) -> None:
+    def _add(self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Formation], pause: Pause) -> None:
         """Fly on to the next siblings and feed its inputs to `stats`, without padding."""
         arrived = [self._arrival(flight, batch) for flight in flying]
         (x, tokens), teacher = arrived[0], arrived[1:]
         gap = None
         if pause.residual is not None and teacher:
-            mine, other = (self._real(flight.notes.pop(pause.residual).flatten(0, -2), batch) for flight in flying)
+            mine, other = (self._real(flight.note(pause.residual).flatten(0, -2), batch) for flight in flying)
             gap = other - mine
         weights = self._weights(pause.guide, batch, tokens) if pause.guide else None
         with half_products(x.shape[1], self.half):
@@ -250,7 +299,7 @@ class Walk:
         mask = self.sequences.batch(*batch).mask
         return x if mask is None else x[mask.flatten().to(x.device)]
 
-    def _arrival(self, flight: Flight, batch: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+    def _arrival(self, flight: Formation, batch: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """The input [tokens, in] of the next siblings, and which tokens of the batch these are (None: all)."""
         x = flight.next().flatten(0, -2)
         mask, tokens = self.sequences.batch(*batch).mask, flight.tokens
@@ -260,7 +309,7 @@ class Walk:
             x, tokens = x[real], None if tokens is None else tokens[real]
         return x, tokens
 
-    def _land(self, boundary: int, flights: Sequence[Sequence[Flight]]) -> None:
+    def _land(self, boundary: int, flights: Sequence[Sequence[Formation]]) -> None:
         for number, stream in enumerate(self.streams):
             with stream.hidden.write(boundary) as file:
                 for flying in self._told("running the layer", flights):
@@ -273,6 +322,26 @@ class Walk:
         """Boundary `boundary` is committed: drop those before it."""
         for stream in self.streams:
             stream.hidden.keep_only(boundary)
+
+
+@contextmanager
+def _dropped(flights: Sequence[Sequence[Formation]]) -> Iterator[None]:
+    """At the end of it none of `flights` holds anything any more."""
+    try:
+        yield
+    finally:
+        for flight in (each for flying in flights for each in flying):
+            flight.drop()
+
+
+@contextmanager
+def _dropped_on_error(flights: Sequence[Sequence[Formation]]) -> Iterator[None]:
+    """`_dropped` if it ends so."""
+    try:
+        yield
+    except BaseException:
+        with _dropped(flights):
+            raise
 
 
 def _aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:

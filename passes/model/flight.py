@@ -10,12 +10,13 @@ own code where it stands, on one thread and in a fixed order, so results do not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import copy_context
 from types import TracebackType
 
 import greenlet
+import torch
 from torch import Tensor, nn
 
 from compress.kernels.laps import lap
@@ -76,6 +77,41 @@ class Flight(greenlet.greenlet):
         """Go no further. Its stack refers to itself, so what it holds would never be freed otherwise."""
         if self:  # it has begun, and not ended
             self.throw()
+
+
+class Formation:
+    """One batch's forward in parts of so many tokens, which fly one after the other: to others it is one flight."""
+
+    def __init__(self, parts: Sequence[tuple[Flight, int]]) -> None:
+        self._parts = parts
+
+    def next(self) -> Tensor:
+        """See `Flight`."""
+        return _whole([flight.next() for flight, _ in self._parts])
+
+    def drop(self) -> None:
+        """See `Flight`."""
+        for flight, _ in self._parts:
+            flight.drop()
+
+    def note(self, name: str) -> Tensor:
+        """What was noted under `name`, which is noted no longer."""
+        return _whole([flight.notes.pop(name) for flight, _ in self._parts])
+
+    @property
+    def tokens(self) -> Tensor | None:
+        """See `Flight`."""
+        found, before = list[Tensor](), 0
+        for flight, count in self._parts:
+            if flight.tokens is None:
+                return None
+            found.append(flight.tokens + before)
+            before += count
+        return _whole(found)
+
+
+def _whole(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 @contextmanager

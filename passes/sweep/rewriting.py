@@ -30,6 +30,12 @@ class Leavings:
     unmeasured: dict[tuple[str, str], str] = field(default_factory=dict)
     """(module, leaf) of tensors that no token came to be measured for, and the pass that wanted them."""
 
+    @property
+    def error(self) -> float:
+        """The mean relative error of what was rewritten; 0 if nothing was."""
+        errors = [report.relative_error for report in self.reports.values()]
+        return sum(errors) / len(errors) if errors else 0.0
+
     def credit(self, tensor: str, author: str) -> None:
         """Note that the pass `author` rewrote `tensor`, maybe after others."""
         self.authors[tensor] = f"{self.authors[tensor]} + {author}" if tensor in self.authors else author

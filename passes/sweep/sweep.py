@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial, reduce
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +17,14 @@ from compress.formats.errors import UsageError
 from compress.formats.files.native import save_tensors
 from compress.formats.files.storage import sha256_file
 from compress.kernels.laps import lap
+from compress.kernels.later import Later
 from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.core.working_model import KEPT
+from compress.passes.forward.cost import may_read_ahead
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Stream, Walk
@@ -47,6 +52,15 @@ class Unit(Committed):
     machine: Mapping[str, str | int]
 
 
+@dataclass(frozen=True)
+class _Pending:
+    """A unit that is being committed: its name, its mean error, its file once it is."""
+
+    name: str
+    error: float
+    written: Later[Path]
+
+
 class Sweep:
     """A stage: neighbouring layer-wise passes over all their targets, unit by unit, resumable at any unit."""
 
@@ -58,9 +72,14 @@ class Sweep:
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
         guided = {name: step for step in passes if step.row_parts() for name in self.targets[step]}
         self.guidance = Guidance(run, stage, guided) if guided else None
+        self.ahead = self.walk is not None and reads_ahead(run, self.walk)
+        self._pending: _Pending | None = None
 
     def execute(self) -> Outcome:
-        """Do what is left to do. Every unit is committed: its file, its hidden states, then its journal line."""
+        """Do what is left to do. Every unit is committed: its hidden states, its file, then its journal line.
+
+        The last two are written while the next unit begins, and are there before it rewrites anything.
+        """
         units = list(self._units())
         planned = reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
         committed = self.run.journal.of(Unit, self.stage.key)
@@ -69,14 +88,15 @@ class Sweep:
         if self.guidance:
             self.guidance.gather()
         self.run.reporter.start(self.stage.title, len(units), "layer", done=len(committed))
-        for name, process in units[len(committed) :]:
-            started = time.perf_counter()
-            left = process()
-            left.lend()
-            self._commit(name, left, time.perf_counter() - started)
-            self._tell_unreached(left)
-            errors = [report.relative_error for report in left.reports.values()]
-            self.run.reporter.advance(name, error=sum(errors) / len(errors) if errors else 0.0)
+        with self._settled():
+            for name, process in units[len(committed) :]:
+                started = time.perf_counter()
+                left = process()
+                left.lend()
+                self._settle()
+                written = Later(partial(self._commit, name, left, time.perf_counter() - started))
+                self._pending = _Pending(name, left.error, written)
+                self._tell_unreached(left)
         self.run.reporter.finish()
         self.run.model.become(planned)
         done = self.run.journal.of(Unit, self.stage.key)
@@ -124,12 +144,29 @@ class Sweep:
             return left
         if index == 0:
             self.walk.start()
-        modules = self.walk.modules(index)
+        while (done := self._tried(index, self.walk)) is None:
+            self.walk.shrink()
+        return done
+
+    def _tried(self, index: int, walk: Walk) -> Leavings | None:
+        """A layer run and rewritten; None if memory ran out, and all is to be done again in smaller batches."""
+        try:
+            return self._run_layer(index, walk)
+        except torch.OutOfMemoryError:
+            if not walk.may_shrink:
+                raise
+            return None
+
+    def _run_layer(self, index: int, walk: Walk) -> Leavings:
+        layer, left = self.anatomy.layers[index], Leavings()
+        modules = walk.modules(index, self.ahead)
         folds = self.folds.of(index, modules[0], self._reader(left)) if self.folds else {}
         pauses = [
             pause for siblings in layer.siblings if (pause := self._pause_at(index, modules[0], siblings, left, folds))
         ]
-        self.walk.layer(index, modules, pauses, hold=self.walk.flow.hold)
+        if not pauses:
+            self._settle()
+        walk.layer(index, modules, pauses, hold=walk.flow.hold)
         return left
 
     def _pause_at(
@@ -229,6 +266,7 @@ class Sweep:
         fold: Fold | None = None,
     ) -> None:
         """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
+        self._settle()
         masks = {name: self.run.model.kept(name) for name in weights}
         kept = {name: mask.to(self.run.device) for name, mask in masks.items() if mask is not None}
         rewriting = Rewriting(weights, stats, left, fold, kept)
@@ -237,12 +275,31 @@ class Sweep:
                 rewriting.take(step, targets)
             rewriting.finish(place)
 
-    def _commit(self, name: str, left: Leavings, seconds: float) -> None:
+    @contextmanager
+    def _settled(self) -> Iterator[None]:
+        """Whatever happens within, what is being written at its end is written and told before it is left."""
+        try:
+            yield
+        finally:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Wait until the unit before is committed, and go on from it. Raises what its writing raised."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        with lap("write") as written:
+            path = pending.written.result()
+            written.nbytes += path.stat().st_size
+        self.run.model.overlay(path)
+        return_freed_memory()
+        self.run.reporter.advance(pending.name, error=pending.error)
+
+    def _commit(self, name: str, left: Leavings, seconds: float) -> Path:
+        """Write a unit down; its file. Beside other work, of which nothing may count on it before `_settle`."""
         number = len(self.run.journal.of(Unit, self.stage.key))
         path = self.stage.file(f"unit-{number:04d}.safetensors")
-        with lap("write") as written:
-            save_tensors(path, {**left.tensors, **{f"{name}{KEPT}": mask for name, mask in left.masks.items()}})
-            written.nbytes += path.stat().st_size
+        save_tensors(path, {**left.tensors, **{f"{name}{KEPT}": mask for name, mask in left.masks.items()}})
         self.run.journal.append(
             Unit(
                 stage=self.stage.key,
@@ -255,10 +312,9 @@ class Sweep:
                 machine=self.run.machine,
             )
         )
-        self.run.model.overlay(path)
-        return_freed_memory()
         if self.walk and name in {layer.name for layer in self.anatomy.layers}:
             self.walk.finish(1 + [layer.name for layer in self.anatomy.layers].index(name))
+        return path
 
 
 def _needs(steps: Iterable[LayerPass]) -> frozenset[type[Statistic]]:
@@ -283,6 +339,12 @@ def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -
     flow = run.flow(sequences, len(streams), statistics=True, squares=squares)
     half = run.half and not teacher  # what sets two models apart is as small as what rounding takes away
     return Walk(run.skeleton, sequences, streams, run.reporter.tell, half=half, flow=flow)
+
+
+def reads_ahead(run: Run, walk: Walk) -> bool:
+    """Whether the next layer is read meanwhile, as `may_read_ahead` says."""
+    extent = walk.sequences.count, walk.sequences.length
+    return may_read_ahead(run.model.spec, run.skeleton.anatomy, extent, len(walk.streams), run.max_ram)
 
 
 def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:

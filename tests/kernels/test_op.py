@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from compress.kernels import gpu
+from compress.kernels.fallbacks import counting
 from compress.kernels.measure.hessian import add_hessian
 from compress.kernels.op import force, op, ops
 
@@ -57,15 +58,20 @@ def test_a_kernel_is_found_by_its_file_and_runs_on_cuda_tensors(doubled):
 
 
 def test_what_a_kernel_does_not_take_the_reference_computes_and_that_is_counted(doubled):
-    assert doubled(on_gpu(1.0, 2.0, 3.0)).tolist() == [2, 4, 6]
-    assert doubled.counts == {"reference": 1}
+    with counting() as told:
+        assert doubled(on_gpu(1.0, 2.0, 3.0)).tolist() == [2, 4, 6]
+        assert doubled(on_gpu(1.0)).tolist() == [3]
+    assert doubled.counts == {"reference": 1, "kernel": 1}
+    assert told == {"doubled ran as plain torch on the GPU: its kernel does not take the case": 1}
 
 
 def test_an_op_without_a_kernel_runs_as_plain_torch_on_a_gpu():
     plain = op(_named("plain"))
     assert plain.kernel is None
-    assert plain(on_gpu(1.0)).tolist() == [2]
+    with counting() as told:
+        assert plain(on_gpu(1.0)).tolist() == [2]
     assert plain.counts == {"reference": 1}
+    assert told == {"plain ran as plain torch on the GPU: there is no kernel of it": 1}
 
 
 def test_the_reference_can_be_forced(doubled):
