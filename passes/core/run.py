@@ -15,7 +15,7 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
 from compress.passes.core.working_model import WorkingModel
-from compress.passes.forward.cost import Flow, flow_of
+from compress.passes.forward.cost import Flow, flow_of, may_read_ahead
 from compress.passes.model.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -67,6 +67,11 @@ class Run:
         """How sequences go through the layers of so many models within `max_ram`."""
         extent, anatomy = (sequences.count, sequences.length), self.skeleton.anatomy
         return flow_of(self.model.spec, anatomy, extent, streams, self.max_ram, statistics, squares)
+
+    def reads_ahead(self, sequences: Sequences, streams: int) -> bool:
+        """Whether a layer is read while the one before is computed, as `may_read_ahead` says."""
+        extent = sequences.count, sequences.length
+        return may_read_ahead(self.model.spec, self.skeleton.anatomy, extent, streams, self.max_ram)
 
     def first(self, work: Callable[[], T]) -> T:
         """What `work` gives. The main process does it; the others then do it too, and find done what is committed."""

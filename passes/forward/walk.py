@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -25,7 +25,7 @@ from compress.passes.forward.cost import FASTEST, Flow
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Guide, LinearStats, Statistic
-from compress.passes.model.flight import Flight, Formation, PausePoints
+from compress.passes.model.flight import Flight, Formation, PausePoints, dropped, dropped_on_error
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.watch import Watch
 from compress.passes.model.weights import Weights
@@ -163,14 +163,14 @@ class Walk:
                     points.note(taker, module.get_submodule(taker))
             if hold or not pauses:
                 flights = [self._fly(index, modules, batch) for batch in self.batches]
-                with _dropped_on_error(flights):
+                with dropped_on_error(flights):
                     self._gather(flights, pauses)
             else:
                 for number, together in enumerate([[pause] for pause in pauses] if in_turn else [pauses]):
                     self._gather_apart(index, modules, together, passed=number)
         if not (hold or not pauses):
             flights = [self._fly(index, modules, batch) for batch in self.batches]
-        with _dropped(flights):
+        with dropped(flights):
             self._land(index + 1, flights)
 
     def carry(
@@ -258,7 +258,7 @@ class Walk:
         gathered = [pause.statistics(self.skeleton.device) for pause in pauses]
         for batch in self._told("gathering statistics", self.batches):
             flying = self._fly(index, modules, batch)
-            with _dropped([flying]):
+            with dropped([flying]):
                 for flight in flying * passed:
                     flight.next()
                 for stats, pause in zip(gathered, pauses):
@@ -322,26 +322,6 @@ class Walk:
         """Boundary `boundary` is committed: drop those before it."""
         for stream in self.streams:
             stream.hidden.keep_only(boundary)
-
-
-@contextmanager
-def _dropped(flights: Sequence[Sequence[Formation]]) -> Iterator[None]:
-    """At the end of it none of `flights` holds anything any more."""
-    try:
-        yield
-    finally:
-        for flight in (each for flying in flights for each in flying):
-            flight.drop()
-
-
-@contextmanager
-def _dropped_on_error(flights: Sequence[Sequence[Formation]]) -> Iterator[None]:
-    """`_dropped` if it ends so."""
-    try:
-        yield
-    except BaseException:
-        with _dropped(flights):
-            raise
 
 
 def _aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:

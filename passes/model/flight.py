@@ -110,6 +110,26 @@ class Formation:
         return _whole(found)
 
 
+@contextmanager
+def dropped(flights: Sequence[Sequence[Formation]]) -> Iterator[None]:
+    """At the end of it none of `flights` holds anything any more."""
+    try:
+        yield
+    finally:
+        for flight in (each for flying in flights for each in flying):
+            flight.drop()
+
+
+@contextmanager
+def dropped_on_error(flights: Sequence[Sequence[Formation]]) -> Iterator[None]:
+    """`dropped` if it ends so."""
+    try:
+        yield
+    except BaseException:
+        with dropped(flights):
+            raise
+
+
 def _whole(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 

@@ -24,7 +24,6 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.core.working_model import KEPT
-from compress.passes.forward.cost import may_read_ahead
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
 from compress.passes.forward.walk import Pause, Stream, Walk
@@ -72,7 +71,7 @@ class Sweep:
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
         guided = {name: step for step in passes if step.row_parts() for name in self.targets[step]}
         self.guidance = Guidance(run, stage, guided) if guided else None
-        self.ahead = self.walk is not None and reads_ahead(run, self.walk)
+        self.ahead = self.walk is not None and run.reads_ahead(self.walk.sequences, len(self.walk.streams))
         self._pending: _Pending | None = None
 
     def execute(self) -> Outcome:
@@ -339,12 +338,6 @@ def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -
     flow = run.flow(sequences, len(streams), statistics=True, squares=squares)
     half = run.half and not teacher  # what sets two models apart is as small as what rounding takes away
     return Walk(run.skeleton, sequences, streams, run.reporter.tell, half=half, flow=flow)
-
-
-def reads_ahead(run: Run, walk: Walk) -> bool:
-    """Whether the next layer is read meanwhile, as `may_read_ahead` says."""
-    extent = walk.sequences.count, walk.sequences.length
-    return may_read_ahead(run.model.spec, run.skeleton.anatomy, extent, len(walk.streams), run.max_ram)
 
 
 def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:
