@@ -142,6 +142,7 @@ class Sweep:
                 self._rewrite(weights, self._known(weights), left, None, folds.get(siblings[0]))
             return left
         if index == 0:
+            self._settle()  # an embedding that was rewritten is where the walk starts from
             self.walk.start()
         while (done := self._tried(index, self.walk)) is None:
             self.walk.shrink()
