@@ -11,11 +11,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import yaml
@@ -109,11 +109,14 @@ def _run(name: str, recipe: Mapping[str, Any], containers: Mapping[str, Any]) ->
     document, output = Path(f"{_slug(name)}.yaml"), Path("out", _slug(name))
     document.write_text(yaml.safe_dump({"model": recipe["model"], "passes": [*recipe["passes"], *exports]}))
     (command,) = distribution("compress-llm").entry_points.select(group="console_scripts", name="compress")
-    main: Callable[[Sequence[str]], int] = command.load()
-    with redirect_stdout(io.StringIO()):
-        code = main(["run", str(document), "--output", str(output), "--quiet"])
-    if code != 0:
-        raise SystemExit(f"the recipe {name!r} ended with exit code {code}")
+    main: Callable[[], NoReturn] = command.load()
+    sys.argv = ["compress", "run", str(document), "--output", str(output), "--quiet"]
+    try:
+        with redirect_stdout(io.StringIO()):
+            main()
+    except SystemExit as end:
+        if end.code != 0:
+            raise SystemExit(f"the recipe {name!r} ended with exit code {end.code}") from end
     return {container: _hashes(output / container) for container in recipe["into"]}
 
 

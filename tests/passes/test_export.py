@@ -34,7 +34,8 @@ def test_the_plan_is_exact_to_the_byte(
     tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
 ) -> None:
     run, step = carry_out(begin(tiny_llama, tmp_path / "work"), RTN(group_size=32)), Export(dialect="gptq")
-    run.manifest = {"recipe": {"model": "tiny"}, "recipe_text": "model: tiny", "source": {"files": {}}}
+    run.manifest = {"recipe": {"model": "tiny"}, "recipe_text": "model: tiny", "source": {"files": {}},
+                    "versions": {"compress-llm": "0.1"}}  # fmt: skip
     (product,) = step.products(run.model.spec)
     carry_out(run, step)
     folder = run.output / product.folder

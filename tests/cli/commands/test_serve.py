@@ -155,7 +155,7 @@ def test_behind_a_gateway_with_a_key(
 @pytest.mark.engine
 @pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
 def test_a_real_engine_serves(name: str, gguf: str, tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip({"llama.cpp": "xllamacpp", "transformers": "fastapi"}[name])
+    pytest.importorskip({"llama.cpp": "xllamacpp", "transformers": "openai"}[name])
     port, replies = free_port("127.0.0.1", 0), []
     artifact = gguf if name == "llama.cpp" else str(tiny_llama)
 

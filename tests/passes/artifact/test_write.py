@@ -23,7 +23,8 @@ GPTQ = dialects()["gptq"]()
 @pytest.fixture
 def rounded(tiny_llama: Path, tmp_path: Path, swept: Swept) -> Run:
     run = swept(tiny_llama, tmp_path / "work", [RTN(group_size=32)])
-    run.manifest = {"recipe": {"model": "tiny"}, "recipe_text": "model: tiny", "source": {"files": {}}}
+    run.manifest = {"recipe": {"model": "tiny"}, "recipe_text": "model: tiny", "source": {"files": {}},
+                    "versions": {"compress-llm": "0.1"}}  # fmt: skip
     return run
 
 
