@@ -170,8 +170,9 @@ def _figures(metrics: Metrics | None) -> list[str]:
     """Perplexity, KL divergence and agreement; blank where they were not measured."""
     if metrics is None:
         return []
-    shown = ((metrics.perplexity, ".2f"), (metrics.kl_divergence, ".4f"), (metrics.top1_agreement, ".1%"))
-    return ["" if value is None else f"{value:{form}}" for value, form in shown]
+    agreement = None if metrics.top1_agreement is None else 100 * metrics.top1_agreement
+    shown = ((metrics.perplexity, "{:.2f}"), (metrics.kl_divergence, "{:.4f}"), (agreement, "{:.1f} %"))
+    return ["" if value is None else form.format(value) for value, form in shown]
 
 
 def _quality(metrics: Metrics) -> list[RenderableType]:

@@ -5,6 +5,7 @@ transformers gets the config.json and the weights that we read back out of the f
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,6 +18,9 @@ from gguf_families import FAMILIES as OTHERS
 from gguf_families import config_of, lively
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
+
+sys.path.insert(0, str(Path(__file__).with_name("table")))
+from cells import rounded_in_blocks
 
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
@@ -127,6 +131,12 @@ def expected(model: PreTrainedModel, prompt: list[int]) -> Tensor:
     return model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
 
 
+def round_inputs(model: PreTrainedModel, block: int) -> None:
+    """From now on linears take inputs as llama.cpp does where weights are blocks: in 8 bits."""
+    for linear in (module for module in model.modules() if isinstance(module, torch.nn.Linear)):
+        linear.register_forward_pre_hook(lambda _, given: rounded_in_blocks(given[0], block))
+
+
 @torch.no_grad()
 def favourites(model: PreTrainedModel, prompt: list[int], tokens: list[int]) -> list[int]:
     """The most likely token in the place of each of `tokens`; greedy tokens are their own favourites."""
@@ -160,13 +170,13 @@ def test_every_block_type_is_computed_as_we_decode_it(
 ) -> None:
     stored = write(make(name), tmp_path / "out", kind)
     model = in_transformers(stored, tmp_path / "again")
+    if kind not in ("f16", "bf16"):
+        round_inputs(model, 256 if kind in SUPER_BLOCKS else 32)
     with llama_cpp(tmp_path / "out") as engine:
         logits, wanted = engine.log_probabilities(PROMPT, 320), expected(model, PROMPT)
-    # llama.cpp rounds activations to 8 bits where weights are blocks, to bf16 where weights are bf16.
-    # Of super-blocks two of 320 numbers come out 0.31 apart, which their mean square bounds more tightly.
-    atol = 0.02 if kind == "f16" else 0.35 if name == "wide" else 0.2
-    torch.testing.assert_close(logits, wanted, rtol=0, atol=atol)
-    assert float((logits - wanted).square().mean().sqrt()) < 0.12
+    # Sums in another order come out on the other side of a code here and there; activations are bf16 where weights are.
+    torch.testing.assert_close(logits, wanted, rtol=0, atol=0.02 if kind == "f16" else 0.25)
+    assert float((logits - wanted).square().mean().sqrt()) < 0.08
     assert wanted.std() > 1.3
 
 

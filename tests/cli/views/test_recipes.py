@@ -65,7 +65,7 @@ def test_each_step_says_what_it_took_and_left_where_there_are_several_measures()
     lines = [" ".join(line.split()) for line in shown(passes=passes).splitlines()]
     first = lines.index("step took perplexity KL top-1")
     assert [line for line in lines[first + 1 :] if line][1:5] == [
-        "shrink 1 min 00 s", "evaluate 1 min 00 s 43.25 0.4732 66.5%", "distill 1 min 00 s",
+        "shrink 1 min 00 s", "evaluate 1 min 00 s 43.25 0.4732 66.5 %", "distill 1 min 00 s",
         "evaluate 1 min 00 s 38.41",
     ]  # fmt: skip
     assert "step" not in shown(passes=passes[:3])

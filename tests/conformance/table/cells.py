@@ -60,11 +60,15 @@ def _answers(model: nn.Module, rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.stack([model(torch.tensor([list(row)])).logits[0, -1].log_softmax(-1) for row in rows])
 
 
-def rounded_in_blocks(x: Tensor) -> Tensor:
-    """x [..., in] as GGML's Q8_0: what llama.cpp on a CPU multiplies weights in blocks with, whatever the file says."""
-    blocks = x.unflatten(-1, (-1, 32))
+def rounded_in_blocks(x: Tensor, block: int = 32) -> Tensor:
+    """x [..., in] as GGML's Q8_0: what llama.cpp on a CPU multiplies weights in blocks with, whatever the file says.
+
+    With blocks of 256 it is Q8_K, for weights in super-blocks: its scale is float32.
+    """
+    blocks = x.unflatten(-1, (-1, block))
     scale = blocks.abs().amax(-1, keepdim=True) / 127
-    return (blocks / torch.where(scale > 0, scale, 1.0)).round().mul(scale.half().float()).flatten(-2)
+    held = scale.half().float() if block == 32 else scale
+    return (blocks / torch.where(scale > 0, scale, 1.0)).round().mul(held).flatten(-2)
 
 
 def cell(
