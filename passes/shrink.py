@@ -2,12 +2,13 @@
 
 Channels of feed-forward layers and groups of attention heads go layer by layer, on what the layers before it give by
 then, and what reads them makes up for it. Every layer keeps as many, for engines know one number. Or whole layers go:
-those that change least. Or channels of the residual stream, the same in all layers and at both ends.
+those that change least. Or channels of the residual stream, the same in all layers and at both ends. Several of these
+are several stages: layers first, then the stream, then what lies within layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
-from compress.passes.core.base import ModelPass, Setting
+from compress.passes.core.base import ModelPass, Pass, Place, Setting
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
@@ -29,6 +30,10 @@ from compress.passes.narrow.stream import find_stream
 from compress.passes.narrow.thin import thin_disk, thin_effort
 from compress.passes.narrow.ways import Way
 
+_STEPS: tuple[tuple[Axis, ...], ...] = (("layers",), ("hidden",), ("kv_heads", "ffn"))
+"""What is done in a stage of its own, one after the other."""
+_WITHIN = frozenset(_STEPS[-1])
+
 
 class Shrink(ModelPass):
     """Make the model smaller for every engine: drop channels, groups of heads or layers, repair what is left."""
@@ -40,8 +45,8 @@ class Shrink(ModelPass):
     axes: tuple[Axis, ...] = Field(
         ("ffn",),
         min_length=1,
-        description="what `to` is reached by: [ffn], [ffn, kv_heads] (as large a part of heads, rounded up), [layers] "
-        "or [hidden]",
+        description="what `to` is reached by: [ffn], [ffn, kv_heads] (as large a part of heads, rounded up), [layers], "
+        "[hidden]; of layers, hidden and what lies within layers together each keeps as large a part",
     )
     ffn: int | None = Field(None, ge=1, description="how many channels feed-forward layers are to have")
     kv_heads: int | None = Field(
@@ -82,21 +87,43 @@ class Shrink(ModelPass):
 
     @model_validator(mode="after")
     def _has_an_aim(self) -> Self:
-        within = self.ffn is not None or self.kv_heads is not None
-        if [self.to is not None, within, self.layers is not None, self.hidden is not None].count(True) != 1:
+        if (self.to is None) == (not self._counts):
             raise ValueError(
-                "say `to` (as 0.8), or `ffn` (as 1280) and `kv_heads` (as 2), or `layers` (as 24), or `hidden` (as "
-                "512); each in its own step"
+                "say `to` (as 0.8), or how many there are to be: `ffn` (as 1280), `kv_heads` (as 2), `layers` (as 24), "
+                "`hidden` (as 512)"
             )
         if "axes" in self.model_fields_set and self.to is None:
             raise ValueError("`axes` is of `to`: say that, or leave it out")
-        if {"layers", "hidden"}.intersection(self.axes) and len(self.axes) > 1:
-            raise ValueError("layers and hidden go in steps of their own: say axes: [layers], or [hidden], there")
-        if self.correct and (self._aim.by_layers or self._aim.by_stream):
+        if self.correct and _WITHIN.isdisjoint(self._axes):
             raise ValueError("correct is of ffn and kv_heads: say them, or leave it out")
         if self.correct and not self.repair:
             raise ValueError("correct is of the repair: say repair: true")
         return self
+
+    @property
+    def _counts(self) -> dict[Axis, int]:
+        """What is said of an axis by itself."""
+        said: dict[Axis, int | None] = {
+            "ffn": self.ffn, "kv_heads": self.kv_heads, "layers": self.layers, "hidden": self.hidden
+        }  # fmt: skip
+        return {axis: count for axis, count in said.items() if count is not None}
+
+    @property
+    def _axes(self) -> tuple[Axis, ...]:
+        """Along which it makes the model smaller."""
+        return self.axes if self.to else tuple(self._counts)
+
+    def unfolded(self) -> Sequence[tuple[Place, Pass]]:
+        steps = [axes for step in _STEPS if (axes := tuple(axis for axis in step if axis in self._axes))]
+        return super().unfolded() if len(steps) == 1 else [((), self._step(axes, len(steps))) for axes in steps]
+
+    def _step(self, axes: tuple[Axis, ...], steps: int) -> Shrink:
+        """One of so many `steps`, which is along `axes` alone."""
+        said = self.model_dump(include=self.model_fields_set - {"to", "axes", *self._counts})
+        if _WITHIN.isdisjoint(axes):
+            said.pop("correct", None)
+        aim = {"to": self.to ** (1 / steps), "axes": axes} if self.to else {axis: self._counts[axis] for axis in axes}
+        return Shrink.model_validate({**said, **aim})
 
     def depends(self, sequences: Sequences | None) -> Mapping[str, Any]:
         return self.model_dump(mode="json")

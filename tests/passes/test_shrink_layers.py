@@ -99,8 +99,32 @@ def test_impossible_numbers_are_refused_by_the_plan(
 
 
 @pytest.mark.parametrize(
-    "options", [{"layers": 3, "ffn": 64}, {"ffn": 64, "axes": ["layers"]}, {"to": 0.5, "axes": ["layers", "ffn"]}]
+    "options", [{"layers": 3, "to": 0.5}, {"ffn": 64, "axes": ["layers"]}, {"layers": 3, "hidden": 64, "correct": True}]
 )
 def test_options_that_say_too_much(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="say"):
         Shrink.model_validate(options)
+
+
+def test_layers_and_what_lies_within_them_go_in_one_entry_as_they_do_in_two(
+    tmp_path: Path, deep: Path, recipe: Callable[..., Recipe]
+) -> None:
+    within = {"ffn": 64, "multiple": 32, "correct": True}
+    one, two = (
+        recipe(deep, *steps, DENSE32) for steps in (
+            [{"shrink": {"layers": 3, **within}}], [{"shrink": {"layers": 3, "multiple": 32}}, {"shrink": within}],
+        )
+    )  # fmt: skip
+    assert one.passes == two.passes
+    planned, report = plan(one), run(one, tmp_path / "out")
+    assert [artifact.bytes for artifact in report.artifacts] == [artifact.bytes for artifact in planned.artifacts]
+    told = manifest(tmp_path / "out" / "dense")["shrink"]
+    assert told == {"ffn": 64, "ffn_before": 128, "layers": 3, "layers_gone": [1, 3]}
+
+
+def test_a_part_of_parameters_by_several_axes_is_as_large_a_part_by_each() -> None:
+    step = Shrink(to=0.64, axes=("ffn", "layers", "kv_heads"), correct=True, shrinkage=0.2)
+    assert [each for _, each in step.unfolded()] == [
+        Shrink(to=0.8, axes=("layers",), shrinkage=0.2),
+        Shrink(to=0.8, axes=("kv_heads", "ffn"), correct=True, shrinkage=0.2),
+    ]
