@@ -26,8 +26,7 @@ from torch.nn.functional import linear
 from compress.formats import open_checkpoint
 from compress.formats.files.source import resolve
 from compress.kernels.numbers.int import IntFormat
-from compress.kernels.product.coded_linear import CodedLinear
-from compress.kernels.product.packed import int4, int8
+from compress.kernels.product.packed import int4, int8, packed
 from compress.passes.model.blank import fitted
 from compress.passes.model.loading import load_model
 from compress.recipes.artifacts import artifact_at
@@ -65,7 +64,8 @@ def products(shapes: list[tuple[int, int]]) -> list[dict[str, Any]]:
     for rows, columns in shapes:
         dense = torch.randn(rows, columns)
         grouped, whole = (kind.search(dense) for kind in (IntFormat(4, 64), IntFormat(8, -1)))
-        few = CodedLinear(grouped, None).most
+        few = packed(grouped)
+        most = few.most if few else 0
         calls: dict[str, Callable[[Tensor], Tensor]] = {
             "fp32": partial(_linear, dense),
             "bf16": partial(_linear, dense.bfloat16()),
@@ -76,7 +76,7 @@ def products(shapes: list[tuple[int, int]]) -> list[dict[str, Any]]:
             x = torch.randn(count, columns)
             least = {name: _least(partial(call, x.bfloat16() if name == "bf16" else x)) for name, call in calls.items()}
             shown = {name: round(1e6 * each, 1) for name, each in least.items()}
-            found.append({"weight": f"{rows}×{columns}", "inputs": count, **shown, "packed up to": few})
+            found.append({"weight": f"{rows}×{columns}", "inputs": count, **shown, "packed up to": most})
     return found
 
 

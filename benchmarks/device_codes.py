@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.int import IntFormat
-from compress.kernels.product.multiply_codes import multiply_codes
+from compress.kernels.product.multiply_codes import decode_codes, multiply_codes, multiply_few, multiply_many
 from compress.kernels.product.words import Words, words_of
 from compress.kernels.qtensor import NumberFormat, QTensor
 
@@ -61,7 +61,8 @@ def codes(bench: Bench) -> Iterator[str]:
     yield from ("", "| by | times ours, geometric mean | least |", "|---|---|---|")
     for name, each in ratios.items():
         yield f"| {name} | {statistics.geometric_mean(each):.2f} | {min(each):.2f} |"
-    yield f"\nServed: {dict(multiply_codes.counts)}"
+    served = {op.name: dict(op.counts) for op in (multiply_few, multiply_many, decode_codes)}
+    yield f"\nServed: {served}"
 
 
 def ways(bench: Bench, rows: int, columns: int) -> Iterator[Way]:

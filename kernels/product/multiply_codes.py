@@ -1,15 +1,42 @@
-"""Inputs times the transpose of a weight that is kept as codes."""
+"""Inputs times the transpose of a weight that is kept as codes; which kernel does it depends on how many there are."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
 from compress.kernels.op import op
 from compress.kernels.product.words import Words
 
+FEW, MANY = 64, 1024
+"""Inputs up to which reading codes is what takes time; and from which on a decoded weight pays, once written. Not
+measured yet: where a GPU is at hand, benchmarks/gpu.py says where they ought to be.
+"""
 
-@op
+
 def multiply_codes(inputs: Tensor, weight: Words) -> Tensor:
     """`inputs` [n, columns] · Ŵᵀ → [n, rows], in the type of the inputs, which is also that of the decoded weight."""
+    if len(inputs) <= FEW:
+        return multiply_few(inputs, weight)
+    if len(inputs) <= MANY:
+        return multiply_many(inputs, weight)
+    return linear(inputs, decode_codes(weight, inputs.dtype))
+
+
+@op
+def multiply_few(inputs: Tensor, weight: Words) -> Tensor:
+    """`multiply_codes` of up to `FEW` inputs."""
     return linear(inputs, weight.values().to(inputs.dtype))
+
+
+@op
+def multiply_many(inputs: Tensor, weight: Words) -> Tensor:
+    """`multiply_codes` of any number of inputs."""
+    return linear(inputs, weight.values().to(inputs.dtype))
+
+
+@op
+def decode_codes(weight: Words, dtype: torch.dtype) -> Tensor:
+    """The weight [rows, columns] as `dtype`."""
+    return weight.values().to(dtype)

@@ -11,22 +11,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from coded_products import decoded_builds, decoded_cases, few_builds, few_cases, many_builds, many_cases
+from gpu_case import Build, Case
 from torch import Tensor
 
 from compress.kernels import gpu
 from compress.kernels.numbers.codebook import CodebookFormat
-from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.op import Op, force, ops
-from compress.kernels.product.words import words_of
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.solve.gptq import visit_block
 
@@ -34,33 +33,10 @@ FILES = {path.stem for path in Path(gpu.__file__).parent.glob("*.py")} - {"__ini
 ON_GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async"}
 """What uses them in PTX, by the capability of a GPU."""
+SHARED = {80: 163 << 10, 90: 227 << 10}
+"""Bytes of shared memory that a block may have; a kernel that asks for more does not start."""
 ROUNDED = 2e-6
 """Of the whole: tensor cores truncate as they add up, parts of 256 tokens at a time. An H200 comes to 9e-7."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """What an op is called with, a fresh copy each time; what it left behind, or gave; and that in float64."""
-
-    name: str
-    arguments: Callable[[], tuple[Any, ...]]
-    result: Callable[[tuple[Any, ...], Any], Tensor]
-    truth: Tensor
-
-
-@dataclass(frozen=True)
-class Build:
-    """How a kernel is compiled: types by argument, which of them 16 divides, constants, and options.
-
-    `tensor_cores`: whether it is to use them.
-    """
-
-    kernel: Any
-    signature: dict[str, str]
-    even: set[str]
-    constants: dict[str, Any]
-    options: dict[str, Any]
-    tensor_cores: bool = True
 
 
 def hessian_cases(device: torch.device) -> Iterator[Case]:
@@ -76,35 +52,6 @@ def hessian_cases(device: torch.device) -> Iterator[Case]:
                 lambda total=total, x=x: (total.clone(), x),
                 lambda arguments, _: arguments[0].triu(),
                 (total.double() + x.double().T @ x.double()).triu(),
-            )
-
-
-def coded_cases(device: torch.device) -> Iterator[Case]:
-    """A case for each way that codes lie in words, or that scales and minima go with them; rows and strides are odd."""
-    generator = torch.Generator().manual_seed(0)
-    on_gpu = device.type == "cuda"
-    formats = [
-        (1, 70, 160, IntFormat(4, 32)),
-        (2, 64, 256, IntFormat(3, -1, "integer")),
-        (17, 31, 352, IntFormat(8, -1)),
-        (3, 65, 1024, IntFormat(4, 256, "real")),
-        (2, 16, 384, CodebookFormat("nf4", 64)),
-        (2, 16, 96, FloatFormat()),
-        *on_gpu * [(count, 4096, 14336, IntFormat(4, 128)) for count in (1, 8, 16, 33, 64)],
-        *on_gpu * [(1, 576, 1536, IntFormat(bits, 64, "integer")) for bits in (2, 5, 6, 7)],
-        *on_gpu * [(5, 1000, 2304, KAffineFormat("q4_k"))],
-    ]
-    for tokens, rows, columns, number_format in formats:
-        weight = number_format.search(torch.randn(rows, columns, generator=generator)).to(device)
-        words = words_of(weight)
-        assert words is not None
-        for dtype in (torch.float16, *on_gpu * [torch.bfloat16]):
-            x = torch.randn(tokens, columns + 8, generator=generator).to(device, dtype)[:, :columns]
-            yield Case(
-                f"[{tokens}, {columns}] · {number_format.name} [{rows}, {columns}] {dtype}",
-                lambda x=x, words=words: (x, words),
-                lambda _, found: found,
-                x.double() @ weight.dequantize().double().T,
             )
 
 
@@ -149,12 +96,14 @@ def _left_by_block(arguments: tuple[Any, ...], _: Any = None) -> Tensor:
 
 CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "add_hessian": hessian_cases,
-    "multiply_codes": coded_cases,
+    "decode_codes": decoded_cases,
+    "multiply_few": few_cases,
+    "multiply_many": many_cases,
     "visit_block": block_cases,
 }
 
 
-def hessian_builds() -> Iterator[Build]:
+def hessian_builds(_: int) -> Iterator[Build]:
     from compress.kernels.gpu import add_hessian as module
 
     for name in ("*fp16", "*bf16"):
@@ -165,36 +114,7 @@ def hessian_builds() -> Iterator[Build]:
             yield Build(module.upper_products, signature, even, module.specialised(block), module.launched(block))
 
 
-def coded_builds() -> Iterator[Build]:
-    """Symmetric codes as they are met most; two planes, minima and many tokens; a table."""
-    from compress.kernels.gpu import multiply_codes as module
-
-    sizes = ("tokens", "rows", "columns", "stride", "group", "groups", "chunks", "steps")
-    for tokens, number_format, dtype in [
-        (1, IntFormat(4, 128), torch.bfloat16),
-        (64, IntFormat(3, 64, "integer"), torch.float16),
-        (16, CodebookFormat("nf4", 64), torch.bfloat16),
-    ]:
-        words = words_of(number_format.search(torch.randn(16, 256)))
-        assert words is not None
-        tensors = {
-            "inputs": torch.empty(0, dtype=dtype),
-            **{name: getattr(words, name) for name in ("low", "high")},
-            "table": None if words.table is None else words.table.to(dtype),
-            **{name: getattr(words, name) for name in ("scale", "minimum")},
-            "sums": words.minimum,
-            "result": torch.empty(0),
-        }
-        signature = {name: _pointer(tensor) for name, tensor in tensors.items()} | dict.fromkeys(sizes, "i32")
-        absent = {name: None for name, tensor in tensors.items() if tensor is None}
-        constants = absent | module.specialised(tokens, words, dtype)
-        even = {*tensors, "rows", "columns", "stride", "group"} - absent.keys()
-        yield Build(module.products, signature, even, constants, module.launched())
-    signature = {"parts": "*fp32", "result": "*bf16", "count": "i32"}
-    yield Build(module.joined, signature, {*signature}, {"SPLITS": 8, "WIDTH": 1024}, {}, tensor_cores=False)
-
-
-def block_builds() -> Iterator[Build]:
+def block_builds(_: int) -> Iterator[Build]:
     from compress.kernels.gpu import visit_block as module
 
     lines = ("source", "target", "errors", "codes", "feed", "scale", "zero", "minimum", "kept")
@@ -207,17 +127,11 @@ def block_builds() -> Iterator[Build]:
         yield Build(module.visit, signature, even, constants, module.launched(), tensor_cores=False)
 
 
-def _pointer(tensor: Tensor | None) -> str:
-    """Triton's word for the type of a tensor's address; what is not there is a constant."""
-    if tensor is None:
-        return "constexpr"
-    kinds = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.uint8: "u8"}
-    return f"*{kinds.get(tensor.dtype) or str(tensor.dtype).replace('torch.int', 'i')}"
-
-
-BUILDS: dict[str, Callable[[], Iterator[Build]]] = {
+BUILDS: dict[str, Callable[[int], Iterator[Build]]] = {
     "add_hessian": hessian_builds,
-    "multiply_codes": coded_builds,
+    "decode_codes": decoded_builds,
+    "multiply_few": few_builds,
+    "multiply_many": many_builds,
     "visit_block": block_builds,
 }
 
@@ -266,7 +180,7 @@ def test_kernels_compute_on_a_gpu_what_torch_computes(op, device):
 
 def test_kernels_compute_in_the_interpreter_what_torch_computes(environment):
     pytest.importorskip("triton", minversion="3.7", reason="before, no loop may end where the arguments say")
-    interpreted = {**environment, "TRITON_INTERPRET": "1"}
+    interpreted = {**environment, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, __file__], env=interpreted, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == sorted(FILES)
@@ -284,20 +198,6 @@ def test_what_the_hessian_kernel_cannot_read_it_does_not_take():
     assert not takes(total, half[:0, :4])
     assert not takes(total.double(), half[:, :4])
     assert not takes(torch.zeros(4, 8)[:, ::2], half[:, :4])
-
-
-def test_what_the_product_with_codes_cannot_do_it_does_not_take():
-    pytest.importorskip("triton")
-    from compress.kernels.gpu.multiply_codes import takes
-
-    words = words_of(IntFormat(4, 32).search(torch.randn(16, 64)))
-    assert words is not None
-    half = torch.zeros(64, 128, dtype=torch.float16)
-    assert takes(half[:, :64], words) and takes(half[:1, :64].bfloat16(), words)
-    assert not takes(half[:, ::2], words)
-    assert not takes(half[:, :64].float(), words)
-    assert not takes(half[:0, :64], words)
-    assert not takes(torch.zeros(65, 64, dtype=torch.float16), words)
 
 
 def test_what_the_kernel_of_blocks_cannot_round_it_does_not_take():
@@ -321,7 +221,7 @@ def test_kernels_compile_without_spilling_registers(name, capability, tmp_path):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    for build in BUILDS[name]():
+    for build in BUILDS[name](capability):
         signature = build.signature | dict.fromkeys(build.constants, "constexpr")
         at = {argument: place for place, argument in enumerate(signature)}
         assert list(signature) == build.kernel.arg_names
@@ -333,6 +233,7 @@ def test_kernels_compile_without_spilling_registers(name, capability, tmp_path):
         )
         built = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=build.options)
         assert (TENSOR_CORES[capability] in built.asm["ptx"]) == build.tensor_cores
+        assert built.metadata.shared <= SHARED[capability], f"{name} {build.constants}"
         cubin = tmp_path / "kernel.cubin"
         cubin.write_bytes(built.asm["cubin"])
         usage = subprocess.run(

@@ -15,10 +15,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from compress.kernels.product.words import CHUNK, STEP, TILE, Words
+from compress.kernels.gpu.decode_codes import code_of
+from compress.kernels.gpu.decode_codes import specialised as words_specialised
+from compress.kernels.product.multiply_codes import FEW
+from compress.kernels.product.words import CHUNK, Words
+from compress.kernels.product.words import STEP as _STEP
 
-MOST = 64
-"""Tokens."""
 _PROGRAMS = 512
 _LEAST_CHUNKS = 2
 
@@ -26,10 +28,10 @@ _LEAST_CHUNKS = 2
 def takes(inputs: Tensor, weight: Words) -> bool:
     """Whether the kernel can: 1 … 64 tokens of 16 bits, each in one piece."""
     known = inputs.dtype in (torch.bfloat16, torch.float16)
-    return known and inputs.ndim == 2 and 1 <= len(inputs) <= MOST and inputs.stride(1) == 1
+    return known and inputs.ndim == 2 and 1 <= len(inputs) <= FEW and inputs.stride(1) == 1
 
 
-def multiply_codes(inputs: Tensor, weight: Words) -> Tensor:
+def multiply_few(inputs: Tensor, weight: Words) -> Tensor:
     """See the reference."""
     rows, columns = weight.shape
     tokens = len(inputs)
@@ -47,8 +49,14 @@ def multiply_codes(inputs: Tensor, weight: Words) -> Tensor:
         **launched(),
     )
     if splits > 1:
-        joined[(triton.cdiv(result.numel(), 1024),)](parts, result, result.numel(), SPLITS=splits, WIDTH=1024)
+        add_parts(parts, result)
     return result
+
+
+def add_parts(parts: Tensor, result: Tensor) -> None:
+    """Write Σ `parts` [splits, …], in their order, into `result` […]."""
+    count = result.numel()
+    joined[(triton.cdiv(count, 1024),)](parts, result, count, SPLITS=len(parts), WIDTH=1024)
 
 
 def split(tiles: int, chunks: int) -> int:
@@ -58,16 +66,11 @@ def split(tiles: int, chunks: int) -> int:
 
 def specialised(tokens: int, weight: Words, dtype: torch.dtype) -> dict[str, Any]:
     """The kernel's constants."""
-    return {
+    return words_specialised(weight) | {
         "TOKENS": max(16, triton.next_power_of_2(tokens)),
-        "LOW": weight.widths[0],
-        "HIGH": weight.widths[1],
-        "CENTER": weight.center,
-        "LANES": min(weight.group, CHUNK) // STEP if CHUNK % weight.group == 0 else CHUNK // STEP,
+        "LANES": min(weight.group, CHUNK) // _STEP if CHUNK % weight.group == 0 else CHUNK // _STEP,
         "HALF": dtype == torch.float16,
         "EVEN": weight.shape[1] % CHUNK == 0,
-        "TILE": TILE,
-        "STEP": STEP,
     }
 
 
@@ -101,15 +104,15 @@ def products(
     groups: tl.tensor,
     chunks: tl.tensor,
     steps: tl.tensor,
-    TOKENS: tl.constexpr,
     LOW: tl.constexpr,
     HIGH: tl.constexpr,
     CENTER: tl.constexpr,
+    TILE: tl.constexpr,
+    STEP: tl.constexpr,
+    TOKENS: tl.constexpr,
     LANES: tl.constexpr,
     HALF: tl.constexpr,
     EVEN: tl.constexpr,
-    TILE: tl.constexpr,
-    STEP: tl.constexpr,
 ) -> None:
     """64 rows of the result over `steps` chunks of columns: `result` [splits, tokens, rows]."""
     tile, part = tl.program_id(0), tl.program_id(1)
@@ -129,9 +132,7 @@ def products(
         for begin in tl.static_range(0, 8, LANES):
             part_sum = tl.zeros((TILE, TOKENS), dtype=tl.float32)
             for lane in tl.static_range(begin, begin + LANES):
-                code = (first >> (LOW * lane)) & ((1 << LOW) - 1)
-                if HIGH:
-                    code = code | (((second >> (HIGH * lane)) & ((1 << HIGH) - 1)) << LOW)
+                code = code_of(first, second, lane, LOW, HIGH)
                 column = (chunk * 8 + lane) * STEP
                 inside = there if EVEN else there & (column + place[:, None] < columns)
                 x = tl.load(x_at + column, mask=inside, other=0.0)
