@@ -74,7 +74,9 @@ class Prune(Selection, LayerPass):
         None, description="or so many of every 4 or 8 neighbouring inputs stay, which costs quality"
     )
     swap: bool = Field(
-        False, description="then exchange what stays for what does not, while the outputs err less (slow)"
+        False,
+        description="then exchange what stays for what does not, while the outputs err less: for `wanda` and the like, "
+        "for `alps` leaves nothing to exchange",
     )
     solve: bool = Field(True, description="then solve for the values of what stays, by least squares on the inputs")
     correct: bool = Field(False, description="aim at the untouched model's outputs; runs it beside")
