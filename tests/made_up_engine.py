@@ -9,7 +9,7 @@ It is run as a program, `llama-server` or another, and behaves as the variables 
     MUTE=1            it listens nowhere
 
 To a POST it replies as OpenAI's completions do, with as many tokens as `max_tokens` says, `pause` seconds before each:
-as events if `stream` is asked for, else in one piece. It says who did not wait for them.
+as events if `stream` is asked for, else in one piece, each `size` times as long. It says who did not wait for them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Handler(BaseHTTPRequestHandler):
             for number in range(asked["max_tokens"]):
                 time.sleep(asked.get("pause", 0))
                 if stream:
-                    self.chunk(f"data: {json.dumps(piece(f'{number} '))}\n\n")
+                    self.chunk(f"data: {json.dumps(piece(f'{number} ' * asked.get('size', 1)))}\n\n")
             self.chunk("data: [DONE]\n\n" if stream else json.dumps(piece("all", seen=dict(self.headers))))
             self.wfile.write(b"0\r\n\r\n")
         except OSError:

@@ -52,8 +52,13 @@ class Guarded:
         return answers
 
     def wait(self) -> int:
-        """Wait until all has ended; the engine's exit status, 1 if it had died before."""
+        """Wait until all has ended; the engine's exit status, 1 if it had died before.
+
+        Raises CompressError if the gateway ends and nobody told it to.
+        """
         while not self._told():
+            if not self._gateway.runs and not self._told():
+                raise CompressError("the gateway has ended by itself", "COMPRESS_DEBUG=1 shows why")
             if not self._died and (error := self._server.ended()):
                 self._start_again(error)
             time.sleep(_POLL_SECONDS)

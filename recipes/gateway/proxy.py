@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import httpx
 
 from compress.recipes.gateway.figures import Figures
-from compress.recipes.gateway.reply import LEFT, Receive, Reply, Send
+from compress.recipes.gateway.reply import LEFT, Headers, Receive, Reply, Send
 from compress.recipes.gateway.rules import Rules, State
 
 _LARGEST = 32 << 20
 """Bytes of a request: pictures travel in them."""
 _REFUSED_SECONDS = 5.0
 _HOP = (b"connection", b"keep-alive", b"proxy-connection", b"te", b"trailer", b"transfer-encoding", b"upgrade")
-"""Headers of one connection only (RFC 9110, section 7.6.1)."""
+"""Headers of one connection only, as are those that `connection` names (RFC 9110, section 7.6.1)."""
 _OURS = (b"host", b"content-length", b"authorization", b"accept-encoding")
 """Headers of a request that are another's towards the engine."""
+_DATE = b"date"
+"""A header of an answer that the gateway's server writes itself."""
 
 
 class _Left(Exception):
@@ -89,20 +91,21 @@ class Proxy:
             reply.code = LEFT
         except _TooLarge:
             await reply.fail(413, f"the request is larger than {_LARGEST >> 20} MiB")
+        except httpx.InvalidURL as error:
+            await reply.fail(400, f"there is no such path: {error}")
         except httpx.HTTPError as error:
             told = f": {error}" if str(error) else ""
             await reply.fail(502, f"{self._state.engine} broke off ({type(error).__name__}){told}")
 
     async def _pass(self, scope: Mapping[str, Any], body: bytes, reply: Reply) -> None:
         """Ask, and hand on what comes, as it comes. Whoever cancels this closes the engine's connection."""
-        headers = [pair for pair in scope["headers"] if pair[0] not in (*_HOP, *_OURS)]
-        path = httpx.URL(raw_path=scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b""))
-        request = self._client.build_request(scope["method"], path, headers=headers, content=body)
+        headers = _passed(scope["headers"], _OURS)
+        request = self._client.build_request(scope["method"], _target(scope), headers=headers, content=body)
         async with self._slot():
             response = await self._client.send(request, stream=True)
             try:
                 found = [(name.lower(), value) for name, value in response.headers.raw]
-                await reply.start(response.status_code, [pair for pair in found if pair[0] not in _HOP])
+                await reply.start(response.status_code, _passed(found, (_DATE,)))
                 async for piece in response.aiter_raw():
                     await reply.body(piece)
                 await reply.body(b"", more=False)
@@ -121,6 +124,24 @@ class Proxy:
             yield
         finally:
             self._slots.release()
+
+
+def _target(scope: Mapping[str, Any]) -> httpx.URL:
+    """What a request asks for, as it was sent. Raises httpx.InvalidURL.
+
+    Dots for parts would lead out of what is asked through the gateway: httpx resolves them, engines may.
+    """
+    if {".", ".."} & set(scope["path"].split("/")):
+        raise httpx.InvalidURL("its parts are names, not dots")
+    return httpx.URL(raw_path=scope["raw_path"] + (b"?" + scope["query_string"] if scope["query_string"] else b""))
+
+
+def _passed(headers: Headers, ours: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
+    """The headers, named in small letters, that are neither of one connection nor `ours`."""
+    headers = list(headers)
+    named = b",".join(value for name, value in headers if name == b"connection").lower().split(b",")
+    stay = {*_HOP, *ours, *(name.strip() for name in named)}
+    return [(name, value) for name, value in headers if name not in stay]
 
 
 async def _read_past(receive: Receive) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -14,7 +16,14 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 LEFT = 499
 """What is counted where the client did not wait: nginx's number for it."""
-_KINDS = {401: "authentication_error", 413: "invalid_request_error", 429: "rate_limit_error"}
+LAST_SECONDS = 5.0
+"""So long a client may take to read why it gets no more."""
+_KINDS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
 _AGAIN = (429, 503)
 _STREAM = b"text/event-stream"
 
@@ -42,8 +51,14 @@ class Reply:
     async def fail(self, code: int, message: str) -> None:
         """An error in the form of OpenAI's API: the answer itself, or the last event of a stream that has begun.
 
-        Another answer that has begun is broken off: the client sees that it is not whole.
+        Another answer that has begun is broken off: the client sees that it is not whole. So does one that reads
+        nothing any more, and would not be told.
         """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SECONDS):
+                await self._tell(code, message)
+
+    async def _tell(self, code: int, message: str) -> None:
         error = {"message": message, "type": _KINDS.get(code, "server_error"), "param": None, "code": code}
         data = json.dumps({"error": error}).encode()
         if self.began is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import math
 import threading
 import time
 
@@ -11,10 +11,12 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from compress.formats.errors import CompressError, RefusedError
+from compress.formats.errors import CompressError
+from compress.recipes.gateway import reply
 from compress.recipes.gateway.figures import Figures
 from compress.recipes.gateway.proxy import Proxy
 from compress.recipes.gateway.rules import Rules, State
+from compress.recipes.jobs.serve import bound
 
 _POLL_SECONDS = 0.05
 _KEPT_SECONDS = 75
@@ -33,7 +35,7 @@ def application(proxy: Proxy, rules: Rules, state: State, figures: Figures) -> F
         return JSONResponse({"status": "ok", "engine": state.engine})
 
     async def metrics(request: Request) -> Response:
-        if not rules.admits(request.headers.get("authorization", "").encode()):
+        if not rules.admits(dict(request.headers.raw).get(b"authorization", b"")):
             return JSONResponse({"error": "this server wants a key: Authorization: Bearer KEY"}, 401)
         return Response(figures.text(), media_type=_TEXT)
 
@@ -46,17 +48,22 @@ def application(proxy: Proxy, rules: Rules, state: State, figures: Figures) -> F
 
 
 class Gateway:
-    """Listens on `host` and `port`, and passes on to `upstream` what `rules` let in, while it is not `down`."""
+    """Listens on `host` and `port`, and passes on to `upstream` what `rules` let in, while it is not `down`.
+
+    Raises RefusedError if it cannot listen there.
+    """
 
     def __init__(self, upstream: str, host: str, port: int, rules: Rules, state: State) -> None:
         self.state = state
-        self._socket = _bound(host, port)
+        self._socket = bound(host, port)
         figures = Figures(state)
         self._proxy = Proxy(upstream, rules, state, figures)
         app = application(self._proxy, rules, state, figures)
-        kept = {"timeout_keep_alive": _KEPT_SECONDS}
-        options = {**kept, "log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "http": "h11"}
-        self._server = uvicorn.Server(uvicorn.Config(app, **options))
+        # No answer takes longer; a client that does not read it would.
+        seconds = {"timeout_graceful_shutdown": math.ceil(rules.seconds + reply.LAST_SECONDS)}
+        kept = {"timeout_keep_alive": _KEPT_SECONDS, "server_header": False}
+        options = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "http": "h11"}
+        self._server = uvicorn.Server(uvicorn.Config(app, **seconds, **kept, **options))
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
 
     @property
@@ -93,17 +100,6 @@ class Gateway:
     async def _serve(self) -> None:
         async with self._proxy.open():
             await self._server.serve([self._socket])
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    found = socket.socket(family, kind, protocol)
-    try:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind(address)
-    except OSError as error:
-        found.close()
-        raise RefusedError(
-            f"cannot listen on {host}, port {port}: {error.strerror}", "--port 0 takes a free one"
-        ) from error
-    return found
+            for connection in list(self._server.server_state.connections):  # of who has not read his answer
+                connection.transport.abort()
+            await asyncio.sleep(0)  # and they are closed

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any
 
 from compress.formats.errors import CompressError, RefusedError
@@ -32,15 +32,23 @@ _ENDS_WITH_PARENT = 1
 
 def free_port(host: str, port: int) -> int:
     """`port` if nothing listens there on `host`, and one that is free for 0. Raises RefusedError if it is taken."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        hint = "--port 0 takes one that is free; --host is an address of this machine"
-        raise RefusedError(f"cannot listen on {host}, port {port}: {error.strerror}", hint) from error
+    with bound(host, port) as probe:
+        return int(probe.getsockname()[1])
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has `port` on `host`, and does not listen yet. Raises RefusedError if it cannot be had."""
+    with ExitStack() as stack:
+        try:
+            family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            found = stack.enter_context(socket.socket(family, kind, protocol))
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind(address)
+        except OSError as error:
+            hint = "--port 0 takes one that is free; --host is an address of this machine"
+            raise RefusedError(f"cannot listen on {host}, port {port}: {error.strerror}", hint) from error
+        stack.pop_all()
+    return found
 
 
 def address_of(host: str, port: int) -> str:

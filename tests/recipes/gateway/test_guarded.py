@@ -168,3 +168,9 @@ def test_two_signals_break_off_what_is_answered(watched: Callable[..., Watched])
 
     assert here.serve(act) == 5
     assert found and "data: [DONE]" not in found
+
+
+def test_a_gateway_that_ends_by_itself_is_told_of(watched: Callable[..., Watched]) -> None:
+    here = watched()
+    with pytest.raises(CompressError, match="gateway has ended"):
+        here.serve(here.guarded._gateway.abandon)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -183,3 +184,46 @@ def test_a_request_beyond_all_measure_is_refused(stand: Make, monkeypatch: pytes
     monkeypatch.setattr(proxy, "_LARGEST", 1 << 20)
     here = stand()
     assert httpx.post(here.url + COMPLETIONS, content=b"x" * (3 << 20), timeout=30).status_code == 413
+
+
+def raw(url: str, request: str) -> socket.socket:
+    """The connection of a request as no client would write it, which takes in little."""
+    host, port = url.removeprefix("http://").split(":")
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect((host, int(port)))
+    client.sendall(request.encode())
+    return client
+
+
+@pytest.mark.parametrize("path", ["/v1/../health", "/v1/a/%2e%2e/%2e%2e/health", "/v1/./models", "/v1/models#all"])
+def test_nothing_of_the_engine_is_reached_but_what_lies_below_v1(path: str, stand: Make) -> None:
+    here = stand()
+    with raw(here.url, f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") as client:
+        reply = client.makefile("rb").read()
+        assert reply.startswith(b"HTTP/1.1 400 ") and b"invalid_request_error" in reply
+    assert not [line for line in here.heard if line.startswith("asked for /") and line != "asked for /health"]
+    assert httpx.get(f"{here.url}/health").status_code == 200
+
+
+def test_who_never_reads_keeps_no_other_from_being_answered(stand: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("compress.recipes.gateway.reply.LAST_SECONDS", 0.2)
+    here = stand(Rules(queue=0, parallel=1, seconds=3))
+    body = json.dumps(asked(1000, size=1 << 20, stream=True))
+    head = f"POST {COMPLETIONS} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+    with raw(here.url, head) as client:
+        assert client.recv(12) == b"HTTP/1.1 200"
+        until(lambda: 'code="504"' in httpx.get(f"{here.url}/metrics").text)
+        until(lambda: httpx.post(here.url + COMPLETIONS, json=asked()).status_code == 200)
+        here.gateway.drain()  # nor does it hold up the end
+        until(lambda: not here.gateway.runs)
+
+
+def test_headers_of_one_connection_are_not_passed_on_and_none_comes_twice(stand: Make) -> None:
+    here = stand()
+    sent = {"Connection": "keep-alive, X-Here", "X-Here": "1", "X-There": "1"}
+    answer = httpx.post(here.url + COMPLETIONS, json=asked(), headers=sent)
+    seen = {name.lower() for name in answer.json()["seen"]}
+    assert "x-there" in seen and "x-here" not in seen
+    names = [name.lower() for name, _ in answer.headers.raw]
+    assert len(names) == len(set(names))

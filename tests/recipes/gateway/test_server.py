@@ -21,13 +21,13 @@ SLOW = {"model": "m", "prompt": "p", "max_tokens": 10, "pause": 0.1, "stream": T
 
 
 def test_health_and_figures(stand: Make) -> None:
-    here = stand(Rules(key=b"secret"))
+    here = stand(Rules(key="schlüssel".encode()))
     assert httpx.get(f"{here.url}/health").json() == {"status": "ok", "engine": "engine"}
     here.state.down = "it is gone"
     health = httpx.get(f"{here.url}/health")
     assert health.status_code == 503 and health.json()["reason"] == "it is gone"
     assert httpx.get(f"{here.url}/metrics").status_code == 401
-    figures = httpx.get(f"{here.url}/metrics", headers={"Authorization": "Bearer secret"})
+    figures = httpx.get(f"{here.url}/metrics", headers={"Authorization": "Bearer schlüssel".encode()})
     assert figures.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "compress_gateway_engine_up 0.0" in figures.text
     assert httpx.get(f"{here.url}/docs").status_code == 404
@@ -63,3 +63,8 @@ def test_a_port_that_is_taken_is_refused(stand: Make) -> None:
     here = stand()
     with pytest.raises(RefusedError, match="cannot listen on 127"):
         Gateway("http://127.0.0.1:1", "127.0.0.1", int(here.url.rpartition(":")[2]), Rules(), State("engine"))
+
+
+def test_a_host_that_there_is_not_is_refused() -> None:
+    with pytest.raises(RefusedError, match="cannot listen on nowhere"):
+        Gateway("http://127.0.0.1:1", "nowhere.invalid", 0, Rules(), State("engine"))
