@@ -137,7 +137,7 @@ def test_a_program_that_does_not_start() -> None:
 WATCHING = """
 import sys
 from compress.recipes.jobs.serve import Server
-server = Server("engine", sys.argv[2:], tell=print, heard=print)
+server = Server("engine", sys.argv[2:], tell=lambda line: None, heard=print)
 assert server.start(sys.argv[1], timeout=60)
 print(server.pid, flush=True)
 server.wait()
