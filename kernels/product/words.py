@@ -26,14 +26,13 @@ _WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 class Words:
     """A weight [rows, columns] = `shape`, `group` columns of a row to a scale.
 
-    `low` and `high` [tiles, chunks, 64, 32] hold `widths` bits of a code each; `high` is None where one plane does.
+    `low` and `high` [tiles, chunks, 64, 32] hold bits of a code each; `high` is None where one plane does.
     ŵ = scale · (level − `center`) + minimum, levels those of `table` [levels] fp32 or, if that is None, the codes.
     `scale` fp16 or fp32, `minimum` fp32 or None where it is 0: [groups, rows].
     """
 
     shape: tuple[int, int]
     group: int
-    widths: tuple[int, int]
     low: Tensor
     high: Tensor | None
     table: Tensor | None
@@ -41,12 +40,18 @@ class Words:
     scale: Tensor
     minimum: Tensor | None
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Bits of a code in each plane: eight codes are a word."""
+        return self.low.itemsize, 0 if self.high is None else self.high.itemsize
+
     def values(self) -> Tensor:
         """The weight, fp32."""
         rows, columns = self.shape
-        codes = _unpacked(self.low, self.widths[0])
+        low, high = self.widths
+        codes = _unpacked(self.low, low)
         if self.high is not None:
-            codes |= _unpacked(self.high, self.widths[1]) << self.widths[0]
+            codes |= _unpacked(self.high, high) << low
         codes = codes[:rows, :columns].reshape(rows, -1, self.group)
         levels = (codes - self.center).float() if self.table is None else self.table[codes.int()]
         values = levels * self.scale.T.float().unsqueeze(2)
@@ -64,13 +69,12 @@ def words_of(weight: QTensor) -> Words | None:
     group = columns // levels.scale.shape[1]
     if group % STEP or (CHUNK % group and group % CHUNK and group != columns):
         return None
-    low, high = widths = _PLANES[(weight.format.levels - 1).bit_length()]
+    low, high = _PLANES[(weight.format.levels - 1).bit_length()]
     codes = _filled(weight.codes)
     center, minimum = _centred(levels)
     return Words(
         (rows, columns),
         group,
-        widths,
         _packed(codes & (1 << low) - 1, low),
         _packed(codes >> low, high) if high else None,
         None if levels.even else levels.table,

@@ -13,6 +13,8 @@ from transformers import AutoModelForCausalLM
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
 from compress.kernels.product.coded_linear import CodedLinear
+from compress.kernels.product.words import Words, words_of
+from compress.kernels.qtensor import QTensor
 from compress.passes.model.loading import load_model
 
 CPU = torch.device("cpu")
@@ -54,6 +56,21 @@ def test_codes_may_stay_codes(written_as_gptq: Path) -> None:
     ids = torch.randint(1, 320, (2, 9), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         assert torch.equal(coded(ids).logits, decoded(ids).logits)
+
+
+def test_a_model_of_codes_compiles_in_one_piece(written_as_gptq: Path) -> None:
+    """Half of its layers as on a GPU, where codes lie in words."""
+    model = load_model(open_checkpoint(written_as_gptq), CPU, coded=True)
+    layers = [module for module in model.modules() if isinstance(module, CodedLinear)]
+    for layer in layers[::2]:
+        assert isinstance(layer._weight, QTensor)
+        layer._weight = words_of(layer._weight) or layer._weight
+    assert any(isinstance(layer._weight, Words) for layer in layers)
+    ids = torch.randint(1, 320, (2, 9), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(ids, use_cache=False).logits
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(ids, use_cache=False).logits, expected)
 
 
 @pytest.mark.parametrize(("change", "message"), [
