@@ -80,7 +80,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
 }  # fmt: skip
-# Its experts lie in stacks that nothing says the form of.
+# Its class says by a wrong name which part of it is below the head: it is quantized, but not trained.
 REFUSED = "llama4_text"
 
 

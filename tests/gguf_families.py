@@ -54,6 +54,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 4},
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, "attention_multiplier": 0.3,
                    "logits_scaling": 2.0},
+    # Every second layer has experts, the fourth no positions.
+    "llama4_text": {"num_local_experts": 4, "num_experts_per_tok": 1, "intermediate_size": 64,
+                    "intermediate_size_mlp": 128, "interleave_moe_layer_step": 2, "head_dim": 32,
+                    "num_hidden_layers": 4},
     # YaRN ends on a whole dimension here: llama.cpp rounds to it, and transformers does not.
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 32, "sliding_window": 8,
                 "rope_parameters": {**_YARN, "rope_theta": 10770.0, "truncate": False}},

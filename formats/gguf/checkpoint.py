@@ -15,11 +15,12 @@ from torch import Tensor
 from compress.formats.base import Checkpoint, ModelSpec, TensorSpec
 from compress.formats.errors import InputError
 from compress.formats.files.storage import encode_json
+from compress.formats.gguf.blocks.formatted import FormatType
+from compress.formats.gguf.blocks.scales import read_scale, scale_name, scales_beside
 from compress.formats.gguf.config import dims_of, own_config, read_config, read_family
 from compress.formats.gguf.file import model_name
 from compress.formats.gguf.header import TensorInfo
-from compress.formats.gguf.kept import keep
-from compress.formats.gguf.metadata import Metadata
+from compress.formats.gguf.metadata import Metadata, keep
 from compress.formats.gguf.names import Architecture, Place
 from compress.formats.gguf.placed import Source, join, sources
 from compress.formats.gguf.rope import FREQS, LONG, SHORT
@@ -35,7 +36,8 @@ _HALVES = {"f16": "float16", "bf16": "bfloat16"}
 class GGUFCheckpoint(Checkpoint):
     """One GGUF file, or all its parts.
 
-    Integer blocks (Q4_0 to Q8_0), K-quants, IQ4, MXFP4 and ternary ones are QTensors, others dense.
+    Integer blocks (Q4_0 to Q8_0), K-quants, IQ4, MXFP4, NVFP4 and ternary ones are QTensors, others dense. Of the
+    scales beside NVFP4 those of inputs say what is done at run time, and are not read.
 
     Raises InputError for what is damaged, of a family or with a tokenizer that is not known here, or in parts of which
     one is not beside it.
@@ -59,8 +61,22 @@ class GGUFCheckpoint(Checkpoint):
 
     def read(self, name: str) -> Tensor | QTensor:
         source = self._sources[name]
-        parts = [self._file.read(place.gguf, source.expert) for place in source.places]
-        return join(source, parts, self._dims)
+        return join(source, [self._part(place, source.expert) for place in source.places], self._dims)
+
+    def _part(self, place: Place, expert: int | None) -> Tensor | QTensor:
+        """What lies in one place, times the scale that may lie beside it."""
+        tensor, kind, beside = (
+            self._file.read(place.gguf, expert),
+            self._tensors[place.gguf].type,
+            scale_name(place.gguf),
+        )
+        if not (isinstance(tensor, QTensor) and isinstance(kind, FormatType) and kind.beside in tensor.params):
+            return tensor
+        if beside in self._tensors:
+            scales = self._file.read(beside)
+            assert isinstance(scales, Tensor)  # it is a vector
+            tensor.params[kind.beside].fill_(read_scale(f"{self.path}: {beside}", scales, expert))
+        return tensor
 
     def files(self) -> Mapping[str, bytes]:
         return self._files
@@ -95,6 +111,8 @@ class GGUFCheckpoint(Checkpoint):
         """The places of all tensors. Raises InputError unless the file has these tensors and no others."""
         places = list(family.places(self._dims, config))
         expected = {place.gguf: place.stored for place in places}
+        scales = {scale: (place.experts or 1,) for place in places for scale in self._scales(place)}
+        expected |= {name: shape for name, shape in scales.items() if name in self._tensors}
         for name, info in self._tensors.items():
             if name in _FACTORS:
                 continue
@@ -109,6 +127,12 @@ class GGUFCheckpoint(Checkpoint):
             if name not in self._tensors:
                 raise InputError(f"{self.path}: tensor {name} is missing")
         return places
+
+    def _scales(self, place: Place) -> tuple[str, ...]:
+        """The scales that may lie beside a place."""
+        kind = self._tensors[place.gguf].type if place.gguf in self._tensors else None
+        scaled = isinstance(kind, FormatType) and kind.beside
+        return scales_beside(place.gguf) if scaled else ()
 
     def _spec(self, source: Source) -> TensorSpec:
         return source.spec([self._tensors[place.gguf].type for place in source.places])

@@ -34,7 +34,8 @@ _NO_ROPE = "no_rope_layers"
 _LAYERS = "layer_types"
 _SCALED = "query_pre_attn_scalar"
 _WINDOW = "sliding_window"
-_WINDOWED, _WHOLE = "sliding_attention", "full_attention"
+_WINDOWED, _WHOLE, _CHUNKED = "sliding_attention", "full_attention", "chunked_attention"
+_SPARSE, _NORMED = "moe_layers", "use_qk_norm"
 # What config.json calls a role of the tokenizer.
 _TOKEN_IDS = {"bos": "bos_token_id", "eos": "eos_token_id", "padding": "pad_token_id"}
 _LARGEST = (1 << 31) - 1
@@ -130,6 +131,8 @@ def read_config(
     config[_epsilon(family)[1]] = required(metadata.number(epsilon), epsilon)
     if family.parallel:
         config[_PARALLEL] = metadata.flag(key(_PARALLEL)) is not False
+    if family.chunked and metadata.integer(key("attention.sliding_window"), 0, _LARGEST) == 0:
+        raise InputError(f"{key('attention.sliding_window')} is 0: without chunks {family.name} is not known here")
     config |= _layer_kinds(family, config)
     if not family.rotates:
         return config
@@ -155,6 +158,11 @@ def _layer_kinds(family: Architecture, config: Mapping[str, Any]) -> dict[str, A
         kinds[_NO_ROPE] = _rotated_layers(family.no_rope, layers)
     if family.window:
         kinds[_LAYERS] = _windows(family.window, layers)
+    if family.chunked:
+        kinds[_LAYERS] = [_CHUNKED if rotated else _WHOLE for rotated in kinds[_NO_ROPE]]
+    if family.sparse:
+        own = family.own(config)
+        kinds |= {name: own[name] for name in (_SPARSE, _NORMED)}
     return kinds | ({_SCALED: _attention_scalar(family, config)} if family.scaled_at else {})
 
 
@@ -248,7 +256,7 @@ def _write_setting(setting: Setting, config: Mapping[str, Any]) -> Value:
 def _check_layers(family: Architecture, config: Mapping[str, Any]) -> None:
     """Every layer sees all that llama.cpp lets it see, and those are rotated that it rotates; or RefusedError."""
     usual = _layer_kinds(family, config)
-    for name in (_NO_ROPE, _LAYERS, _SCALED):
+    for name in (_NO_ROPE, _LAYERS, _SCALED, _SPARSE, _NORMED):
         if name in usual and config.get(name) not in (None, usual[name]):
             raise RefusedError(f"config.json: llama.cpp computes {family.name} with {name} = {usual[name]} only")
     layers = config["num_hidden_layers"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -25,35 +25,35 @@ from compress.formats.gguf.blocks.substitutes import Substitute, fitting, substi
 from compress.formats.gguf.blocks.types import BLOCKS, DenseType, IntType, type_of
 from compress.formats.gguf.checkpoint import GGUFCheckpoint
 from compress.formats.gguf.config import dims_of, family_of, unseen_window, write_config
-from compress.formats.gguf.file import SUFFIX, NewTensor, file_size, gguf_file, write_gguf
+from compress.formats.gguf.file import SUFFIX, file_size, gguf_file, write_gguf
 from compress.formats.gguf.header import MAGIC, Value
-from compress.formats.gguf.kept import kept_in
-from compress.formats.gguf.metadata import string, uint
+from compress.formats.gguf.metadata import kept_in, string, uint
 from compress.formats.gguf.mixes import FILE_TYPES, Mix, Traits, is_mix, label_of, mixed
-from compress.formats.gguf.names import TIED, Architecture, Dims, Place, is_tied
-from compress.formats.gguf.placed import found_in, matrices, shape_in
-from compress.formats.gguf.rope import Rope
-from compress.formats.gguf.shards import part_metadata, part_names, split
+from compress.formats.gguf.names import TIED, Architecture, Place, is_tied
+from compress.formats.gguf.placed import found_in, shape_in
+from compress.formats.gguf.plan import Entry, Filling, Plan
 from compress.formats.gguf.tokens.from_tokenizer import vocab_of
 from compress.formats.gguf.tokens.vocab import write_vocab
 from compress.formats.gguf.witness import read_with_library
 from compress.formats.options import PerTensor, resolve
 from compress.formats.views.casting import scale_misfit
-from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
-from compress.kernels.qtensor import NumberFormat, QTensor
+from compress.kernels.qtensor import NumberFormat
 
 BlockName = Literal[
     "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k",
-    "iq4_xs", "iq4_nl", "mxfp4", "tq1_0", "tq2_0",
+    "iq4_xs", "iq4_nl", "mxfp4", "nvfp4", "tq1_0", "tq2_0",
 ]  # fmt: skip
 # llama.h, enum llama_ftype: what most of the file is.
 _FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
     "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "iq4_xs": 30, "bf16": 32, "tq1_0": 36, "tq2_0": 37, "mxfp4": 38,
+    "nvfp4": 39,
 }  # fmt: skip
 _QUANTIZATION_VERSION = 2
 _LONGEST_NAME = 200
+_SCALED = "nvfp4"
+_UNSCALED = "llama.cpp multiplies it by no scale of the whole tensor, which nvfp4 needs"
 
 
 class GGUF(Dialect):
@@ -64,9 +64,10 @@ class GGUF(Dialect):
     `max_shard_size` (2GB) writes parts of at most so many bytes of weights, which llama.cpp loads by the first.
 
     Quantized weights keep their values: blocks Q4_0, Q5_0 and Q8_0 (symmetric) or Q4_1 and Q5_1 (with a
-    minimum) hold integers, and what was quantized as a type of GGUF's is written as that.
-    Families: Llama, Mistral, Mixtral, Qwen 2 and 3 (and their MoE), Gemma 1 to 3, Phi 3 and 4, Granite (and MoE),
-    OLMo 2, OLMoE, SmolLM 3, StarCoder 2, GLM 4, Cohere 1 and 2, gpt-oss, GPT-2, GPT-NeoX, Falcon.
+    minimum) hold integers, and what was quantized as a type of GGUF's is written as that. NVFP4 has the scale of each
+    tensor beside it; where llama.cpp does not look for that, a type of about that size is taken, and said.
+    Families: Llama (4: its text), Mistral, Mixtral, Qwen 2 and 3 (and their MoE), Gemma 1 to 3, Phi 3 and 4, Granite
+    (and MoE), OLMo 2, OLMoE, SmolLM 3, StarCoder 2, GLM 4, Cohere 1 and 2, gpt-oss, GPT-2, GPT-NeoX, Falcon.
     """
 
     name: ClassVar[str] = "gguf"
@@ -129,11 +130,6 @@ class GGUF(Dialect):
         if block is None:
             if isinstance(spec.format, IntFormat) and (reason := scale_misfit(spec.format)):
                 return reason
-            if isinstance(spec.format, Float4Format):  # the other one, mxfp4, has a block
-                return (
-                    "GGUF's nvfp4 blocks have no room for the scale of the whole tensor, and folded into theirs it is "
-                    "rounded; compressed-tensors and modelopt hold nvfp4, and GGUF holds mxfp4 and iq4_nl exactly"
-                )
             return (
                 f"no GGUF block holds {spec.format.name} exactly; what fits: groups of a multiple of 32, of up to "
                 "8 bits if symmetric, 5 with a minimum, 7 with a whole zero point"
@@ -153,7 +149,7 @@ class GGUF(Dialect):
         files = tuple(FileLayout(name, file_size(metadata, tensors)) for name, metadata, tensors in plan.files)
         return Layout(files, substitutes=told)
 
-    def _kept_told(self, entries: Sequence[_Entry]) -> Iterator[str]:
+    def _kept_told(self, entries: Sequence[Entry]) -> Iterator[str]:
         """That most weights have another type than the one said, which names the folder: they were quantized before."""
         said = "type" in self.model_fields_set and isinstance(self.type, str)
         kept = [entry for entry in entries if entry.kept]
@@ -165,16 +161,17 @@ class GGUF(Dialect):
         """See Dialect.write. The one file, or its parts, is all that llama.cpp needs; no other is written."""
         plan = self._plan(replace(model.spec, files=model.files()))
         entries = {entry.place.gguf: entry for entry in plan.entries}
+        filling = Filling(model, plan.dims, plan.rope)
         for name, metadata, tensors in plan.files:
             write_gguf(
                 directory / name,
                 metadata,
                 tensors,
-                lambda tensor: plan.encode(entries[tensor], model),
+                lambda tensor: filling.encode(entries[tensor]),
                 lambda tensor: progress(next(iter(entries[tensor].sources), tensor)),
             )
 
-    def _plan(self, model: ModelSpec) -> _Plan:
+    def _plan(self, model: ModelSpec) -> Plan:
         """Everything but the weights. Raises RefusedError and InputError."""
         family, dims = family_of(model.config), dims_of(model.config)
         config = {**model.config, TIED: is_tied(family, model)}
@@ -183,16 +180,16 @@ class GGUF(Dialect):
         places = list(family.places(dims, config))
         _check_inventory(family, places, model)
         traits = Traits.of(family, dims, config)
-        entries = [self._entry(place, model, traits) for place in places]
+        entries = [entry for place in places for entry in self._entry(place, model, traits).with_scale]
         for name, values in rope.tensors(dims.head).items():
-            entries.append(_Entry(Place(name, (), tuple(values.shape)), (), BLOCKS["f32"]))
+            entries.append(Entry(Place(name, (), tuple(values.shape)), (), BLOCKS["f32"]))
         mix = isinstance(self.type, str) and is_mix(self.type) and not _mostly([e for e in entries if e.kept], entries)
         kind = str(self.type) if mix else _commonest(entries)
         metadata = {**_general(family, config, kind), **settings, **write_vocab(vocab)}
         metadata = {**metadata, **{key: value for key, value in kept_in(model.files).items() if key not in metadata}}
-        return _Plan(file_name(model, kind), metadata, tuple(entries), dims, rope, self.max_shard_size)
+        return Plan(file_name(model, kind), metadata, tuple(entries), dims, rope, self.max_shard_size)
 
-    def _entry(self, place: Place, model: ModelSpec, traits: Traits) -> _Entry:
+    def _entry(self, place: Place, model: ModelSpec, traits: Traits) -> Entry:
         sources = found_in(place, model)
         if not sources:
             raise InputError(f"tensor {place.names(0)[0]} is missing, and GGUF needs it")
@@ -210,79 +207,36 @@ class GGUF(Dialect):
         block = type_of(specs[0].format) if specs[0].format else None
         if block is None:
             return self._rounded(place, sources, traits)
-        return _Entry(place, sources, block, kept=block.name not in self._meant(place, sources[0], traits))
+        if isinstance(block, FormatType) and block.beside and not place.scaled:
+            raise RefusedError(f"tensor {sources[0]}: {_UNSCALED}", "quantize it otherwise, or leave it as it is")
+        return Entry(place, sources, block, kept=block.name not in self._meant(place, sources[0], traits))
 
-    def _rounded(self, place: Place, sources: tuple[str, ...], traits: Traits) -> _Entry:
+    def _rounded(self, place: Place, sources: tuple[str, ...], traits: Traits) -> Entry:
         """The entry of a tensor that is not quantized yet. llama.cpp computes with norms and biases in fp32 only."""
         source, columns = sources[0], place.stored[-1]
         if len(place.shape) < 2 or place.flat or place.exact:
-            return _Entry(place, sources, BLOCKS["f32"])
+            return Entry(place, sources, BLOCKS["f32"])
         wanted, found = self._meant(place, source, traits)
-        if found != wanted and self.strict:
-            raise RefusedError(
-                f"tensor {source}: {wanted} has super-blocks, and rows of {columns} do not divide into them",
-                f"llama.cpp takes {found} for it: say so, or leave strict out",
-            )
         if reason := _undivided(BLOCKS[found], place.stored):
             raise RefusedError(f"tensor {source}: {reason}")
-        return _Entry(place, sources, BLOCKS[found], Substitute(wanted, found, columns) if found != wanted else None)
+        if found == wanted:
+            return Entry(place, sources, BLOCKS[found])
+        substitute = Substitute(wanted, found, columns, _UNSCALED if wanted == _SCALED else "")
+        if self.strict:
+            raise RefusedError(
+                f"tensor {source}: no {wanted}: {substitute.reason}",
+                f"{found} is taken for it: say so, or leave strict out",
+            )
+        return Entry(place, sources, BLOCKS[found], substitute)
 
     def _meant(self, place: Place, source: str, traits: Traits) -> tuple[str, str]:
         """What `type` has for a matrix, and what is taken for it if rows do not fit."""
         chosen: str = resolve(self.type, source.removesuffix(".weight")) or "f16"
         columns = place.stored[-1]
         wanted = mixed(chosen, place.gguf, columns, traits) if is_mix(chosen) else chosen
+        if wanted == _SCALED and not place.scaled:
+            return wanted, fitting("iq4_nl" if "blk." in place.gguf else "q8_0", columns)
         return wanted, fitting(wanted, columns)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One tensor to write: its place, the tensors it comes from (none: computed), its block type.
-
-    `substitute`: what that stands for, if its rows do not fit what was asked for. `kept`: it was quantized
-    before, otherwise than `type` would have it.
-    """
-
-    place: Place
-    sources: tuple[str, ...]
-    block: BlockType
-    substitute: Substitute | None = None
-    kept: bool = False
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A whole file but for the weights."""
-
-    name: str
-    metadata: Mapping[str, Value]
-    entries: tuple[_Entry, ...]
-    dims: Dims
-    rope: Rope
-    largest: int | None
-
-    @property
-    def tensors(self) -> list[NewTensor]:
-        return [(entry.place.gguf, entry.place.stored, entry.block) for entry in self.entries]
-
-    @property
-    def files(self) -> list[tuple[str, Mapping[str, Value], list[NewTensor]]]:
-        """Name, metadata and tensors of each file to write."""
-        parts = split(self.tensors, self.largest) if self.largest else [self.tensors]
-        stem = self.name.removesuffix(SUFFIX)
-        names = [self.name] if len(parts) == 1 else part_names(stem, len(parts))
-        return [(name, part_metadata(self.metadata, at, parts), parts[at]) for at, name in enumerate(names)]
-
-    def encode(self, entry: _Entry, model: Checkpoint) -> Iterator[memoryview]:
-        """The bytes of one tensor, expert by expert. What its type cannot hold is an error that names it."""
-        if not entry.sources:
-            yield memoryview(entry.block.encode(self.rope.tensors(self.dims.head)[entry.place.gguf]))
-            return
-        try:
-            for matrix in matrices(entry.place, entry.sources, model, self.dims):
-                yield entry.block.pack(matrix) if isinstance(matrix, QTensor) else entry.block.encode(matrix)
-        except (InputError, RefusedError) as error:
-            raise type(error)(f"tensor {entry.sources[0]}: {error}", error.hint) from error
 
 
 def _undivided(block: BlockType, shape: tuple[int, ...]) -> str | None:
@@ -332,13 +286,13 @@ def _said_name(config: Mapping[str, Any]) -> str:
     return re.split(r"[/\\]", str(config.get("_name_or_path") or "").rstrip("/\\"))[-1]
 
 
-def _mostly(some: Sequence[_Entry], entries: Sequence[_Entry]) -> bool:
+def _mostly(some: Sequence[Entry], entries: Sequence[Entry]) -> bool:
     """Whether `some` of the `entries` have most of the weights."""
     mine, all_of_them = (sum(prod(entry.place.stored) for entry in each) for each in (some, entries))
     return 2 * mine > all_of_them
 
 
-def _commonest(entries: Sequence[_Entry]) -> str:
+def _commonest(entries: Sequence[Entry]) -> str:
     """The block type of most weights."""
     weights: Counter[str] = Counter()
     for entry in entries:

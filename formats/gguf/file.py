@@ -23,7 +23,7 @@ Fill = Callable[[str], Buffer | Iterable[Buffer]]
 
 
 SUFFIX = ".gguf"
-_TYPED = re.compile(r"(?P<name>.+?)[-._](I?Q\d\w*|B?F16|F32|TQ\d\w*|MXFP4\w*)", re.ASCII | re.IGNORECASE)
+_TYPED = re.compile(r"(?P<name>.+?)[-._](I?Q\d\w*|B?F16|F32|TQ\d\w*|MXFP4\w*|NVFP4)", re.ASCII | re.IGNORECASE)
 _PART = re.compile(r"-\d{5}-of-\d{5}$", re.ASCII)
 _UNNAMED = ("model", "ggml-model")
 

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from compress.formats.base import ModelSpec
+from compress.formats.gguf.blocks.scales import has_scale
 from compress.kernels.qtensor import QTensor
 
 Axis = Literal[
@@ -90,7 +91,8 @@ class Slot:
     it in models of so many layers only. `flat`: llama.cpp has its one row as a vector.
     `part`: it is only these rows of the tensor here. `stack`: what holds it for all experts, the whole name (a bias'
     ends in `_bias`), where `hf` names one expert's, with EXPERT in it; `transposed`: while dense, files have it, or
-    its stack, as [in, out]. `exact`: llama.cpp computes with it in fp32 alone.
+    its stack, as [in, out]. `exact`: llama.cpp computes with it in fp32 alone. `sparse`: in layers of experts only, or
+    in the others only, where a family has both.
     """
 
     gguf: str
@@ -109,6 +111,7 @@ class Slot:
     stack: str = ""
     transposed: bool = False
     exact: bool = False
+    sparse: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ class Place:
     """One tensor of one model: its full names on both sides (`hf`: any of them) and Hugging Face's shape.
 
     The shape is that of the tensor named in `hf`: of one expert's matrix where there are `experts`. `stack` holds
-    them all, [experts, *shape]. The rest is as in Slot.
+    them all, [experts, *shape]. `scaled`: llama.cpp multiplies what it gives by a scale that lies beside it. The rest
+    is as in Slot.
     """
 
     gguf: str
@@ -130,6 +134,7 @@ class Place:
     stack: str = ""
     transposed: bool = False
     exact: bool = False
+    scaled: bool = False
 
     @property
     def stored(self) -> tuple[int, ...]:
@@ -179,10 +184,12 @@ class Architecture:
     `parallel`: whether it has that flag; `rotates`: whether positions are rotations, not learned.
     `window`: every so many layers one sees all, the others a sliding window.
     `freq_factors`: whether it reads `rope_freqs.weight`; `long_rope`: `rope_factors_long.weight` and `_short.weight`.
-    `no_rope`: every so many layers one goes without positions.
+    `no_rope`: every so many layers one goes without positions; `chunked`: the others see their own chunk of the text.
+    `sparse`: the key of every how many layers one has experts, where the others have none.
     `partial_rope`: the part of a head that is rotated if config.json does not say; None: always all of it.
     `local_theta`: the base of the rotation in layers with a window, where that is one of its own.
     `scaled_at`: attention is scaled by a head's size, but by hidden over heads in a model of so many layers.
+    `scaled`: whether it multiplies what feed-forward matrices give by a scale beside them, as it does elsewhere.
     `truncate`: whether YaRN's range is rounded to whole dimensions, as config.json says it.
     `buffers`: suffixes of tensors in old files that are computed, not learned.
     """
@@ -207,12 +214,15 @@ class Architecture:
     rotates: bool = True
     window: int | None = None
     no_rope: int | None = None
+    chunked: bool = False
+    sparse: str = ""
     also: tuple[str, ...] = ()
     freq_factors: bool = False
     long_rope: bool = False
     partial_rope: float | None = None
     local_theta: float | None = None
     scaled_at: int | None = None
+    scaled: bool = False
     truncate: bool = True
     buffers: tuple[str, ...] = (".rotary_emb.inv_freq",)
 
@@ -232,13 +242,14 @@ class Architecture:
         config = self.standard(config)
         for slot in self.top:
             if not (slot.untied and config.get(TIED)):
-                yield from _places(slot, "", "", dims, config)
+                yield from _places(slot, "", "", dims, config, self.scaled)
         for layer in range(dims.layers):
-            for slot in self.block:
-                yield from _places(slot, f"blk.{layer}.", f"{self.block_prefix}.{layer}.", dims, config)
+            sparse = bool(self.sparse) and (layer + 1) % int(config[self.sparse]) == 0
+            for slot in (slot for slot in self.block if slot.sparse in (None, sparse)):
+                yield from _places(slot, f"blk.{layer}.", f"{self.block_prefix}.{layer}.", dims, config, self.scaled)
 
 
-def _places(slot: Slot, gguf: str, hf: str, dims: Dims, config: Mapping[str, Any]) -> Iterator[Place]:
+def _places(slot: Slot, gguf: str, hf: str, dims: Dims, config: Mapping[str, Any], scaled: bool) -> Iterator[Place]:
     flag = slot.when.removeprefix("!")
     if flag and bool(config.get(flag)) == (flag != slot.when):
         return
@@ -259,6 +270,9 @@ def _places(slot: Slot, gguf: str, hf: str, dims: Dims, config: Mapping[str, Any
             stack=stack,
             transposed=slot.transposed and kind == "weight",
             exact=slot.exact,
+            # With a bias as well it ends the program instead (GGML_ASSERT in build_ffn).
+            scaled=has_scale(f"{gguf}{slot.gguf}.{kind}")
+            and ((scaled and not biased) or not slot.gguf.startswith("ffn")),
         )
 
 

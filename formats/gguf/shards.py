@@ -20,7 +20,6 @@ from compress.kernels.qtensor import QTensor
 
 _PART = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.ASCII)
 _NUMBER, _COUNT, _TENSORS = "split.no", "split.count", "split.tensors.count"
-SPLIT = "split."
 _MOST = 1 << 12
 
 

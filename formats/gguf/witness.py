@@ -34,6 +34,10 @@ _HALVES = {
         "block_sparse_moe.input_linear.weight": ("weight", False),
         "block_sparse_moe.experts.gate_up_proj.weight": ("weight", False),
     },
+    "llama4": {
+        "feed_forward.experts.gate_up_proj": ("weight", False),
+        "feed_forward.experts.gate_up_proj.weight": ("weight", False),
+    },
     "gpt-oss": {
         "mlp.experts.gate_up_proj": ("weight", True),
         "mlp.experts.gate_up_proj_bias": ("bias", True),
@@ -44,6 +48,7 @@ _HALVES = {
 _TRANSPOSED = {
     "gpt2": re.compile(r"(c_attn|c_proj|c_fc)\.weight$"),
     "gpt-oss": re.compile(r"experts\.(gate_up|down)_proj$"),
+    "llama4": re.compile(r"experts\.(gate_up|down)_proj$"),
 }
 
 
@@ -58,7 +63,9 @@ def read_with_library(path: Path) -> Callable[[str], Tensor]:
 
     def stored(name: str) -> Tensor:
         tensor = tensors[name]
-        return _values(tensor).reshape([int(extent) for extent in reversed(tensor.shape)])
+        values = _values(tensor).reshape([int(extent) for extent in reversed(tensor.shape)])
+        scale = tensors.get(name.replace(".weight", ".scale")) if tensor.tensor_type.name == "NVFP4" else None
+        return values if scale is None else values * _values(scale).view(-1, *[1] * (values.ndim - 1))
 
     def read(name: str) -> Tensor:
         expert = _EXPERT.search(name)

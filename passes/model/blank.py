@@ -20,7 +20,7 @@ from compress.formats.base import Checkpoint, Origin
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.views.matrices import Matrices
 from compress.passes.model.config import load_config
-from compress.passes.model.experts import LinearExperts, count_parts, is_experts, products
+from compress.passes.model.experts import LinearExperts, count_parts, is_experts, linear_experts, products
 from compress.passes.model.names import tensor_names
 
 
@@ -44,7 +44,7 @@ def empty_model(config: PreTrainedConfig, stored: Iterable[str], dtype: torch.dt
             model.set_submodule(name, _linear(module))
         elif is_experts(module):
             parts = {product: count_parts(f"{name}.0.{product}", names) for product in products(module)}
-            model.set_submodule(name, LinearExperts(module, parts).to(dtype))
+            model.set_submodule(name, linear_experts(module, parts).to(dtype))
     return model
 
 

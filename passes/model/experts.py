@@ -2,7 +2,8 @@
 
 So experts are traced, paused at, gathered for and rewritten like any other linear layer, each with the tokens
 that were routed to it and no others. How stacks lie and what happens between the two products are told by
-the flags that transformers' decorator sets (integrations/moe.py, `use_experts_implementation`).
+the flags that transformers' decorator sets (integrations/moe.py, `use_experts_implementation`). Llama 4's experts do
+not have it: what is known of them is said here.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ from compress.formats.base import Origin
 from compress.passes.model.flight import routed
 
 _DOWN = "down_proj"
+_OF_LLAMA4 = "Llama4TextExperts"
+_FLAGS_OF_LLAMA4 = {"has_gate": True, "has_bias": False, "is_transposed": True}
 
 
 def is_experts(module: nn.Module) -> bool:
     """Whether `module` is a stack of experts whose forward is known here."""
+    if type(module).__name__ == _OF_LLAMA4:
+        for flag, value in _FLAGS_OF_LLAMA4.items():
+            setattr(module, flag, value)
     known = all(isinstance(getattr(module, flag, None), bool) for flag in ("has_gate", "has_bias", "is_transposed"))
     normed = getattr(module, "has_post_expert_norm", False)  # transformers 5.17 does not know of it
     return known and not normed and getattr(module, _DOWN, torch.empty(0)).ndim == 3
@@ -99,6 +105,35 @@ class LinearExperts(nn.ModuleList):
                     for number in range(len(self))
                 }
         return origins
+
+
+class WeighedExperts(LinearExperts):
+    """Llama 4's: each expert is given all tokens, times what the router says of them, 0 for those that are others'."""
+
+    def forward(self, hidden: Tensor) -> Tensor:  # type: ignore[override]  # the call that it takes the place of
+        """hidden [experts · tokens, width] → the same shape."""
+        (rules,) = self._rules
+
+        def between(first: Tensor) -> Tensor:
+            gate, up = first.chunk(2, -1)
+            return up * rules.act_fn(gate)  # type: ignore[no-any-return]
+
+        given = hidden.unflatten(0, (len(self), -1))
+        output = torch.zeros_like(given)
+        for number, expert in enumerate(self):
+            if hidden.is_meta:
+                expert(given[number].clone(), between)
+                continue
+            tokens = given[number].any(-1).nonzero().squeeze(1)
+            with routed(tokens):
+                output[number, tokens] = expert(given[number, tokens], between)
+        return output.flatten(0, 1)
+
+
+def linear_experts(experts: nn.Module, parts: Mapping[str, int]) -> LinearExperts:
+    """What takes the place of `experts`."""
+    kind = WeighedExperts if type(experts).__name__ == _OF_LLAMA4 else LinearExperts
+    return kind(experts, parts)
 
 
 def beside_experts(layer: nn.Module, linear: str) -> bool:

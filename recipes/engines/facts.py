@@ -132,6 +132,8 @@ FACTS: tuple[Fact, ...] = (
          architectures("bloom", "falcon", "gemma2", "gemma3", "gemma3_text", "gpt2", "gpt_oss", "llama", "mamba",
                        "mistral", "nemotron", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "stablelm",
                        "starcoder2", "t5")),
+    Fact("transformers", "gguf", "5.23.0", "transformers/modeling_gguf_pytorch_utils.py load_gguf_checkpoint",
+         without("nvfp4", why="whose scale of the whole tensor lies beside it in GGUF, where it is not looked for")),
     # GPTQModel
     Fact("gptqmodel", "gptq", "7.7.0", _ASYMMETRIC, either(
         symmetric("export with checkpoint_format: gptq_v2"), option("checkpoint_format", "gptq_v2"),

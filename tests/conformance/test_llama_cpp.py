@@ -159,7 +159,7 @@ def test_the_model_is_the_same(name: str, make: Callable[[str], Checkpoint], lla
     assert tokens == favourites(model, prompts[-1], tokens)
 
 
-BLOCKS_EACH = [("llama", kind) for kind in ("f16", "bf16", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "mxfp4")]
+BLOCKS_EACH = [("llama", kind) for kind in ("f16", "bf16", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl", "mxfp4", "nvfp4")]
 SUPER_BLOCKS = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "tq1_0", "tq2_0", "q4_k_m")
 BLOCKS_EACH += [("wide", kind) for kind in SUPER_BLOCKS]
 

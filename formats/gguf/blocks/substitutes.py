@@ -19,11 +19,19 @@ _BLOCK = 32
 
 
 class Substitute(NamedTuple):
-    """The type `found` for the type `wanted`, whose super-blocks do not divide rows of so many columns."""
+    """The type `found` for the type `wanted`, whose super-blocks do not divide rows of so many columns.
+
+    `why`: another reason than that.
+    """
 
     wanted: str
     found: str
     columns: int
+    why: str = ""
+
+    @property
+    def reason(self) -> str:
+        return self.why or f"{self.columns} columns are no super-blocks"
 
 
 def fitting(kind: str, columns: int) -> str:
@@ -36,9 +44,9 @@ def fitting(kind: str, columns: int) -> str:
 def substitutes_told(counts: Mapping[Substitute, int]) -> tuple[str, ...]:
     """A line for each kind of substitute: how many matrices have it, and what that does to their bits per weight."""
     return tuple(
-        f"{count} matri{'x' if count == 1 else 'ces'} in {found}, not {wanted}: {columns} columns are no super-blocks "
-        f"({_bits(found):.3g} bits per weight, not {_bits(wanted):.3g})"
-        for (wanted, found, columns), count in sorted(counts.items())
+        f"{count} matri{'x' if count == 1 else 'ces'} in {each.found}, not {each.wanted}: {each.reason} "
+        f"({_bits(each.found):.3g} bits per weight, not {_bits(each.wanted):.3g})"
+        for each, count in sorted(counts.items())
     )
 
 

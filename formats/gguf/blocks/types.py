@@ -1,9 +1,9 @@
 """The tensor types of GGML: how many bytes a tensor takes, and bytes to values and back.
 
 Four families. Dense types are torch dtypes under another name. The integer blocks Q4_0, Q4_1, Q5_0, Q5_1
-and Q8_0, and those with a number format of their own (K-quants, IQ4_NL, IQ4_XS, MXFP4, ternary), decode to QTensors
-and are packed from them without loss. All others that gguf-py can decode (IQ1 to IQ3, NVFP4) are decoded by it to fp32
-and cannot be written.
+and Q8_0, and those with a number format of their own (K-quants, IQ4_NL, IQ4_XS, MXFP4, NVFP4, ternary), decode to
+QTensors and are packed from them without loss. All others that gguf-py can decode (IQ1 to IQ3) are decoded by it to
+fp32 and cannot be written.
 Source of ids and sizes: `ggml.h`, as gguf-py's constants repeat it.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from compress.formats.base import TensorSpec, dtype_name
 from compress.formats.errors import RefusedError
-from compress.formats.gguf.blocks import integers, iq4, k_quants, ternary
+from compress.formats.gguf.blocks import integers, iq4, k_quants, nvfp4, ternary
 from compress.formats.gguf.blocks.base import BlockType, bytes_of, check_range, view_of
 from compress.formats.gguf.blocks.formatted import FormatType
 from compress.formats.gguf.blocks.planes import Fields
@@ -177,12 +177,15 @@ def _integer(name: str, number_format: IntFormat) -> IntType:
 
 
 def _formatted(
-    number_format: NumberFormat, split: Callable[[Tensor], Fields], join: Callable[[Fields], Tensor]
+    number_format: NumberFormat,
+    split: Callable[[Tensor], Fields],
+    join: Callable[[Fields], Tensor],
+    beside: str = "",
 ) -> FormatType:
     """The type that has the name of its number format."""
     kind = gguf.GGMLQuantizationType[number_format.name.upper()]
     block, size = gguf.GGML_QUANT_SIZES[kind]
-    return FormatType(int(kind), number_format.name, block, size, number_format, split, join)
+    return FormatType(int(kind), number_format.name, block, size, number_format, split, join, beside)
 
 
 def _library() -> Iterator[LibraryType]:
@@ -217,6 +220,7 @@ _OWN: tuple[BlockType, ...] = (
     _formatted(KScaledFormat("iq4_xs"), iq4.split_xs, iq4.join_xs),
     _formatted(HalfTableFormat("iq4_nl"), iq4.split_nl, iq4.join_nl),
     _formatted(Float4Format("mxfp4"), iq4.split_mx, iq4.join_mx),
+    _formatted(Float4Format("nvfp4"), nvfp4.split, nvfp4.join, beside="tensor_scale"),
     _formatted(HalfTableFormat("tq1_0"), ternary.split_one, ternary.join_one),
     _formatted(HalfTableFormat("tq2_0"), ternary.split_two, ternary.join_two),
 )

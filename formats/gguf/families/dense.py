@@ -50,6 +50,7 @@ FAMILIES = (
         block("attention_bias", "attention_bias", "mlp_bias", "rope"),
         also=("mistral",),
         freq_factors=True,
+        scaled=True,
     ),
     Architecture("qwen2", "qwen2", "Qwen2ForCausalLM", TOP, block("always"), fixed={"use_sliding_window": False}),
     Architecture(
@@ -59,6 +60,7 @@ FAMILIES = (
         TOP,
         (*block(), *HEAD_NORMS),
         fixed={"use_sliding_window": False, "attention_bias": False},
+        scaled=True,
     ),
     Architecture(
         "gemma",
@@ -192,6 +194,7 @@ FAMILIES = (
         rms=False,
         epsilon="layer_norm_eps",
         window=4,
+        scaled=True,
     ),
     Architecture(
         "glm4",

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from compress.formats.gguf.families.dense import GRANITE_SETTINGS
-from compress.formats.gguf.families.parts import FFN_NORM, HEAD_NORMS, ROW_NORMS, TOP, attention
+from compress.formats.gguf.families.parts import FFN_NORM, HEAD_NORMS, ROW_NORMS, TOP, attention, feed_forward
 from compress.formats.gguf.names import EXPERT, Architecture, Setting, Slot
 
 _USED = Setting("expert_used_count", "num_experts_per_tok", whole=True)
@@ -55,6 +59,49 @@ _OSS_BLOCK = (
          transposed=True),
 )  # fmt: skip
 
+_FOUR = f"feed_forward.experts.{EXPERT}"
+_LLAMA4_BLOCK = (
+    *attention(),
+    FFN_NORM,
+    *(replace(slot, hf=slot.hf.replace("mlp.", "feed_forward."), sparse=False) for slot in feed_forward()),
+    replace(_router("feed_forward.router"), sparse=True),
+    Slot("ffn_gate_exps", f"{_FOUR}.gate_up_proj", ("expert gate+up", "hidden"), part="first",
+         stack="feed_forward.experts.gate_up_proj", transposed=True, sparse=True),
+    Slot("ffn_up_exps", f"{_FOUR}.gate_up_proj", ("expert gate+up", "hidden"), part="last",
+         stack="feed_forward.experts.gate_up_proj", transposed=True, sparse=True),
+    Slot("ffn_down_exps", f"{_FOUR}.down_proj", ("hidden", "expert"), stack="feed_forward.experts.down_proj",
+         transposed=True, sparse=True),
+    Slot("ffn_gate_shexp", "feed_forward.shared_expert.gate_proj", ("shared", "hidden"), sparse=True),
+    Slot("ffn_up_shexp", "feed_forward.shared_expert.up_proj", ("shared", "hidden"), sparse=True),
+    Slot("ffn_down_shexp", "feed_forward.shared_expert.down_proj", ("hidden", "shared"), sparse=True),
+)  # fmt: skip
+_LARGE = 128
+"""The experts of Llama 4 Maverick: by their number llama.cpp knows that queries and keys are not normed."""
+_PERIOD = "interleave_moe_layer_step"
+
+
+def _llama4(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Llama 4 calls the inner size of an expert what others call that of a layer without."""
+    if "moe_intermediate_size" in config:
+        return {}
+    expert, period = config.get("intermediate_size"), config.get(_PERIOD) or 1
+    sizes = {"moe_intermediate_size": expert, "shared_expert_intermediate_size": expert}
+    sizes["intermediate_size"] = config.get("intermediate_size_mlp") or expert
+    tuned = bool(config.get("attn_temperature_tuning", True))  # 4 in Maverick's file
+    return {**sizes, _PERIOD: period, "attn_temperature_tuning": tuned}
+
+
+def _llama4_own(config: Mapping[str, Any]) -> dict[str, Any]:
+    sparse = range(config[_PERIOD] - 1, config["num_hidden_layers"], config[_PERIOD])
+    return {
+        "intermediate_size": config["moe_intermediate_size"],
+        "intermediate_size_mlp": config["intermediate_size"],
+        "moe_intermediate_size": None,
+        "moe_layers": list(sparse),
+        "use_qk_norm": config["num_experts"] != _LARGE,
+    }
+
+
 FAMILIES = (
     Architecture(
         "llama",
@@ -69,6 +116,7 @@ FAMILIES = (
         ),
         settings=(_COUNT, _USED),
         renamed=_LOCAL,
+        scaled=True,
     ),
     Architecture(
         "qwen2moe",
@@ -99,6 +147,7 @@ FAMILIES = (
         },
         settings=(_COUNT, _USED, _INNER),
         renamed=_LOCAL,
+        scaled=True,
     ),
     Architecture(
         "olmoe",
@@ -136,5 +185,24 @@ FAMILIES = (
         renamed=_LOCAL,
         window=2,
         truncate=False,
+    ),
+    Architecture(
+        "llama4",
+        "llama4_text",
+        "Llama4ForCausalLM",
+        TOP,
+        _LLAMA4_BLOCK,
+        fixed={
+            "attention_bias": False, "attention_chunk_size": 8192, "attn_temperature_tuning": True, "floor_scale": 8192,
+            "attn_scale": 0.1,
+        },
+        settings=(_COUNT, _USED, _INNER, Setting(_PERIOD, _PERIOD, whole=True, usual=1)),
+        renamed=_LOCAL,
+        derived=_llama4,
+        own=_llama4_own,
+        no_rope=4,
+        chunked=True,
+        sparse=_PERIOD,
+        freq_factors=True,
     ),
 )  # fmt: skip

@@ -108,6 +108,7 @@ def test_data_mutants_are_decoded_or_refused(tmp_path: Path) -> None:
         ("mxfp4", (17, b"\xff"), None),
         ("iq4_nl", (18, b"\0\x7c"), r"x.gguf: w \(scale\) holds inf at index \[1, 0\]"),
         ("mxfp4", (17, b"\xff\x01"), r"x.gguf: w: mxfp4 blocks hold the exponent 255"),
+        ("nvfp4", (36, b"\xb8"), r"x.gguf: w: nvfp4 blocks hold the scale 0xb8"),
         ("iq3_s", (110, b"\0\x7c"), r"x.gguf: w holds (nan|-?inf) at index \[1, 0\]"),
     ],
 )

@@ -14,7 +14,6 @@ from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.gguf.config import write_config
 from compress.formats.gguf.dialect import GGUF
-from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import NumberFormat
 
@@ -47,7 +46,6 @@ def headers(make_model: Callable[..., Path], tmp_path: Path) -> Headers:
         (IntFormat(4, 16), "multiple of 32"),
         (IntFormat(8, 32, "integer"), "7 with a whole zero point"),
         (IntFormat(8, 32, "real"), "5 with a minimum"),
-        (Float4Format("nvfp4"), "no room for the scale of the whole tensor"),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

@@ -16,8 +16,7 @@ from compress.formats.gguf.blocks.types import BLOCKS
 from compress.formats.gguf.dialect import GGUF
 from compress.formats.gguf.file import gguf_file, model_name, write_gguf
 from compress.formats.gguf.header import Value, ValueType
-from compress.formats.gguf.kept import FILE, keep, kept_in
-from compress.formats.gguf.metadata import string
+from compress.formats.gguf.metadata import FILE, keep, kept_in, string
 from compress.formats.gguf.shards import Parts, part_metadata, part_names, parts_beside, split, whole_stem
 
 Write = Callable[..., Path]

@@ -12,7 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
 from compress.passes.model.blank import fitted
-from compress.passes.model.experts import LinearExperts, beside_experts, count_parts, is_experts, unknown_stacks
+from compress.passes.model.experts import (
+    LinearExperts,
+    WeighedExperts,
+    beside_experts,
+    count_parts,
+    is_experts,
+    unknown_stacks,
+)
 from compress.passes.model.loading import load_model
 
 
@@ -40,10 +47,27 @@ def test_routers_stand_beside_experts_and_other_linears_do_not(make_model: Calla
     assert unknown_stacks(layer) == []
 
 
-def test_stacks_of_an_unknown_form_are_found(make_model: Callable[..., Path], tmp_path: Path) -> None:
-    _, blank = fitted(open_checkpoint(make_model(tmp_path / "llama4", "llama4_text")))
-    found = unknown_stacks(blank.model.layers[0])
-    assert found == ["feed_forward.experts.gate_up_proj", "feed_forward.experts.down_proj"]
+def test_stacks_of_an_unknown_form_are_found() -> None:
+    layer = torch.nn.Module()
+    layer.experts = torch.nn.Module()
+    layer.experts.down_proj = torch.nn.Parameter(torch.zeros(4, 8, 8))
+    assert unknown_stacks(layer) == ["experts.down_proj"] and not is_experts(layer.experts)
+
+
+def test_experts_of_llama_4_get_all_tokens_weighed(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    path = make_model(tmp_path / "llama4", "llama4_text")
+    view, blank = fitted(open_checkpoint(path))
+    ours = load_model(view, torch.device("cpu"), blank=blank)
+    theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    experts = ours.get_submodule("model.layers.0.feed_forward.experts")
+    assert isinstance(experts, WeighedExperts) and unknown_stacks(ours.model.layers[0]) == []
+    inputs: list[int] = []
+    for expert in experts:
+        expert.down_proj.register_forward_pre_hook(lambda _, given: inputs.append(len(given[0])))
+    tokens = torch.arange(1, 31).view(2, 15)  # not 0: it pads, and nothing goes through the experts
+    with torch.no_grad():
+        torch.testing.assert_close(ours(tokens).logits, theirs(tokens).logits, rtol=1e-5, atol=1e-5)
+    assert len(inputs) == 4 and sum(inputs) == 30  # each token went through its one expert
 
 
 def test_parts_are_counted_by_the_names_of_the_files() -> None:
