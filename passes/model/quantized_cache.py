@@ -3,7 +3,8 @@
 It grows as tokens come, and serves attention what the codes stand for. Keys and values lie as bytes
 [batch, heads, tokens, width], and where scales are computed at run time, four bytes more hold the float32
 scale of each token and head. So whatever transformers does with a cache (windows, beams, cropping) does to
-codes what it does to numbers, unchanged.
+codes what it does to numbers, unchanged. Attention may read the codes themselves (`read_codes`): transformers calls
+what is registered in place of its own.
 """
 
 from __future__ import annotations
@@ -13,17 +14,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
-from compress.kernels.numbers.activations import CacheFormat, Grid, grid_codes, grid_scale, grid_values
+from compress.kernels.numbers.activations import CacheFormat, Grid, grid_codes, grid_scale
+from compress.kernels.product.attend_codes import Coded, attend_codes
 from compress.passes.model.names import tensor_names
 from compress.passes.model.weights import dense
 
 _SCALE_BYTES = 4
+_ATTENTION = "codes"
+"""What transformers calls the attention that reads codes."""
+_OTHERWISE = ("softcap", "s_aux", "position_bias")
+"""Arguments that make another softmax of it."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,16 @@ class Codec:
         scale = grid_scale(states.abs().amax(-1, keepdim=True), self.grid)
         return torch.cat([grid_codes(states, scale, self.grid), scale.view(torch.uint8)], -1)
 
+    def coded(self, stored: Tensor) -> Coded:
+        """Codes and scales of what `encode` made of states."""
+        if self.scale is not None:
+            return Coded(stored, self._static(stored)[..., 0].expand(stored.shape[:3]), self.grid)
+        scale = stored[..., -_SCALE_BYTES:].clone().view(torch.float32)
+        return Coded(stored[..., :-_SCALE_BYTES], scale[..., 0], self.grid)
+
     def decode(self, stored: Tensor, dtype: torch.dtype) -> Tensor:
         """What `encode` made of states, as `dtype`."""
-        if self.scale is not None:
-            return grid_values(stored, self._static(stored), self.grid).to(dtype)
-        scale = stored[..., -_SCALE_BYTES:].clone().view(torch.float32)
-        return grid_values(stored[..., :-_SCALE_BYTES], scale, self.grid).to(dtype)
+        return self.coded(stored).values().to(dtype)
 
     def _static(self, states: Tensor) -> Tensor:
         assert self.scale is not None
@@ -53,15 +65,20 @@ class Codec:
 
 
 class _Encoded:
-    """A layer of transformers' cache, holding bytes: what goes in is encoded, what comes out decoded."""
+    """A layer of transformers' cache, holding bytes: what goes in is encoded, what comes out decoded, unless `read`."""
 
     codecs: tuple[Codec, Codec]
+    read: bool = False
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor | Coded, Tensor | Coded]:
         keys, values = self.codecs
         stored: tuple[Tensor, Tensor] = super().update(  # type: ignore[misc]
             keys.encode(key_states), values.encode(value_states), *args, **kwargs
         )
+        if self.read:
+            return keys.coded(stored[0]), values.coded(stored[1])
         return keys.decode(stored[0], key_states.dtype), values.decode(stored[1], value_states.dtype)
 
 
@@ -120,3 +137,37 @@ def cache_for(model: PreTrainedModel, checkpoint: Checkpoint, grid: Grid | None)
                 k_scale, v_scale = (weights.scale(stored[f"{name}.{side}_scale"]) for side in ("k", "v"))
                 scales[int(module.layer_idx)] = (k_scale, v_scale)
     return QuantizedCache(model.config, number_format, scales)
+
+
+def read_codes(model: PreTrainedModel, cache: QuantizedCache) -> None:
+    """Let the attention of `model` read the codes of `cache`, with one new token at a time; if it is torch's own."""
+    if model.config.get_text_config()._attn_implementation != "sdpa":
+        return
+    AttentionInterface.register(_ATTENTION, _attend)
+    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
+    model.set_attn_implementation(_ATTENTION)
+    for layer in cache.layers:
+        layer.read = True
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor | Coded,
+    value: Tensor | Coded,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention: `query` [batch, heads, tokens, width] → [batch, tokens, heads, width]."""
+    batch, _, tokens, width = query.shape
+    plain = all(kwargs.get(name) is None for name in _OTHERWISE)
+    if isinstance(key, Coded) and isinstance(value, Coded) and tokens == 1 and plain:
+        seen = None if attention_mask is None else attention_mask[:, 0, 0].expand(batch, -1)
+        scaling = width**-0.5 if scaling is None else scaling
+        return attend_codes(query[:, :, 0], key, value, scaling, seen).unsqueeze(1), None
+    key, value = (each.values().to(query.dtype) if isinstance(each, Coded) else each for each in (key, value))
+    found: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, scaling=scaling, **kwargs
+    )
+    return found

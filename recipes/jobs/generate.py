@@ -17,7 +17,7 @@ from compress.kernels.numbers.activations import Grid
 from compress.passes.model.blank import fitted
 from compress.passes.model.cache import cache_argument
 from compress.passes.model.loading import load_model
-from compress.passes.model.quantized_cache import cache_for
+from compress.passes.model.quantized_cache import cache_for, read_codes
 from compress.passes.model.tokenizer import load_tokenizer, render_chat
 from compress.recipes.artifacts import artifact_at
 
@@ -58,13 +58,16 @@ def generate(
     )
     inputs = torch.tensor([ids], device=place)
     torch.manual_seed(seed)
+    cache = cache_for(network, checkpoint, kv_cache)
+    if cache is not None and place.type == "cuda":
+        read_codes(network, cache)
     with torch.no_grad():
         network.generate(
             inputs,
             attention_mask=torch.ones_like(inputs),
             generation_config=settings,
             streamer=_Stream(tokenizer, write),
-            **{cache_argument(network.forward): cache_for(network, checkpoint, kv_cache)},
+            **{cache_argument(network.forward): cache},
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from coded_attention import attention_builds, attention_cases
 from coded_products import decoded_builds, decoded_cases, few_builds, few_cases, many_builds, many_cases
 from gpu_case import Build, Case
 from torch import Tensor
@@ -99,6 +100,7 @@ def _left_by_block(arguments: tuple[Any, ...], _: Any = None) -> Tensor:
 
 CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "add_hessian": hessian_cases,
+    "attend_codes": attention_cases,
     "decode_codes": decoded_cases,
     "multiply_few": few_cases,
     "multiply_many": many_cases,
@@ -109,12 +111,11 @@ CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
 def hessian_builds(_: int) -> Iterator[Build]:
     from compress.kernels.gpu import add_hessian as module
 
-    for name in ("*fp16", "*bf16"):
-        for columns in (577, 576, 4096):
-            block = module.tile(columns)
-            signature = {"total": "*fp32", "inputs": name, "tokens": "i32", "columns": "i32", "stride": "i32"}
-            even = {"total", "inputs", *(() if columns % 16 else ("columns", "stride"))}
-            yield Build(module.upper_products, signature, even, module.specialised(block), module.launched(block))
+    for name, columns in (("*fp16", 577), ("*bf16", 577), ("*bf16", 576), ("*bf16", 4096)):
+        block = module.tile(columns)
+        signature = {"total": "*fp32", "inputs": name, "tokens": "i32", "columns": "i32", "stride": "i32"}
+        even = {"total", "inputs", *(() if columns % 16 else ("columns", "stride"))}
+        yield Build(module.upper_products, signature, even, module.specialised(block), module.launched(block))
 
 
 def block_builds(_: int) -> Iterator[Build]:
@@ -132,6 +133,7 @@ def block_builds(_: int) -> Iterator[Build]:
 
 BUILDS: dict[str, Callable[[int], Iterator[Build]]] = {
     "add_hessian": hessian_builds,
+    "attend_codes": attention_builds,
     "decode_codes": decoded_builds,
     "multiply_few": few_builds,
     "multiply_many": many_builds,

@@ -8,6 +8,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, MistralConfig
 
 from compress.formats import open_checkpoint
 from compress.kernels.numbers.activations import LARGEST, CacheFormat
+from compress.kernels.product.attend_codes import attend_codes
+from compress.passes.model import quantized_cache as module
 from compress.passes.model.cache import cache_argument
 from compress.passes.model.quantized_cache import Codec, QuantizedCache, cache_for
 
@@ -45,7 +47,33 @@ def test_the_cache_is_smaller_and_can_be_cropped_and_reordered(tiny_llama):
     assert torch.equal(codes.layers[0].keys, before.flip(0))
 
 
-def test_a_sliding_window_keeps_its_window(tmp_path):
+@pytest.mark.parametrize("number_format", [CacheFormat("int8", "token"), CacheFormat("fp8", "head")])
+def test_attention_reads_codes_as_it_would_what_they_stand_for(tiny_llama, number_format, monkeypatch):
+    """Two sequences of which one is padded; a prompt, then single tokens."""
+    calls = []
+    monkeypatch.setattr(module, "attend_codes", lambda *given: calls.append(given) or attend_codes(*given))
+    ids = torch.arange(24).view(2, 12)
+    seen = torch.ones_like(ids)
+    seen[1, :3] = 0
+    found = []
+    for reading in (False, True):
+        model = AutoModelForCausalLM.from_pretrained(tiny_llama, dtype=torch.float32).eval()
+        heads = model.config.num_key_value_heads
+        scale = torch.full((heads,), 0.01)
+        cache = QuantizedCache(model.config, number_format, {} if number_format.per == "token" else {0: (scale, scale)})
+        if reading:
+            module.read_codes(model, cache)
+        with torch.no_grad():
+            for start, end in ((0, 9), (9, 10), (10, 11), (11, 12)):
+                given = {cache_argument(model.forward): cache, "attention_mask": seen[:, :end], "use_cache": True}
+                found.append(model(ids[:, start:end], **given).logits[:, -1])
+    assert len(calls) == 3 * model.config.num_hidden_layers
+    for one, other in zip(found[:4], found[4:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_sliding_window_keeps_its_window(tmp_path, reading):
     config = MistralConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, sliding_window=4, max_position_embeddings=64,
@@ -56,6 +84,8 @@ def test_a_sliding_window_keeps_its_window(tmp_path):
     cache = QuantizedCache(model.config, CacheFormat("int8", "token"), {})
     with torch.no_grad():
         whole = model(ids, use_cache=False).logits[:, -1]
+        if reading:
+            module.read_codes(model, cache)
         for position in range(12):
             last = model(
                 ids[:, position : position + 1], **{cache_argument(model.forward): cache}, use_cache=True
