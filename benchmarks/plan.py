@@ -4,7 +4,8 @@
 
 Work S, and random models that are wide, deep, and a mixture of experts: 4-bit GPTQ, an evaluation, an export. Both on
 one thread, and seconds are CPU seconds (user and system): a machine that is busy spoils those less. Memory is what is
-resident, stage by stage; which stage runs is read from the journal. What starts up is not counted as time.
+resident, stage by stage; which stage runs is read from the journal. What starts up is not counted as time,
+nor what is drawn at the end.
 """
 
 from __future__ import annotations
@@ -133,10 +134,13 @@ def _taken(command: list[str], folder: Path) -> dict[str, Taken]:
 
 
 def _begun(output: Path) -> Iterator[str]:
-    """The stages that were begun, the last first."""
+    """The stages that were begun, the last first; none once all are done."""
     for path in output.glob(".compress/journal.jsonl"):
         for line in reversed(path.read_text().splitlines()):
-            if line.endswith("}") and (record := json.loads(line)["record"])["kind"] == "Begun":
+            record = json.loads(line)["record"] if line.endswith("}") else {"kind": ""}
+            if record["kind"] == "Reported":
+                return
+            if record["kind"] == "Begun":
                 yield record["title"]
 
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from compress.kernels.effort import Effort
 from compress.kernels.laps import least_seconds
 
 _LEAST = 256
@@ -46,6 +48,11 @@ def half_products(columns: int = _LEAST, wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         matmul.fp32_precision = before
+
+
+def halved_effort(effort: Effort, columns: int) -> Effort:
+    """`effort` with its products as they go within `half_products(columns)`."""
+    return replace(effort, flops=0.0, rounded=effort.flops) if columns >= _LEAST else effort
 
 
 @contextmanager

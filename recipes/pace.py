@@ -10,6 +10,7 @@ from functools import cache
 import torch
 
 from compress.kernels.effort import Effort
+from compress.kernels.half import half_pays, half_products
 from compress.kernels.threads import single_thread
 
 _TRIES = 12
@@ -26,6 +27,7 @@ class Pace:
     elements: float
     calls: float
     half: float
+    rounded: float
 
     def seconds(self, effort: Effort) -> float:
         """How long that takes."""
@@ -40,10 +42,13 @@ def pace() -> Pace:
     halves = side.bfloat16()
     products = _rate(lambda: torch.mm(side, side), 2)
     half = _rate(lambda: torch.mm(halves, halves), 1)
+    with half_products(wanted=half_pays()):
+        rounded = _rate(lambda: torch.mm(side, side), 1)
     whole = _rate(lambda: large.mul_(large), 1)
     with single_thread():
         calls = _rate(lambda: small.mul_(small), 200)
-    return Pace(2 * _SIDE**3 * products, _LARGE * whole, calls, 2 * _SIDE**3 * half)
+    each = 2 * _SIDE**3
+    return Pace(each * products, _LARGE * whole, calls, each * half, each * rounded)
 
 
 def _rate(work: Callable[[], object], times: int) -> float:

@@ -89,12 +89,13 @@ def gptq_solve(
 def solve_effort(shape: tuple[int, ...]) -> Effort:
     """What `gptq_solve` takes with parameters that are there already.
 
-    Counted: one factorization, the feedback between blocks, what is copied into visiting order. Measured: what a
-    column takes within its block, 32 operators and as much as another one for every 56 rows.
+    Counted: one factorization, the feedback between blocks. Measured: what a column takes within its block, 32
+    operators and as much as another one for every 56 rows; and what is made of every weight before and after: checks,
+    copies into visiting order and back, its parameters, what codes stand for.
     """
     rows, columns = shape
     factor = Effort(flops=columns**3, elements=8 * columns**2)
-    feedback = Effort(flops=rows * columns**2, elements=10 * rows * columns)
+    feedback = Effort(flops=rows * columns**2, elements=60 * rows * columns)
     return factor + feedback + Effort(calls=columns * (32 + rows / 56))
 
 

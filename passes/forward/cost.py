@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
+from compress.kernels.half import halved_effort
 from compress.passes.model.anatomy import Anatomy
 
 BATCH_TOKENS = 4096
@@ -31,6 +33,8 @@ _CARRIED = 20
 """Of hidden states that are written and read again."""
 _READ = 22
 """Of weights that are read and decoded."""
+_FILLED = 3000
+"""Calls in which a layer's module is made and filled, whatever its size. Measured."""
 SCORED_TOKENS = 256
 """Tokens whose logits are there at once."""
 _COMPARED = 7
@@ -163,14 +167,17 @@ def walk_cost(
     """One walk of `sequences` through every layer of `streams` models; of `statistics`, and `squares`, see `flow_of`.
 
     `rounds` is how often statistics are gathered of a layer, each time after what was rewritten by then. What it takes
-    to gather them, and what is then done with them, is not counted here.
+    to gather them, and what is then done with them, is not counted here. One stream's linears may round their inputs
+    where statistics are gathered.
     """
     tokens = sequences[0] * sequences[1]
     flow = flow_of(model, anatomy, sequences, streams, budget, statistics, squares)
     forwards = (1 if flow.hold else 1 + rounds) if tokens else 0
     ahead = tokens and statistics and may_read_ahead(model, anatomy, sequences, streams, budget, squares)
     return Cost(
-        effort=_forward(model, anatomy, sequences) * (forwards * streams) if tokens else Effort(),
+        effort=_forward(model, anatomy, sequences, statistics and streams == 1) * (forwards * streams)
+        if tokens
+        else Effort(),
         memory=_memory(model, anatomy, sequences, streams, statistics, squares, flow)
         + (_ahead(model, anatomy, streams) if ahead else 0),
         forwards=forwards,
@@ -225,17 +232,25 @@ def back_cost(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Cost:
     return Cost(effort, memory, 2, (len(layers) + 3) * boundary_bytes(sequences, hidden))
 
 
-def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
-    """Embedding and all layers once: their weights are read, hidden states lie on disk in between."""
+def _forward(model: ModelSpec, anatomy: Anatomy, sequences: Extent, rounded: bool = False) -> Effort:
+    """Embedding and all layers once: their weights are read, hidden states lie on disk in between.
+
+    `rounded`: linears round what they multiply, where that is faster.
+    """
     (count, length), (vocabulary, hidden) = sequences, model.tensors[anatomy.embedding].shape
     tokens, layers = count * length, len(anatomy.layers)
     shapes = {name: model.tensors[f"{name}.weight"].shape for name in anatomy.linears}
-    multiplied = sum(reached(model, name) * rows * columns for name, (rows, columns) in shapes.items())
+    total = Effort(flops=4 * tokens * length * hidden * layers, calls=_FILLED * layers)  # attention
+    multiplied = defaultdict[int, float](float)
+    for name, (rows, columns) in shapes.items():
+        multiplied[columns] += reached(model, name) * rows * columns
+    for columns, weights in multiplied.items():
+        product = Effort(flops=2 * tokens * weights)
+        total += halved_effort(product, columns) if rounded else product
     touched = sum(reached(model, name) * sum(shape) for name, shape in shapes.items())
-    attention = 4 * tokens * length * hidden * layers
     states = tokens * hidden * (layers + 1)
     read = _READ * (elements(shapes.values()) + vocabulary * hidden)
-    return Effort(2 * tokens * multiplied + attention, _TOUCHED * tokens * touched + _CARRIED * states + read)
+    return total + Effort(elements=_TOUCHED * tokens * touched + _CARRIED * states + read)
 
 
 def reached(model: ModelSpec, module: str) -> float:

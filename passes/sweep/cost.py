@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
+from compress.kernels.half import halved_effort
 from compress.kernels.measure.error import error_effort
 from compress.passes.core.base import LayerPass
 from compress.passes.forward.cost import Cost, Extent, back_cost, reached, walk_cost
@@ -37,17 +38,17 @@ def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, 
 
 def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
     """What the statistics take that `passes` need of `sequences`."""
-    total = Effort()
+    total, plain = Effort(), any(kind.teacher for kind in _kinds(passes))
     for shapes, taken in _siblings(passes, model, anatomy):
         tokens = round(reached(model, next(iter(shapes))) * sequences[0] * sequences[1])
         rows, columns = next(iter(shapes.values()))
         alone, parts = len(shapes) == 1, _parts(taken, anatomy)
         alike = _kinds(step for step in taken if step not in parts) | (frozenset({Hessian}) if parts else frozenset())
-        for kind in alike:
-            total += kind.effort(tokens, columns, rows if alone else None)
+        found = sum((kind.effort(tokens, columns, rows if alone else None) for kind in alike), Effort())
         for step, count in parts.items():
             each = max(1, rows * len(taken[step]) // count) if alone else None
-            total += sum((kind.effort(tokens, columns, each) for kind in step.needs()), Effort()) * count
+            found += sum((kind.effort(tokens, columns, each) for kind in step.needs()), Effort()) * count
+        total += found if plain else halved_effort(found, columns)
     return total
 
 

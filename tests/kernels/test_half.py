@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from compress.kernels import half
-from compress.kernels.half import half_pays, half_products, halved
+from compress.kernels.effort import Effort
+from compress.kernels.half import half_pays, half_products, halved, halved_effort
 from compress.kernels.measure.hessian import add_hessian, fill_lower
 
 
@@ -80,3 +81,8 @@ def test_it_pays_where_the_processor_is_faster_so(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": amx})
     monkeypatch.setattr(half, "least_seconds", lambda work: next(taken))
     assert half_pays() is pays
+
+
+def test_products_are_counted_as_they_go() -> None:
+    assert halved_effort(Effort(flops=3, elements=2), 256) == Effort(rounded=3, elements=2)
+    assert halved_effort(Effort(flops=3), 255) == Effort(flops=3)

@@ -56,6 +56,18 @@ def test_two_models_or_two_forwards_take_twice_as_long() -> None:
     assert walk_cost(MODEL, ANATOMY, (3, 5), 1, statistics=True).effort == once * 2
 
 
+def test_what_one_model_multiplies_to_gather_statistics_may_be_rounded() -> None:
+    """Of its linears, where inputs are 256 wide or more; attention is left alone."""
+    wide = {f"{layer}.down.weight": TensorSpec((8, 256), "float32") for layer in "ab"}
+    model = ModelSpec({}, {**MODEL.tensors, **wide})
+    plain = walk_cost(model, ANATOMY, (3, 5), PLENTY).effort
+    gathered, beside = (
+        walk_cost(model, ANATOMY, (3, 5), PLENTY, streams=streams, statistics=True).effort for streams in (1, 2)
+    )
+    assert gathered.rounded == 2 * TOKENS * 2 * 8 * 256 and plain.rounded == beside.rounded == 0
+    assert gathered.flops + gathered.rounded == plain.flops and gathered.elements == plain.elements
+
+
 def test_scores_take_a_product_with_the_whole_vocabulary() -> None:
     effort = score_effort(MODEL, ANATOMY, (3, 5), 1)
     assert effort.flops == 2 * TOKENS * 100 * 8 and effort.elements > TOKENS * 100

@@ -120,3 +120,13 @@ def test_what_a_pass_says_of_itself_is_believed(model: tuple[ModelSpec, Anatomy]
     spec, anatomy = model
     one = replace(anatomy, layers=anatomy.layers[:1])
     assert visits(Slow(), spec, one) == pytest.approx(rows)
+
+
+def test_statistics_may_be_rounded_unless_two_models_are_told_apart_by_them(model: tuple[ModelSpec, Anatomy]) -> None:
+    spec, anatomy = model
+    widened = {name: replace(tensor, shape=(tensor.shape[0], 256)) for name, tensor in spec.tensors.items()
+               if name.endswith("down_proj.weight")}  # fmt: skip
+    wide = replace(spec, tensors={**spec.tensors, **widened})
+    plain, corrected = (gather_effort([step], wide, anatomy, EXTENT) for step in (GPTQ(), GPTQ(correct=True)))
+    assert plain.rounded == 2 * hessian_effort(4 * 16, 256).flops and corrected.rounded == 0
+    assert plain.flops == 2 * 3 * hessian_effort(4 * 16, 64).flops
