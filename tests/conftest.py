@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -147,18 +148,39 @@ def make_model(
 
     Norms and biases are random as well: their usual ones and zeros would hide what is done to them.
     """
-    torch.manual_seed(seed)
     config = config or CONFIGS[family](layers)
     config.bos_token_id = config.eos_token_id = 0
+    key = (type(config), config.to_json_string(use_diff=False), seed, repr(options))
+    made = _MADE.get(key) or _MADE.setdefault(key, _made(config, seed, options))
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in made.files.items():
+        (directory / name).write_bytes(content)
+    torch.set_rng_state(made.random)
+    return directory
+
+
+class _Made(NamedTuple):
+    """Files of a model by name, and torch's random state when it was made: as if it were made each time."""
+
+    files: dict[str, bytes]
+    random: torch.Tensor
+
+
+_MADE: dict[tuple[object, ...], _Made] = {}
+
+
+def _made(config: PreTrainedConfig, seed: int, options: Mapping[str, Any]) -> _Made:
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.data.mul_(4)
         else:
             parameter.data.add_(torch.randn_like(parameter), alpha=0.1)
-    model.save_pretrained(directory, **options)
-    make_tokenizer().save_pretrained(directory)
-    return directory
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder, **options)
+        make_tokenizer().save_pretrained(folder)
+        return _Made({path.name: path.read_bytes() for path in Path(folder).iterdir()}, torch.get_rng_state())
 
 
 @pytest.fixture(params=["gpt_neox", "llama", "qwen3"])

@@ -1,4 +1,4 @@
-"""A run that is killed by SIGKILL right after each of its commits, and goes on."""
+"""A run that is killed by SIGKILL right after its commits, one process after the other, and goes on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +15,34 @@ import torch
 from forkserver import forkserver
 
 from compress.passes.core.journal import Committed, Journal
-from compress.recipes.recipe import from_data
+from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
 
 
-def killed_after_each_commit(recipe: Mapping[str, Any], folder: Path, step: int = 1) -> None:
-    """The recipe into `folder`/whole, undisturbed; then into `folder`/killed-N for every `step`-th N.
+def killed_after_each_commit(recipe: Mapping[str, Any], folder: Path, step: int = 1) -> int:
+    """The recipe into `folder`/whole, undisturbed, and into `folder`/killed; how many processes the latter took down.
 
-    Those are killed right after the N-th journal line, and run again. All are forks of a process of their own.
+    Each of those goes on where the one before it was killed, and is killed right after its `step`-th journal line; the
+    last one comes to the end. All are forks of a process of their own.
     """
-    process = forkserver().Process(target=_kill_all, args=(recipe, folder, step))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    with ProcessPoolExecutor(1, mp_context=forkserver()) as pool:
+        return pool.submit(_kill_all, recipe, folder, step).result()
 
 
-def _kill_all(recipe: Mapping[str, Any], folder: Path, step: int) -> None:
+def _kill_all(recipe: Mapping[str, Any], folder: Path, step: int) -> int:
     torch.set_num_threads(1)  # an OpenMP pool does not survive a fork
-
-    def work(output: Path, kill_at: int | None = None) -> None:
-        if kill_at:
-            _kill_after(kill_at)
-        run(from_data(recipe), output)
-
     os.fsync = lambda descriptor: None  # who is killed leaves all that he has written
-    work(folder / "whole")
-    for commit in count(1, step):
-        output = folder / f"killed-{commit:02d}"
-        status = _forked(partial(work, output, commit))
-        if status == 0:
-            break
-        assert status == signal.SIGKILL, status
-        assert _forked(partial(work, output)) == 0
+    wanted, kills = from_data(recipe), 0
+    run(wanted, folder / "whole")
+    while status := _forked(partial(_go_on, wanted, folder / "killed", step)):
+        assert status == signal.SIGKILL and kills < 50, status
+        kills += 1
+    return kills
+
+
+def _go_on(recipe: Recipe, output: Path, step: int) -> None:
+    _kill_after(step)
+    run(recipe, output)
 
 
 def _kill_after(last: int) -> None:

@@ -88,7 +88,8 @@ class HalfTableFormat(NumberFormat):
         return region.stored(real_multiples(region, units.multiples).scale)
 
     def effort(self, shape: tuple[int, ...], searched: bool) -> Effort:
-        return Effort(elements=(300 if self.kind == "iq4_nl" else 60) * shape[0] * shape[1])
+        each = 300 if self.kind == "iq4_nl" else 120 if searched else 60
+        return Effort(elements=each * shape[0] * shape[1])
 
     def reals(self, params: Params) -> dict[str, Tensor]:
         return {"scale": params["scale"].float()}

@@ -8,7 +8,7 @@ and their scale are found in turn until neither moves.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -100,7 +100,10 @@ def real_multiples(region: Region, table: Multiples, turns: int = 2) -> RealScal
 
 
 def _ternary(region: Region) -> RealScales:
-    """Scales of −1, 0 and 1: only what is beyond half of one counts, and both signs are one."""
+    """Scales of −1, 0 and 1: only what is beyond half of one counts, and both signs are one.
+
+    Where weights count unequally, what they get where they count alike is tried as well: none is worse than that.
+    """
     size, heavy = region.groups.abs(), region.weighted.abs()
 
     def sums(scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,7 +111,10 @@ def _ternary(region: Region) -> RealScales:
         return (heavy * beyond).sum(0), region.summed(beyond)
 
     mean = heavy.sum(0) / region.total  # where the cut lies is up to all weights, not to the largest
-    best = RealScales.of([sums(mean * part) for part in _MEANS])
+    tried = [mean * part for part in _MEANS]
+    if region.importance is not None:
+        tried.append(_ternary(replace(region, importance=None)).scale)
+    best = RealScales.of([sums(scale) for scale in tried])
     return best.or_better(RealScales.of([sums(best.scale)]))
 
 

@@ -131,12 +131,9 @@ def test_killed_at_any_commit_it_resumes_to_the_same_bytes(
 ) -> None:
     model = make_model(tmp_path / "model", "llama", layers=1)
     wanted = recipe(model, corpus, {"mixed": {"average_bits": 4.3}}, GPTQ, export("gptq"))
-    killed_after_each_commit(wanted.model_dump(mode="json"), tmp_path, step=3)
+    assert killed_after_each_commit(wanted.model_dump(mode="json"), tmp_path, step=2) >= 3
     whole = contents(tmp_path / "whole")
-    outputs = sorted(tmp_path.glob("killed-*"))
-    assert len(outputs) >= 3 and whole
-    for output in outputs:
-        assert contents(output) == whole, output.name
+    assert whole and contents(tmp_path / "killed") == whole
 
 
 def contents(output: Path) -> dict[str, bytes]:

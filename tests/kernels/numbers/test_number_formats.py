@@ -8,7 +8,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compress.kernels.numbers import number_formats
@@ -102,14 +102,20 @@ def test_parameters_are_as_promised(number_format):
     assert 0 < number_format.bits_per_weight((6, COLUMNS)) < 64
 
 
-@settings(max_examples=60, deadline=None)
+def between_scales(number_format, importance):
+    """What three levels may lose of the scale that was found: weights of 1e-6 · 0.05 lie at float16's least step."""
+    return 6 * float(importance.sum()) * 2.0**-50 if number_format.levels == 3 else 0.0
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from(FORMATS), st.integers(0, 1000), st.sampled_from([1e-6, 1.0, 1e3]), st.sampled_from([1, 4, 16]))
+@example(next(f for f in FORMATS if f.name == "tq1_0"), 110, 1.0, 16)  # where means of |w| lead to more error than none
 def test_importance_never_raises_the_weighted_error(number_format, seed, size, power):
     weight = weights(seed) * size
     importance = torch.rand(COLUMNS, generator=torch.Generator().manual_seed(seed)) ** power
     plain = errors(weight, number_format, importance, number_format.fit(weight))
     searched = errors(weight, number_format, importance, number_format.fit(weight, importance))
-    assert float(searched.sum()) <= float(plain.sum()) * (1 + 1e-4)
+    assert float(searched.sum()) <= float(plain.sum()) * (1 + 1e-4) + between_scales(number_format, importance)
 
 
 @by_name
