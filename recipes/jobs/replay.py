@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import CompressError, InputError, RefusedError
@@ -24,6 +24,7 @@ from compress.recipes.artifacts import artifact_at, manifest_at
 from compress.recipes.opening import model_of, open_recipe
 from compress.recipes.overrides import override
 from compress.recipes.recipe import Recipe, build
+from compress.recipes.report import RunReport
 from compress.recipes.run import run, source_hashes
 
 _LARGEST = 1 << 30
@@ -53,6 +54,36 @@ class Replay(BaseModel):
     unlike: list[Unlike]
 
 
+class _Files(BaseModel):
+    """The source's files, by SHA-256."""
+
+    files: Mapping[str, str]
+
+
+class _Folder(BaseModel):
+    """The artifact's folder in that of its run."""
+
+    path: str
+
+
+class _Text(BaseModel):
+    """Tokens, by SHA-256."""
+
+    sha256: str
+
+
+class _Made(BaseModel):
+    """What a manifest says of how its artifact was made."""
+
+    recipe_text: str
+    source: _Files
+    versions: Mapping[str, str]
+    artifact: _Folder
+    files: Mapping[str, str]
+    calibration: _Text | None = None
+    evaluation: _Text | None = None
+
+
 def replay(
     artifact: Path,
     output: Path,
@@ -80,33 +111,48 @@ def replay(
     if check or any(found.part != "versions" for found in unlike):
         return Replay(path=str(path), output=None, reproduced=False, files=0, unlike=unlike)
     report = run(recipe, output, device=device, max_ram=max_ram, reporter=reporter)
-    folder_name = manifest["artifact"]["path"]
-    made = next(Path(found.path) for found in report.artifacts if Path(found.path).name == folder_name)
-    recorded = dict(manifest["files"])
-    differs = list(_files(_manifest(made)["files"], recorded, same_recipe=not changes))
+    made = _same_of(report, manifest.artifact.path)
+    recorded = manifest.files
+    differs = list(_files(_manifest(made).files, recorded, same_recipe=not changes))
     differs += [] if changes else _manifests(made, path)
     return Replay(
         path=str(path), output=str(made), reproduced=not differs, files=len(recorded), unlike=[*unlike, *differs]
     )
 
 
-def _manifest(path: Path) -> Mapping[str, Any]:
-    found = manifest_at(path)
-    if found is None or not {"recipe_text", "source", "versions", "artifact", "files"} <= found.keys():
-        raise InputError(f"{path} is no artifact of compress: its {MANIFEST} does not say how it was made")
-    return found
+def _manifest(path: Path) -> _Made:
+    try:
+        return _Made.model_validate(manifest_at(path) or {})
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise InputError(
+            f"{path} is no artifact of compress: its {MANIFEST} does not say how it was made ({place})",
+            "replay takes a folder that compress run or export wrote",
+        ) from error
 
 
-def _recipe(manifest: Mapping[str, Any], path: Path, folder: Path, changes: Iterable[str]) -> Recipe:
+def _recipe(manifest: _Made, path: Path, folder: Path, changes: Iterable[str]) -> Recipe:
     """From its text: that holds what was written and settled, and gives the same text, and card, again."""
-    document = yaml.parse(manifest["recipe_text"], f"{path / MANIFEST}: recipe_text")
+    document = yaml.parse(manifest.recipe_text, f"{path / MANIFEST}: recipe_text")
     for change in changes:
         document = override(document, change, Recipe.model_fields)
     return build(document, folder)
 
 
-def _versions(manifest: Mapping[str, Any]) -> Iterator[Unlike]:
-    for name, before in manifest["versions"].items():
+def _same_of(report: RunReport, name: str) -> Path:
+    """The artifact of that name among those of the new run. Raises InputError if there is none."""
+    folders = [Path(found.path) for found in report.artifacts]
+    for folder in folders:
+        if folder.name == name:
+            return folder
+    raise InputError(
+        f"the recipe wrote {', '.join(folder.name for folder in folders) or 'nothing'}, and no {name} to compare with",
+        "does a --set change what is exported?",
+    )
+
+
+def _versions(manifest: _Made) -> Iterator[Unlike]:
+    for name, before in manifest.versions.items():
         if name != "python" and (now := _version(name)) != before:
             yield Unlike(part="versions", where=name, what=f"is {now or 'not installed'}, was {before}")
 
@@ -118,20 +164,20 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _source(recipe: Recipe, manifest: Mapping[str, Any], reporter: Reporter) -> Iterator[Unlike]:
+def _source(recipe: Recipe, manifest: _Made, reporter: Reporter) -> Iterator[Unlike]:
     """The model's files by their digests."""
     try:
         source = open_checkpoint(artifact_at(resolve(model_of(recipe), progress=reporter.note)))
     except CompressError as error:
         yield Unlike(part="source", where=recipe.model, what=f"{error}; give it as --set model=PATH")
         return
-    found, recorded = source_hashes(source.path, reporter), manifest["source"]["files"]
+    found, recorded = source_hashes(source.path, reporter), manifest.source.files
     for name, before, now in _pairs(recorded, found):
         what = "is missing" if now is None else "was not there" if before is None else "is another: its SHA-256 differs"
         yield Unlike(part="source", where=f"{source.path / name if source.path.is_dir() else source.path}", what=what)
 
 
-def _texts(recipe: Recipe, manifest: Mapping[str, Any], reporter: Reporter) -> Iterator[Unlike]:
+def _texts(recipe: Recipe, manifest: _Made, reporter: Reporter) -> Iterator[Unlike]:
     """The tokens of calibration and evaluation by their digests, but for what the model itself is to write first."""
     try:
         opened = open_recipe(recipe, torch.device("cpu"), reporter)
@@ -147,8 +193,8 @@ def _texts(recipe: Recipe, manifest: Mapping[str, Any], reporter: Reporter) -> I
         if isinstance(step, ModelPass) and (step.calibrates or kind == "evaluation") and not getattr(step, "own", ()):
             last[kind] = (step.name, text.sha256())
     for kind, (name, sha256) in last.items():
-        before = manifest.get(kind, {}).get("sha256", sha256)
-        if before != sha256:
+        before = manifest.evaluation if kind == "evaluation" else manifest.calibration
+        if before is not None and before.sha256 != sha256:
             yield Unlike(part="text", where=name, what="gives other tokens than it did: their SHA-256 differs")
 
 

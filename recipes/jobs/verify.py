@@ -205,7 +205,10 @@ class _Checks:
         return artifact
 
     def _files(self) -> Iterator[tuple[str, str]]:
-        yield from _changed(hashes(self.path, self.reporter.tell), self.record.files, "file")
+        try:
+            yield from _changed(hashes(self.path, self.reporter.tell), self.record.files, "file")
+        except InputError as error:
+            yield "files", str(error)
 
     def _statement(self) -> Iterator[tuple[str, str]]:
         """What it says of files, source and recipe, held against the manifest; older artifacts have none."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from compress.cli.app import main
-from compress.formats.errors import UsageError
+from compress.formats.errors import InputError, UsageError
 from compress.recipes.artifacts import artifact_at
 from compress.recipes.jobs.inspect import inspect
 from compress.recipes.jobs.verify import verify
@@ -63,6 +63,13 @@ def test_other_folders_are_what_they_are(tiny_llama: Path, tmp_path: Path) -> No
     assert artifact_at(tiny_llama) == tiny_llama and artifact_at(tmp_path / "nothing") == tmp_path / "nothing"
     (tmp_path / "compress.json").write_text("[1]")
     assert artifact_at(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("artifacts", [[{"path": "../elsewhere"}], [{"path": "/etc"}], [{"path": ".."}], [{}], [1], 1])
+def test_a_manifest_leads_nowhere_but_beside_itself(artifacts: object, tmp_path: Path) -> None:
+    (tmp_path / "compress.json").write_text(json.dumps({"report": {"artifacts": artifacts}}))
+    with pytest.raises(InputError, match=r"compress\.json"):
+        artifact_at(tmp_path)
 
 
 def test_a_missed_gate_is_shown_wherever_the_artifact_is_looked_at(

@@ -89,3 +89,19 @@ def test_another_version_is_said_and_the_bytes_decide(again: Path) -> None:
 def test_what_we_did_not_write_cannot_be_made_again(made: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no artifact of compress"):
         replay(made / "model", tmp_path / "new")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("source", {}), ("source", []), ("versions", [1]), ("artifact", {"path": 1}), ("files", None)]
+)
+def test_a_manifest_that_makes_no_sense_is_named(key: str, value: object, again: Path, tmp_path: Path) -> None:
+    path = again / "out" / "gptq" / "compress.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match=rf"does not say how it was made \({key}"):
+        replay(path.parent, tmp_path / "new", folder=again, check=True)
+
+
+def test_a_change_that_exports_something_else_leaves_nothing_to_compare(again: Path) -> None:
+    changes = ["export.dialect=dense", "export.requantize=true"]
+    with pytest.raises(InputError, match="wrote dense, and no gptq to compare with"):
+        replay(again / "out" / "gptq", again / "new", folder=again, changes=changes)

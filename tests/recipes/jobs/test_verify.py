@@ -241,6 +241,16 @@ def test_a_statement_of_origin_that_is_not_of_the_manifest(
     assert verify(artifact).checked["statement"] == 0
 
 
+def test_what_is_no_file_is_told_of_like_all_that_is_wrong(
+    tiny_llama: Path, tmp_path: Path, written_as: Callable[..., Path]
+) -> None:
+    artifact = written_as("dense", tiny_llama, tmp_path / "out")
+    (artifact / "link").symlink_to("nowhere")
+    found = verify(artifact)
+    assert [problem.check for problem in found.problems] == ["files"] and "link" in problems(found, "files")["files"]
+    assert found.checked["logits"]  # and the rest is checked all the same
+
+
 def test_weights_forged_everywhere_but_in_the_answers(
     tiny_llama: Path, tmp_path: Path, written_as: Callable[..., Path]
 ) -> None:

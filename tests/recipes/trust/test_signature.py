@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +52,62 @@ def test_what_is_signed_holds_until_a_byte_of_it_is_changed(tmp_path: Path) -> N
     (artifact / "more").unlink()
     (artifact / "compress.sig").write_text("{}")
     assert fault(artifact, public).startswith("does not hold")
+
+
+@pytest.fixture
+def signed(tmp_path: Path) -> tuple[Path, Path, Path]:
+    """An artifact that is signed, the private and the public key."""
+    private, public = keys(tmp_path, "mine")
+    artifact = tmp_path / "artifact"
+    artifact.mkdir()
+    (artifact / "compress.json").write_text("{}")
+    sign(artifact, private)
+    return artifact, private, public
+
+
+@needs_signing
+@pytest.mark.filterwarnings("ignore")
+def test_a_link_among_the_files_is_not_signed_and_breaks_what_was(signed: tuple[Path, Path, Path]) -> None:
+    artifact, private, public = signed
+    (artifact / "link").symlink_to(private)
+    assert "symlink" in fault(artifact, public)
+    with pytest.raises(InputError, match=r"artifact cannot be signed: .*symlink") as caught:
+        sign(artifact, private)
+    assert "cp -rL" in caught.value.hint
+    (artifact / "link").unlink()
+    (artifact / "compress.sig").rename(artifact.parent / "elsewhere")
+    (artifact / "compress.sig").symlink_to(artifact.parent / "elsewhere")  # nothing is written through it
+    with pytest.raises(InputError, match=r"compress\.sig"):
+        sign(artifact, private)
+
+
+@needs_signing
+@pytest.mark.filterwarnings("ignore")
+def test_only_an_artifact_is_signed_for_nobody_could_check_another(signed: tuple[Path, Path, Path]) -> None:
+    artifact, private, _ = signed
+    (artifact / "compress.json").unlink()
+    for folder in (artifact, artifact / "none"):
+        with pytest.raises(InputError, match="no artifact of compress"):
+            sign(folder, private)
+
+
+@needs_signing
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("said", ["", "[]", "[" * 100_000, '"dsseEnvelope"', "{}"])
+def test_what_is_no_signature_does_not_hold_whatever_it_is(said: str, signed: tuple[Path, Path, Path]) -> None:
+    artifact, _, public = signed
+    (artifact / "compress.sig").write_text(said)
+    assert fault(artifact, public).startswith("does not hold: ")
+
+
+@needs_signing
+@pytest.mark.filterwarnings("ignore")
+def test_an_envelope_that_nobody_signed_does_not_hold(signed: tuple[Path, Path, Path]) -> None:
+    artifact, _, public = signed
+    bundle = json.loads((artifact / "compress.sig").read_text())
+    bundle["dsseEnvelope"]["signatures"] = []
+    (artifact / "compress.sig").write_text(json.dumps(bundle))
+    assert fault(artifact, public).startswith("does not hold: ")
 
 
 @needs_signing
