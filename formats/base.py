@@ -98,6 +98,12 @@ class ModelSpec:
         """Number of elements of all tensors."""
         return sum(spec.size for spec in self.tensors.values())
 
+    @property
+    def architecture(self) -> str:
+        """The class that `config.json` names for the model, or else its type."""
+        named = self.config.get("architectures") or [self.config.get("model_type", "unknown")]
+        return str(named[0])
+
 
 class Checkpoint(ABC):
     """Named tensors on disk. Opening reads headers only; `read` reads one tensor.

@@ -75,11 +75,17 @@ def _rules(kind: type[Match[T]], values: Mapping[str, T]) -> tuple[Match[T], ...
 PerTensor = TypeAliasType("PerTensor", T | Annotated[tuple[Match[T], ...], _ShortForm()], type_params=(T,))
 
 
+def _rules_in(option: PerTensor[T]) -> tuple[Match[T], ...] | None:
+    """The rules of an option; None for one that is a value."""
+    holds = isinstance(option, tuple) and all(isinstance(rule, Match) for rule in option)
+    return cast(tuple[Match[T], ...], option) if holds else None
+
+
 def resolve(option: PerTensor[T], name: str) -> T | None:
     """What `option` says for the module `name`; None if no rule matches."""
-    if not (isinstance(option, tuple) and all(isinstance(rule, Match) for rule in option)):
+    rules = _rules_in(option)
+    if rules is None:
         return cast(T, option)
-    rules = cast(tuple[Match[T], ...], option)
     return next((rule.value for rule in rules if rule.covers(name)), None)
 
 
@@ -89,13 +95,13 @@ def with_chosen(option: PerTensor[T], chosen: Mapping[str, T]) -> PerTensor[T]:
     for name, value in chosen.items():
         named.setdefault(value, set()).add(name)
     first: tuple[Match[T], ...] = tuple(Among(value=value, names=frozenset(names)) for value, names in named.items())
-    own = option if isinstance(option, tuple) else (Match(value=option),)
-    return (*first, *cast(tuple[Match[T], ...], own))
+    own = _rules_in(option)
+    return (*first, *((Match(value=cast(T, option)),) if own is None else own))
 
 
 def plain(option: PerTensor[T]) -> T:
     """An option that holds one value, as those of a pass that was resolved for a module do."""
-    if isinstance(option, tuple) and option and all(isinstance(rule, Match) for rule in option):
+    if _rules_in(option):
         raise ValueError("the option still holds rules: resolve it for a module first")
     return cast(T, option)
 
@@ -108,7 +114,6 @@ def may_be(option: object, value: object) -> bool:
 
 def replaced(option: PerTensor[T], old: T, new: T) -> PerTensor[T]:
     """`option` with `new` wherever it says `old`."""
-    if isinstance(option, tuple) and all(isinstance(rule, Match) for rule in option):
-        rules = cast(tuple[Match[T], ...], option)
+    if (rules := _rules_in(option)) is not None:
         return tuple(rule.model_copy(update={"value": new}) if rule.value == old else rule for rule in rules)
     return new if option == old else option

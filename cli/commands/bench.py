@@ -54,7 +54,8 @@ def bench(
         raise UsageError("--url times one PATH, by the server that serves it", "leave out --engine, --draft, …")
     with working(quiet) as reporter:
         from compress.cli.views import bench as show
-        from compress.recipes.jobs.bench import Load, cores
+        from compress.recipes.engines.machine import cores
+        from compress.recipes.jobs.bench import Load
         from compress.recipes.jobs.bench import bench as time_paths
         from compress.recipes.jobs.load import time_server
 

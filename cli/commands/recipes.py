@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -156,6 +156,7 @@ def plan(
     With --check, for CI and pre-commit: any number of recipes, one line each; models that are not here are not fetched.
     """
     if check:
+        _refuse({"--max-vram": max_vram, "--max-disk": max_disk, "--processes": processes})
         _check([source, *(more or ())], overrides, target, max_ram, json, quiet)
         return
     if more:
@@ -172,6 +173,12 @@ def plan(
         options = "--set, --target, --processes, --max-ram, --max-vram and --max-disk"
         raise UsageError(f"{options} belong to a recipe, and this is a model")
     _plan_model(source, json, quiet)
+
+
+def _refuse(options: Mapping[str, object]) -> None:
+    """Raise UsageError for options of a plan that a check does not look at."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise UsageError(f"--check does not look at {', '.join(given)}", "plan that recipe by itself: compress plan")
 
 
 def _plan_recipe(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -11,10 +10,11 @@ from rich.table import Table
 
 from compress.cli.terminal.tables import new_table
 from compress.cli.terminal.units import file_size
+from compress.cli.views.layers import alike
 
 if TYPE_CHECKING:
     from compress.recipes.jobs.evaluate import EvalResult, Figures
-    from compress.recipes.jobs.inspect import Inspection, TensorLine
+    from compress.recipes.jobs.inspect import Inspection
     from compress.recipes.jobs.verify import Verification
 
 
@@ -28,7 +28,7 @@ def inspection(found: Inspection) -> list[RenderableType]:
     for line in found.formats:
         formats.add_row(line.format, str(line.tensors), f"{line.parameters:,}", f"{line.bits:.2f}")
     tensors = new_table("tensor", "", "shape", "format", "bits", right=(1, 2, 4))
-    for name, members in _alike(found.tensors).items():
+    for name, members in alike(found.tensors, lambda each: each.name, lambda each: (each.shape, each.format)).items():
         first = members[0]
         count = f"×{len(members)}" if len(members) > 1 else ""
         shape = " × ".join(map(str, first.shape))
@@ -99,16 +99,3 @@ def verification(found: Verification) -> list[RenderableType]:
         lines.append(f"missed gates: {'; '.join(found.missed_gates)}")
     verdict = "passed" if found.passed else "did NOT pass"
     return [checks, *problems, *lines, f"{found.path} ({found.dialect}): {verdict}"]
-
-
-def _alike(tensors: Iterable[TensorLine]) -> dict[str, list[TensorLine]]:
-    """Tensors by their name with `*` for the layer's number, and by shape and format."""
-    groups: dict[tuple[str, tuple[int, ...], str], list[TensorLine]] = {}
-    for tensor in tensors:
-        key = (re.sub(r"\.\d+\.", ".*.", tensor.name), tensor.shape, tensor.format)
-        groups.setdefault(key, []).append(tensor)
-    lines: dict[str, list[TensorLine]] = {}
-    for (pattern, _, _), members in groups.items():
-        name = pattern if len(members) > 1 and pattern not in lines else members[0].name
-        lines[name] = members
-    return lines

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from rich.table import Table
 
 from compress.cli.terminal.tables import new_table
 from compress.cli.terminal.units import file_size
+from compress.cli.views.layers import alike
 
 if TYPE_CHECKING:
     from compress.passes.artifact.differences import Held, TensorDifference
@@ -43,7 +43,7 @@ def _side(name: str, side: Side) -> str:
 
 def _tensors(tensors: Iterable[TensorDifference]) -> Table:
     table = new_table("tensor", "", "a", "b", "max", "mean", "relative", "codes", right=(4, 5, 6, 7))
-    for name, members in _alike(tensors).items():
+    for name, members in alike(tensors, lambda each: each.name, _kind).items():
         first, values = members[0], [each.values for each in members if each.values]
         count = f"×{len(members)}" if len(members) > 1 else ""
         figures = ("–", "–", "–")
@@ -63,14 +63,6 @@ def _held(held: Held | None, *, shape: bool) -> str:
     return f"{held.format}, {held.bits:.2f} bits" + (f", {' × '.join(map(str, held.shape))}" if shape else "")
 
 
-def _alike(tensors: Iterable[TensorDifference]) -> dict[str, list[TensorDifference]]:
-    """Those that changed in the same way, by their name with `*` for the layer's number."""
-    groups: dict[tuple[object, ...], list[TensorDifference]] = {}
-    for each in tensors:
-        key = (re.sub(r"\.\d+\.", ".*.", each.name), each.a, each.b, each.values is None, each.codes is None)
-        groups.setdefault(key, []).append(each)
-    lines: dict[str, list[TensorDifference]] = {}
-    for (pattern, *_), members in groups.items():
-        name = str(pattern) if len(members) > 1 and pattern not in lines else members[0].name
-        lines[name] = members
-    return lines
+def _kind(each: TensorDifference) -> tuple[Held | None, Held | None, bool, bool]:
+    """What is the same of tensors that changed in the same way."""
+    return each.a, each.b, each.values is None, each.codes is None

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from of_options import cell
 
 from compress.formats import dialects
-from compress.recipes.engines.ask import engines_with
-from compress.recipes.engines.choice import script_name
+from compress.recipes.engines.ask import engines_with, script_name
 from compress.recipes.engines.facts import FACTS
 from compress.recipes.engines.subject import Check, Fact
 from compress.recipes.engines.verdicts import readable, targets

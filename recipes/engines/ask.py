@@ -58,9 +58,14 @@ def engines_with(function: str) -> tuple[str, ...]:
     return tuple(name for name in engines() if holds.search((_SCRIPTS / f"{name}.py").read_text()))
 
 
+def script_name(target: str) -> str:
+    """What the script of a target would be called, if there is one."""
+    return target.replace(".", "_").replace("-", "_")
+
+
 def script_of(engine: str) -> str:
     """The name of an engine's script. Raises UsageError for an engine that there is none for."""
-    name = engine.replace(".", "_").replace("-", "_")
+    name = script_name(engine)
     if name not in engines():
         raise UsageError(f"there is no engine {engine!r}{suggest(name, engines())}")
     return name

@@ -16,9 +16,17 @@ from typing import Any, TypeVar
 from compress.formats import dialects
 from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError, RefusedError, UsageError, suggest
-from compress.recipes.engines.ask import Service, build_of, engines_with, not_installed, script_of, serving
+from compress.recipes.engines.ask import (
+    Service,
+    build_of,
+    engines_with,
+    not_installed,
+    script_name,
+    script_of,
+    serving,
+)
 from compress.recipes.engines.machine import Machine, this_machine
-from compress.recipes.engines.verdicts import Verdict, subject_of, targets, verdict
+from compress.recipes.engines.verdicts import Verdict, builds_of, subject_of, targets, verdict
 
 _MISSING = "ModuleNotFoundError"
 _Found = TypeVar("_Found")
@@ -92,11 +100,6 @@ def choose(
     raise _refusal(artifact, errors)
 
 
-def script_name(target: str) -> str:
-    """What the script of a target would be called, if there is one."""
-    return target.replace(".", "_").replace("-", "_")
-
-
 def _why(artifact: Checkpoint, engine: str | None, errors: Sequence[CompressError]) -> str:
     if engine:
         return "it was asked for, and no fact stands against it"
@@ -152,8 +155,7 @@ def _asked(target: str, wish: Wish, python: Path, reasons: Mapping[str, RefusedE
 def objections(target: str, artifact: Checkpoint, machine: Machine) -> dict[str, RefusedError | None]:
     """Of every build of `target`, what the facts say against its loading `artifact` on `machine`."""
     subject, path = subject_of(artifact), str(artifact.path)
-    builds = [name for name in targets() if name == target or name.startswith(f"{target}-")]
-    return {build: _objection(verdict(build, path, subject, machine)) for build in builds}
+    return {build: _objection(verdict(build, path, subject, machine)) for build in builds_of(target)}
 
 
 def _objection(found: Verdict) -> RefusedError | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from compress.formats.base import Checkpoint
 from compress.recipes.engines.ask import build_of
 from compress.recipes.engines.machine import Machine, this_machine
-from compress.recipes.engines.verdicts import subject_of, targets, verdict
+from compress.recipes.engines.verdicts import builds_of, subject_of, verdict
 
 
 def unable_here(engine: str, python: Path, artifact: Checkpoint, machine: Machine | None = None) -> str:
@@ -16,7 +16,7 @@ def unable_here(engine: str, python: Path, artifact: Checkpoint, machine: Machin
     The machine is this one by default. Raises CompressError if the engine does not say which build it is.
     """
     machine, subject = machine or this_machine(), subject_of(artifact)
-    builds = [name for name in targets() if name == engine or name.startswith(f"{engine}-")]
-    found = {build: verdict(build, str(artifact.path), subject, machine).not_here for build in builds}
+    path = str(artifact.path)
+    found = {build: verdict(build, path, subject, machine).not_here for build in builds_of(engine)}
     # Starting the interpreter takes its time: only where the answer matters.
     return found.get(build_of(engine, python), "") if any(found.values()) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from dataclasses import dataclass
@@ -32,3 +33,8 @@ def this_machine() -> Machine:
     found = re.search(r"^flags\s*:(.*)$", _CPUINFO.read_text(), re.MULTILINE) if _CPUINFO.is_file() else None
     flags = found[1].split() if found else _BY_CAPABILITY.get(torch.backends.cpu.get_cpu_capability(), ())
     return Machine(platform.machine(), frozenset(flags))
+
+
+def cores() -> int:
+    """The processor's cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

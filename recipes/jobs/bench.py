@@ -6,7 +6,6 @@ and in every other round backwards: what else the machine does meanwhile slows a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -19,7 +18,9 @@ from compress.formats.files.storage import read_bytes
 from compress.passes.core.report import Reporter
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
-from compress.recipes.engines.choice import first_installed, script_name
+from compress.recipes.engines.ask import script_name
+from compress.recipes.engines.choice import first_installed
+from compress.recipes.engines.machine import cores
 from compress.recipes.engines.paces import Pace, pace_of, ratio
 from compress.recipes.engines.writer import Writer, Writing
 from compress.recipes.jobs.cases import Case, cases_of
@@ -65,11 +66,6 @@ class Bench(BaseModel):
     threads: int | None
     timed: list[Timed]
     untimed: list[Untimed]
-
-
-def cores() -> int:
-    """The processor's cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

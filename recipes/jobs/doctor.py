@@ -15,16 +15,16 @@ from pathlib import Path
 
 import torch
 from packaging.requirements import Requirement
-from pydantic import BaseModel, ConfigDict
 
 from compress.formats.errors import CompressError
 from compress.formats.files.source import cache_directory
 from compress.recipes.engines import scripts
-from compress.recipes.engines.ask import build_of, engines, engines_with
-from compress.recipes.engines.choice import places, script_name
-from compress.recipes.engines.machine import Machine, this_machine
+from compress.recipes.engines.ask import build_of, engines, engines_with, script_name
+from compress.recipes.engines.choice import places
+from compress.recipes.engines.machine import Machine, cores, this_machine
 from compress.recipes.engines.verdicts import readable, targets
 from compress.recipes.figures.budgets import memory_here
+from compress.recipes.figures.cache import Figures
 
 _OURS = "compress-llm"
 _SECONDS = 120.0
@@ -38,11 +38,7 @@ _TELLING = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd", "sve")
 """What a processor can do that engines and kernels ask for."""
 
 
-class _Figures(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Processor(_Figures):
+class Processor(Figures):
     """The machine: its architecture, cores that this process may use, what its processor can do, bytes of memory."""
 
     architecture: str
@@ -53,7 +49,7 @@ class Processor(_Figures):
     available_bytes: int
 
 
-class Gpu(_Figures):
+class Gpu(Figures):
     """A device that torch sees, and bytes of its memory."""
 
     device: str
@@ -62,14 +58,14 @@ class Gpu(_Figures):
     capability: str
 
 
-class Disk(_Figures):
+class Disk(Figures):
     """A folder that a run writes to, and the bytes that are free there."""
 
     path: str
     free_bytes: int
 
 
-class Engine(_Figures):
+class Engine(Figures):
     """An engine: where it was found, with which packages, which containers it loads, and whether `serve` starts it.
 
     `python` is None, and `missing` says what to do, where it was not found.
@@ -83,7 +79,7 @@ class Engine(_Figures):
     missing: str = ""
 
 
-class Doctor(_Figures):
+class Doctor(Figures):
     """What `compress doctor` found; `wrong` says what keeps things from working, and what to do."""
 
     versions: dict[str, str]
@@ -134,7 +130,7 @@ def _processor(machine: Machine) -> Processor:
     return Processor(
         architecture=machine.architecture,
         system=f"{platform.system()} {platform.release()}",
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=cores(),
         features=[flag for flag in _TELLING if flag in machine.flags],
         memory_bytes=memory_here(),
         available_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"),

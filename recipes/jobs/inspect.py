@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from compress.formats import dialects, open_checkpoint
 from compress.formats.base import TensorSpec
 from compress.formats.views.fit import misfit_of
 from compress.passes.artifact.inventory import bits_of, format_name
 from compress.recipes.artifacts import artifact_at, missed_gates
 from compress.recipes.engines.verdicts import subject_of, verdicts
+from compress.recipes.figures.cache import Figures
 
 
-class _Figures(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class TensorLine(_Figures):
+class TensorLine(Figures):
     """One tensor: `format` is its number format, or its dtype if it is dense; `bits` are per weight."""
 
     name: str
@@ -28,7 +23,7 @@ class TensorLine(_Figures):
     bits: float
 
 
-class FormatLine(_Figures):
+class FormatLine(Figures):
     """All tensors of one format together."""
 
     format: str
@@ -37,7 +32,7 @@ class FormatLine(_Figures):
     bits: float
 
 
-class Inspection(_Figures):
+class Inspection(Figures):
     """What `compress inspect` shows. `bits_per_weight` counts the whole files; `formats` largest first.
 
     `targets` says which engines load it as it is, `dialects` which containers hold its codes exactly: each with
@@ -68,11 +63,10 @@ def inspect(path: Path) -> Inspection:
         for name, tensor in spec.tensors.items()
     )
     parameters = spec.parameters
-    architectures = spec.config.get("architectures") or [spec.config.get("model_type", "unknown")]
     return Inspection(
         path=str(path),
         dialect=checkpoint.dialect,
-        architecture=str(architectures[0]),
+        architecture=spec.architecture,
         parameters=parameters,
         bytes=checkpoint.nbytes(),
         bits_per_weight=8 * checkpoint.nbytes() / max(parameters, 1),

@@ -43,10 +43,9 @@ def memory_of(name: str, spec: ModelSpec, stored: int) -> Memory:
     """
     parameters = spec.parameters
     cache, note = cache_of(spec.config)
-    architectures = spec.config.get("architectures") or [spec.config.get("model_type", "unknown")]
     return Memory(
         model=name,
-        architecture=str(architectures[0]),
+        architecture=spec.architecture,
         parameters=parameters,
         stored=stored,
         precisions=tuple(precision(label, parameters, bits) for label, bits in PRECISIONS.items()),

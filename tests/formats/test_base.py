@@ -38,3 +38,9 @@ def test_most_containers_speak_of_weights_only():
 
 def test_a_directory_is_called_as_its_container():
     assert GPTQ(dtype="bfloat16").folder == "gptq" == GPTQ().name
+
+
+def test_the_architecture_is_the_class_that_the_configuration_names_or_else_its_type():
+    assert ModelSpec({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, {}).architecture.startswith("Ll")
+    assert ModelSpec({"architectures": None, "model_type": "llama"}, {}).architecture == "llama"
+    assert ModelSpec({}, {}).architecture == "unknown"

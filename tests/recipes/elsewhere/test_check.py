@@ -46,3 +46,4 @@ def test_the_hook_is_the_command(recipes: list[str], capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [f"{recipes[0]}: fits", f"{recipes[1]}: is sound, as far as can be told without its model"]
     assert main(["plan", *recipes[:2], "--quiet"]) == 2
+    assert main([*arguments, *recipes[:2], "--max-disk", "1GB"]) == 2  # which a check does not look at

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from compress.recipes.engines import machine
-from compress.recipes.engines.machine import Machine, this_machine
+from compress.recipes.engines.machine import Machine, cores, this_machine
 
 
 def test_a_flag_is_asked_of_x86_processors_only() -> None:
@@ -31,3 +32,8 @@ def test_torch_is_asked_where_linux_is_not_there(
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: word)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert this_machine().lacks("avx512f") is lacking
+
+
+def test_cores_are_those_that_this_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
+    assert cores() == 3

