@@ -12,13 +12,14 @@ from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.files.storage import sha256_file
 from compress.formats.gguf.importance.file import read_imatrix
 from compress.formats.gguf.importance.modules import Energy, energies
+from compress.kernels.effort import Effort
 from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import completed, sample_cost
 from compress.passes.core.stage import Stage
 from compress.passes.forward.blend import beside
-from compress.passes.forward.cost import Cost, Extent
+from compress.passes.forward.cost import RUNTIME, Cost, Extent
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
@@ -77,9 +78,8 @@ class Calibrate(TextOptions, ModelPass):
         return {"tokens": sequences.sha256()}
 
     def cost(self, setting: Setting) -> Cost:
-        model, anatomy = setting.model, setting.anatomy
-        nothing = super().cost(setting)
-        return nothing.after(sample_cost(model, anatomy, self.own, self.seq_len))
+        reading = Cost(Effort(), RUNTIME, 0)  # of text: no weight is
+        return reading.after(sample_cost(setting.model, setting.anatomy, self.own, self.seq_len))
 
     def model(self, run: Run, stage: Stage) -> Outcome:
         if self.imatrix is not None:

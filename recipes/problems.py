@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +19,9 @@ M = TypeVar("M", bound=BaseModel)
 
 # What the list branch of a union says of a value that was never meant to be a list.
 _SHAPES = {"tuple_type", "list_type", "dict_type", "model_type"}
+_WORD = re.compile(r"'([^']+)'")
+_FEW = 8
+"""So many words are all said, to choose from."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +118,25 @@ def _line(
         return where, _sentence(document.where(where), where[:-1], text)
     if kind == "missing":
         return where, _sentence(document.where(where), where, f"the option '{first.detail['loc'][-1]}' is missing")
-    told = [problem.detail["msg"] for problem in problems if problem.detail["type"] not in _SHAPES]
+    told = _words_told([problem.detail for problem in problems if problem.detail["type"] not in _SHAPES])
     told = [message.removeprefix("Value error, ").removeprefix("Input ") for message in told or [first.detail["msg"]]]
     reason = " or ".join(dict.fromkeys(told))
     if kind != "value_error":
         reason = f"{_short(first.detail['input'])} {reason}"
     return where, _sentence(document.where(where), where, reason)
+
+
+def _words_told(details: Sequence[ErrorDetails]) -> list[str]:
+    """What is said of a value that is to be a word: of many the nearest alone, whatever their capitals."""
+    of_words = [detail for detail in details if detail["type"] == "literal_error"]
+    words = [word for detail in of_words for word in _WORD.findall(detail["ctx"]["expected"])]
+    if len(words) <= _FEW:
+        return [detail["msg"] for detail in details]
+    given = str(of_words[0]["input"])
+    near = [word for word in words if word.lower() == given.lower()] or get_close_matches(given, words, n=2)
+    asked = f"; did you mean {' or '.join(map(repr, near))}?" if near else f": {', '.join(words)}"
+    others = [detail["msg"] for detail in details if detail["type"] != "literal_error"]
+    return [f"should be one of {len(words)} words{asked}", *others]
 
 
 def _sentence(place: str, where: Path, text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import resource
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.recipes.engines.verdicts import loading_lines
+from compress.recipes.figures.budgets import peak_here
 from compress.recipes.figures.profile import Profile
 from compress.recipes.gates.limits import Judged, figures_of, judged
 from compress.recipes.recipe import Recipe
@@ -67,6 +67,7 @@ class PassReport(BaseModel):
 class RunReport(BaseModel):
     """What `compress run --json` prints. `missed` names the gates that were missed, `notes` what else to know.
 
+    `peak_ram_bytes` are the most that this process has had, whatever it did before the run as well.
     `seconds` are those of all processes that had a part in the run; `bits` are those, or the types, that a stage chose.
     `fallbacks` says of what ran otherwise than it might, a kernel as plain torch for one, how often in the last call.
     `gates` are all that were set, `repairs` what was done for them, `prices` what a trial found quantized weights cost.
@@ -115,7 +116,7 @@ def make_report(recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passe
         passes=passes,
         missed=[str(gate) for gate in gates if not gate.holds],
         seconds=sum(step.seconds for step in passes),
-        peak_ram_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_ram_bytes=peak_here(),
         peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
         bits=dict(state.left.bits or {}),
         gates=gates,

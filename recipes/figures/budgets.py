@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import resource
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +25,17 @@ def memory_here(root: Path = Path("/sys/fs/cgroup")) -> int:
         with suppress(OSError, ValueError):  # not this kind of cgroups, or no limit
             limits.append(int(file.read_text()))
     return min(limits)
+
+
+def peak_here(status: Path = Path("/proc/self/status")) -> int:
+    """The most bytes of memory that this process has had.
+
+    From Linux's `status` of it: the figure of getrusage holds what the process had that started this one.
+    """
+    if status.is_file() and (found := re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE)):
+        return int(found[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def least_memory(taken: Callable[[int], int]) -> int:

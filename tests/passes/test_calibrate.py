@@ -15,6 +15,7 @@ from compress.passes.calibrate import Calibrate
 from compress.passes.core.base import Setting
 from compress.passes.core.run import Run
 from compress.passes.core.sample import Sampled
+from compress.passes.forward.cost import RUNTIME
 
 
 def test_the_text_is_there_before_anything_is_computed(
@@ -55,4 +56,5 @@ def test_only_text_that_the_model_makes_up_takes_long(
     blend = Calibrate(data=[{"path": "builtin", "weight": 3}, {"path": "self"}], samples=64).cost(Setting(*given))
     read = Calibrate().cost(Setting(*given))
     assert read.effort == Effort() and few.effort * 4 == many.effort and blend.effort == few.effort
+    assert read.memory == RUNTIME  # no weight is read, not even the embedding
     assert many.memory - read.memory >= 4 * run.model.spec.parameters

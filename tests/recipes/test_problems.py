@@ -31,7 +31,16 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
         "9: passes[3].export: unknown option 'tipe'; did you mean 'type'?",
     ),
     "a bad dialect option": (
-        "- export", "  - export: {dialect: gguf, type: f17}", "9: passes[3].export.type: \"f17\" should be",
+        "- export", "  - export: {dialect: gguf, type: f17}",
+        "9: passes[3].export.type: \"f17\" should be one of 47 words; did you mean 'f16'?",
+    ),
+    "a word in other capitals": (
+        "- export", "  - export: {dialect: gguf, type: Q4_k_m}",
+        "9: passes[3].export.type: \"Q4_k_m\" should be one of 47 words; did you mean 'q4_k_m' or 'Q4_K_M'?",
+    ),
+    "a word of a few": (
+        "- export", "  - export: {dialect: gptq, dtype: f16}",
+        "9: passes[3].export.dtype: \"f16\" should be 'float32', 'float16'",
     ),
     "an unknown dialect": (
         "- export", "  - export: {dialect: ggml}", "9: passes[3].export: there is no dialect 'ggml'",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from compress.formats.errors import RefusedError
-from compress.recipes.figures.budgets import least_memory, memory_here, refuse_disk, refuse_memory
+from compress.recipes.figures.budgets import least_memory, memory_here, peak_here, refuse_disk, refuse_memory
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -43,3 +45,21 @@ def test_what_is_said() -> None:
     refuse_disk(5, 5)
     with pytest.raises(RefusedError, match="1 MiB on disk, and 0 MiB are allowed"):
         refuse_disk(6, 5)
+
+
+def test_the_peak_is_this_process_s_own_not_that_of_who_started_it() -> None:
+    own = "from compress.recipes.figures.budgets import peak_here; print(peak_here())"
+    starting = f"""
+import subprocess, sys
+held = b"x" * (400 << 20)
+print(subprocess.run([sys.executable, "-c", {own!r}], capture_output=True, text=True, check=True).stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", starting], capture_output=True, text=True, check=True)
+    assert 1 << 20 < int(done.stdout) < 400 << 20
+
+
+def test_the_peak_grows_and_is_known_where_linux_is_not(tmp_path: Path) -> None:
+    before = peak_here()
+    held = bytearray(os.urandom(1)) * (64 << 20)
+    assert peak_here() >= max(before, len(held))
+    assert peak_here(tmp_path / "none") >= len(held)
