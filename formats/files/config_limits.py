@@ -8,13 +8,14 @@ from typing import Any
 from compress.formats.errors import InputError
 
 LIMITS: Mapping[str, int] = {
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 1 << 10),
-    **dict.fromkeys(("num_attention_heads", "num_key_value_heads", "n_head"), 1 << 14),
-    **dict.fromkeys(("hidden_size", "n_embd"), 1 << 17),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers", "n_layers"), 1 << 10),
+    **dict.fromkeys(("num_attention_heads", "n_head", "num_heads", "n_heads"), 1 << 14),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 1 << 14),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 1 << 17),
     "head_dim": 1 << 14,
-    "intermediate_size": 1 << 20,
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner"), 1 << 20),
     "vocab_size": 1 << 22,
-    "max_position_embeddings": (1 << 31) - 1,
+    **dict.fromkeys(("max_position_embeddings", "n_positions"), (1 << 31) - 1),
 }
 """Key of config.json → the largest value; 1 is the smallest."""
 

@@ -161,8 +161,9 @@ def _llama_options(name: str, path: Path, gpus: int, wishes: Wishes) -> list[str
 
 def _name(checkpoint: Checkpoint, folder: Path) -> str:
     """What the model was called that the artifact was made of; else what its files say."""
-    manifest = manifest_at(folder) or {}
-    return name_of(manifest["recipe"]["model"]) if "recipe" in manifest else checkpoint.spec.name or folder.name
+    recipe = (manifest_at(folder) or {}).get("recipe")
+    made_of = recipe.get("model") if isinstance(recipe, Mapping) else None
+    return name_of(made_of) if isinstance(made_of, str) else checkpoint.spec.name or folder.name
 
 
 def _label(name: str) -> str:

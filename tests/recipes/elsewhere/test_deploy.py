@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,10 @@ def test_what_cannot_be_deployed_is_refused(model: Path, tmp_path: Path) -> None
     (tmp_path / "full" / "file").write_text("")
     with pytest.raises(RefusedError, match="not empty"):
         deploy(model, tmp_path / "full")
+
+
+@pytest.mark.parametrize("recipe", [[], {}, {"model": 3}])
+def test_a_manifest_that_makes_no_sense_gives_no_name(recipe: object, model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model, tmp_path / "plain"))
+    (folder / "compress.json").write_text(json.dumps({"recipe": recipe}))
+    assert deploy(folder, tmp_path / "out", Wishes(gpus=1)).name == "plain"
