@@ -136,7 +136,7 @@ def _words_told(details: Sequence[ErrorDetails]) -> list[str]:
     near = [word for word in words if word.lower() == given.lower()] or get_close_matches(given, words, n=2)
     asked = f"; did you mean {' or '.join(map(repr, near))}?" if near else f": {', '.join(words)}"
     others = [detail["msg"] for detail in details if detail["type"] != "literal_error"]
-    return [f"should be one of {len(words)} words{asked}", *others]
+    return [f"is none of the words for it{asked}", *others]
 
 
 def _sentence(place: str, where: Path, text: str) -> str:

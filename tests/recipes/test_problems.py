@@ -32,11 +32,11 @@ MISTAKES: dict[str, tuple[str, str, str]] = {
     ),
     "a bad dialect option": (
         "- export", "  - export: {dialect: gguf, type: f17}",
-        "9: passes[3].export.type: \"f17\" should be one of 47 words; did you mean 'f16'?",
+        "9: passes[3].export.type: \"f17\" is none of the words for it; did you mean 'f16'?",
     ),
     "a word in other capitals": (
         "- export", "  - export: {dialect: gguf, type: Q4_k_m}",
-        "9: passes[3].export.type: \"Q4_k_m\" should be one of 47 words; did you mean 'q4_k_m' or 'Q4_K_M'?",
+        "9: passes[3].export.type: \"Q4_k_m\" is none of the words for it; did you mean 'q4_k_m' or 'Q4_K_M'?",
     ),
     "a word of a few": (
         "- export", "  - export: {dialect: gptq, dtype: f16}",
