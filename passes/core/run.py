@@ -31,9 +31,9 @@ class Run:
     `machine` is what computes now (device, threads, memory cap), recorded beside each unit of work. `manifest`
     is what every artifact says of the run; `source_digest` names the source by its bytes; `loads` gives the line
     that loads an artifact, by engine. `processes` are those that carry it out. `skeleton` and `model` are those of the
-    stage at hand, `left` is what stages before it left. With `half` the model runs on the calibration sequences
-    with products of bfloat16 (kernels/half.py). `untouched` is what that model is held against where both walk
-    side by side: the source, or what a stage that changed shapes made of it.
+    stage at hand, `left` is what stages before it left. With `half` statistics of calibration, and the model where it
+    walks alone, take products of bfloat16 (kernels/half.py). `untouched` is what that model is held against where both
+    walk side by side: the source, or what a stage that changed shapes made of it.
     """
 
     source: Checkpoint

@@ -68,7 +68,8 @@ class Pause:
 class Walk:
     """The same sequences through the layers of one or more models; `tell` hears what is being done, `flow` says how.
 
-    With `half` linears and statistics round their inputs to bfloat16 (kernels/half.py).
+    With `half` statistics round their inputs to bfloat16 (kernels/half.py), and so do the linears of a model that walks
+    alone: what sets two apart is as small as what rounding takes away.
     """
 
     def __init__(
@@ -140,7 +141,8 @@ class Walk:
         pauses are gathered in a forward of their own, batch by batch (`in_turn`: of each, after those before it were
         rewritten), and a second one carries the rewritten layer's outputs on.
         """
-        with halved(self._linears(index, modules)) if self.half else nullcontext():
+        alone = len(self.streams) == 1
+        with halved(self._linears(index, modules)) if self.half and alone else nullcontext():
             self._through(index, modules, pauses, hold, in_turn)
         with lap("forward") as forward:
             tokens = self.sequences.count * self.sequences.length * len(self.streams)

@@ -337,8 +337,7 @@ def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -
     ]
     squares = not kinds or any(kind.square for kind in kinds)
     flow = run.flow(sequences, len(streams), statistics=True, squares=squares)
-    half = run.half and not teacher  # what sets two models apart is as small as what rounding takes away
-    return Walk(run.skeleton, sequences, streams, run.reporter.tell, half=half, flow=flow)
+    return Walk(run.skeleton, sequences, streams, run.reporter.tell, half=run.half, flow=flow)
 
 
 def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:

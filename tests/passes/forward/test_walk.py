@@ -180,20 +180,24 @@ def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedM
 
 
 @pytest.mark.parametrize("family", ["llama"])
-def test_with_half_linears_and_statistics_round_their_inputs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("models, linears", [(1, 7), (2, 0)])
+def test_with_half_statistics_round_their_inputs_and_so_do_linears_of_a_model_alone(
+    path: Path, monkeypatch: pytest.MonkeyPatch, models: int, linears: int
+) -> None:
     """On any processor: what the products are is tests/kernels/test_half.py's to say."""
     inside: list[str] = []
     monkeypatch.setattr(half, "half_products", lambda columns: _noted(inside, "linear"))
     monkeypatch.setattr(walk_module, "half_products", lambda columns, wanted: _noted(inside, "statistic", wanted))
     for wanted in (False, True):
         walk = make_walk(path, random_rows(False))
-        walk.half = wanted
+        others = [make_walk(path, random_rows(False), f"beside{number}") for number in range(1, models)]
+        walk.half, walk.streams = wanted, [*walk.streams, *(stream for other in others for stream in other.streams)]
         with torch.no_grad():
             walk.start()
             modules = walk.modules(0)
             first = next(iter(walk.skeleton.anatomy.layers[0].modules.values()))
             walk.layer(0, modules, [Pause(first, 64, frozenset({Hessian}), lambda stats: None)], hold=True)
-        assert inside == (["statistic", *["linear"] * 7] if wanted else [])
+        assert inside == (["statistic", *["linear"] * linears] if wanted else [])
 
 
 @contextmanager
