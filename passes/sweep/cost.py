@@ -38,7 +38,7 @@ def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, 
 
 def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:
     """What the statistics take that `passes` need of `sequences`."""
-    total, plain = Effort(), any(kind.teacher for kind in _kinds(passes))
+    total = Effort()
     for shapes, taken in _siblings(passes, model, anatomy):
         tokens = round(reached(model, next(iter(shapes))) * sequences[0] * sequences[1])
         rows, columns = next(iter(shapes.values()))
@@ -48,7 +48,7 @@ def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatom
         for step, count in parts.items():
             each = max(1, rows * len(taken[step]) // count) if alone else None
             found += sum((kind.effort(tokens, columns, each) for kind in step.needs()), Effort()) * count
-        total += found if plain else halved_effort(found, columns)
+        total += halved_effort(found, columns)
     return total
 
 
