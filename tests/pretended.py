@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 aten = torch.ops.aten
@@ -69,7 +69,7 @@ class _Functions(TorchFunctionMode):
         if func is Tensor.numpy and isinstance(args[0], Away):
             raise TypeError("a tensor on a GPU has no numpy array")
         if func is scaled_dot_product_attention and isinstance(args[0], Away):
-            _refuse_mixture(func, args, kwargs)
+            _refuse_mixture(func, _tensors((*args, *kwargs.values())))
             query, key, value, *more = args
             given = (_here(kwargs.pop("attn_mask", None)), *_here(more))
             return _Attention.apply(query, key, value, lambda *qkv: func(*qkv, *given, **kwargs))
@@ -101,37 +101,46 @@ def gpu() -> Iterator[str]:
 
 
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    asked = kwargs.get("device")
-    away = any(isinstance(value, Away) for value in tree_leaves((args, kwargs)))
+    asked, tensors = kwargs.get("device"), _tensors((*args, *kwargs.values()))
+    away = any(isinstance(value, Away) for value in tensors)
+    if not away and not _is_away(asked):
+        return func(*args, **kwargs)
     if func not in MIXING:
-        _refuse_mixture(func, args, kwargs)
+        _refuse_mixture(func, tensors)
     elif away and not isinstance(args[0], Away) and func is not aten.copy_.default:
         raise RuntimeError(f"{func}: indices on a GPU into a tensor that is not there")
-    if kwargs.get("generator") is not None and (away or _is_away(asked)):
+    if kwargs.get("generator") is not None:
         raise RuntimeError(f"{func}: the generator is not of the GPU")
     there = _is_away(asked) if asked is not None else isinstance(args[0], Away) if func in MIXING else away
     if _is_away(asked):
         kwargs = {**kwargs, "device": torch.device("cpu")}
-    result = func(*_here(args), **_here(kwargs))
-    return _returned(func, args, kwargs, tree_map(_away, result)) if there else result
+    result = func(*_here(args), **{name: _here(value) for name, value in kwargs.items()})
+    return _returned(func, args, kwargs, _away(result)) if there else result
 
 
 def _returned(func: Any, args: Any, kwargs: dict[str, Any], result: Any) -> Any:
     """The result; what was written in place is the argument itself."""
-    if not func._schema.returns:
+    returns, places = _writing(func)
+    if not returns:
         return None
-    written = [
-        kwargs.get(argument.name) if argument.kwarg_only else args[place]
-        for place, argument in enumerate(func._schema.arguments)
-        if argument.alias_info is not None and argument.alias_info.is_write
-    ]
+    written = [kwargs.get(place) if isinstance(place, str) else args[place] for place in places]
     if not written:
         return result
     return written[0] if len(written) == 1 else tuple(written)
 
 
-def _refuse_mixture(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
-    tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+@cache
+def _writing(func: Any) -> tuple[bool, list[int | str]]:
+    """Whether an operation returns anything, and which of its arguments it writes, by place or by name."""
+    written = [
+        argument.name if argument.kwarg_only else place
+        for place, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return bool(func._schema.returns), written
+
+
+def _refuse_mixture(func: Any, tensors: list[Tensor]) -> None:
     mixed = any(isinstance(x, Away) for x in tensors) and any(not isinstance(x, Away) and x.ndim for x in tensors)
     if mixed:
         raise RuntimeError(f"{func}: tensors on two devices: {[(tuple(x.shape), str(x.device)) for x in tensors]}")
@@ -141,9 +150,25 @@ def _is_away(device: Any) -> bool:
     return device is not None and torch.device(device).type == NAME
 
 
+# torch's own tree_map takes most of the time of a small model.
+def _tensors(values: Any) -> list[Tensor]:
+    """Those in arguments, and in lists among these."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += _tensors(value)
+    return found
+
+
 def _away(value: Any) -> Any:
-    return Away(value) if isinstance(value, Tensor) and value.device.type == "cpu" else value
+    if isinstance(value, Tensor):
+        return Away(value) if value.device.type == "cpu" else value
+    return type(value)(map(_away, value)) if type(value) in (list, tuple) else value
 
 
-def _here(values: Any) -> Any:
-    return tree_map(lambda value: value.here if isinstance(value, Away) else value, values)
+def _here(value: Any) -> Any:
+    if isinstance(value, Away):
+        return value.here
+    return type(value)(map(_here, value)) if type(value) in (list, tuple) else value

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from compress.recipes.recipe import Recipe, build
 from compress.recipes.run import run
 from compress.recipes.yaml import Document
 
-CASES = 16
+CASES = 8
 
 
 @pytest.fixture
@@ -62,10 +63,10 @@ def artifacts(output: Path) -> dict[str, bytes]:
 def test_a_disk_that_fills_up_at_any_moment(recipe: Recipe, tmp_path: Path, total: int) -> None:
     whole = artifacts(tmp_path / "whole")
     assert total > CASES
-    for case in range(CASES):
-        output = tmp_path / f"failed-{case}"
+    for at in (1, *Random(0).sample(range(2, total), CASES - 2), total):
+        output = tmp_path / f"failed-{at}"
         with pytest.MonkeyPatch.context() as patch:
-            FailingDisk(patch, at=1 + case * (total - 1) // (CASES - 1))
+            FailingDisk(patch, at)
             with pytest.raises(StorageError) as caught:
                 run(recipe, output)
         assert caught.value.hint
