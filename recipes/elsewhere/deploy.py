@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def _started(
         **wishes.model_dump(include={"context", "parallel", "cpus", "max_replicas", "host"}),
         "name": name,
         "artifact": str(folder.absolute()),
+        "quoted": shlex.quote(str(folder.absolute())),
         "image": wishes.image or known,
         "arguments": [*options, "--host", "0.0.0.0", "--port", str(_PORT)],
         "model": _MODEL,

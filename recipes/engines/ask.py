@@ -28,6 +28,10 @@ _TERMINATED = re.compile(r"^  what\(\):  (.*)", re.MULTILINE)  # C++'s own last 
 _RANK = re.compile(r"^\[rank\d+\]: ?", re.MULTILINE)  # what vLLM puts before every line of it
 
 
+class MissingPackageError(CompressError):
+    """An engine ended for want of a package: it is not installed for that interpreter."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """What an engine said: the versions of its packages, and log-probabilities [sequences, vocabulary] fp32.
@@ -71,8 +75,9 @@ def script_of(engine: str) -> str:
     return name
 
 
-def not_installed(engine: str, python: Path, message: str) -> RefusedError:
-    """The error of an engine whose `message` is a ModuleNotFoundError, with what to install for `python`."""
+def not_installed(engine: str, python: Path, error: MissingPackageError) -> RefusedError:
+    """The same as a refusal, with what to install for `python`."""
+    message = str(error)
     module = message.rpartition("No module named ")[2].strip("'\"").partition(".")[0]
     hint = f"{python} -m pip install {shlex.quote(module)}, or name an interpreter that has it: --python PATH"
     return RefusedError(f"{engine} is not installed for {python}: {message.rpartition(_MODULE)[2]}", hint)
@@ -119,7 +124,7 @@ def _reply(engine: str, python: Path, request: Mapping[str, Any], timeout: float
     except OSError as error:
         raise CompressError(f"{engine}: {python} does not start: {error.strerror}") from error
     if done.returncode != 0:
-        raise CompressError(f"{engine}: {last_words(done.returncode, done.stderr)}")
+        raise ended(engine, done.returncode, done.stderr)
     reply: dict[str, Any] = json.loads(done.stdout)
     return reply
 
@@ -144,6 +149,13 @@ def _matrix(rows: Sequence[Sequence[float | None]]) -> Tensor:
     for values, row in zip(matrix, rows):
         values[: len(row)] = torch.tensor([float("nan") if value is None else value for value in row])
     return matrix
+
+
+def ended(engine: str, status: int, said: str) -> CompressError:
+    """The error of an engine whose process ended with that exit status, with its own last words."""
+    words = last_words(status, said)
+    kind = MissingPackageError if _MODULE in words else CompressError
+    return kind(f"{engine}: {words}")
 
 
 def last_words(status: int, said: str) -> str:

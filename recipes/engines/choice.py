@@ -17,6 +17,7 @@ from compress.formats import dialects
 from compress.formats.base import Checkpoint
 from compress.formats.errors import CompressError, RefusedError, UsageError, suggest
 from compress.recipes.engines.ask import (
+    MissingPackageError,
     Service,
     build_of,
     engines_with,
@@ -28,7 +29,6 @@ from compress.recipes.engines.ask import (
 from compress.recipes.engines.machine import Machine, this_machine
 from compress.recipes.engines.verdicts import Verdict, builds_of, subject_of, targets, verdict
 
-_MISSING = "ModuleNotFoundError"
 _Found = TypeVar("_Found")
 
 
@@ -136,10 +136,8 @@ def first_installed(target: str, python: Path | None, ask: Callable[[Path], _Fou
     for place in [python] if python else places(target):
         try:
             return ask(place)
-        except CompressError as error:
-            if _MISSING not in str(error):
-                raise
-            missing = missing or not_installed(target, place, str(error))
+        except MissingPackageError as error:
+            missing = missing or not_installed(target, place, error)
     assert missing
     raise missing
 

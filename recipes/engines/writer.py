@@ -15,7 +15,7 @@ from threading import Timer
 from typing import Any
 
 from compress.formats.errors import CompressError
-from compress.recipes.engines.ask import LAUNCH, last_words
+from compress.recipes.engines.ask import LAUNCH, ended
 
 Arrivals = Sequence[tuple[float, int]]
 """Of one conversation: seconds since it was asked, and how many tokens had come by then."""
@@ -85,17 +85,17 @@ class Writer:
             in_time = late.is_alive()
             late.cancel()
         if not line:
-            raise CompressError(f"{self._engine}: {self._end() if in_time else self._late()}")
+            raise self._ended() if in_time else self._late()
         reply: dict[str, Any] = json.loads(line)
         return reply
 
-    def _late(self) -> str:
-        return f"did not answer within {self._timeout:.0f} s"
+    def _late(self) -> CompressError:
+        return CompressError(f"{self._engine}: did not answer within {self._timeout:.0f} s")
 
-    def _end(self) -> str:
+    def _ended(self) -> CompressError:
         status = self._process.wait()
         self._said.seek(0)
-        return last_words(status, self._said.read())
+        return ended(self._engine, status, self._said.read())
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError, PermissionError):

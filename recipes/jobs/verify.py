@@ -37,7 +37,7 @@ from compress.passes.model.blank import fitted
 from compress.passes.model.config import load_config
 from compress.passes.model.skeleton import Skeleton
 from compress.recipes.artifacts import artifact_at, manifest_at, missed_gates
-from compress.recipes.engines.ask import ask, not_installed, script_of
+from compress.recipes.engines.ask import MissingPackageError, ask, not_installed, script_of
 from compress.recipes.engines.here import unable_here
 from compress.recipes.engines.machine import Machine
 from compress.recipes.trust.signature import fault
@@ -292,9 +292,9 @@ class _Checks:
                 return
             self.reporter.tell(f"asking {engine}")
             answer = ask(engine, python, self.path, recorded.prompts, _TIMEOUT)
+        except MissingPackageError as error:
+            raise not_installed(engine, python, error) from error
         except CompressError as error:
-            if "ModuleNotFoundError" in str(error):
-                raise not_installed(engine, python, str(error)) from error
             yield engine, str(error)
             return
         self.versions = dict(answer.versions)

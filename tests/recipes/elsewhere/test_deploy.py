@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,3 +130,10 @@ def test_a_manifest_that_makes_no_sense_gives_no_name(recipe: object, model: Pat
     folder = Path(shutil.copytree(model, tmp_path / "plain"))
     (folder / "compress.json").write_text(json.dumps({"recipe": recipe}))
     assert deploy(folder, tmp_path / "out", Wishes(gpus=1)).name == "plain"
+
+
+def test_the_line_that_builds_the_image_can_be_copied_whatever_the_folder_is_called(
+    written: tuple[Path, Deployment], model: Path
+) -> None:
+    line = (written[0] / "Dockerfile").read_text().splitlines()[0]
+    assert Path(shlex.split(line.partition("docker build ")[2])[-1]).is_relative_to(model.parent)

@@ -13,7 +13,15 @@ import pytest
 from compress.formats.errors import CompressError, RefusedError, UsageError
 from compress.recipes.engines import ask as engines_asked
 from compress.recipes.engines import launch
-from compress.recipes.engines.ask import ask, engines, not_installed, script_of, serving
+from compress.recipes.engines.ask import (
+    MissingPackageError,
+    ask,
+    ended,
+    engines,
+    not_installed,
+    script_of,
+    serving,
+)
 
 SEQUENCES = [[196, 171, 119, 86, 198], [5, 6, 7, 8, 9, 10, 11]]
 
@@ -70,7 +78,10 @@ def test_scripts_go_by_the_engine_s_name() -> None:
 
 
 def test_what_is_missing_is_named_with_how_to_install_it() -> None:
-    error = not_installed("x", Path("/bin/python"), "x: ModuleNotFoundError: No module named 'pack[extra]'")
+    missing = ended("x", 1, "Traceback (most recent call last):\nModuleNotFoundError: No module named 'pack[extra]'")
+    assert isinstance(missing, MissingPackageError)
+    assert not isinstance(ended("x", 1, "OSError: No module of that name"), MissingPackageError)
+    error = not_installed("x", Path("/bin/python"), missing)
     assert str(error) == "x is not installed for /bin/python: No module named 'pack[extra]'"
     assert error.hint.startswith("/bin/python -m pip install 'pack[extra]',")
 
