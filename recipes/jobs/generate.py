@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError
 from compress.formats.files.source import resolve
+from compress.formats.files.storage import parse_json
 from compress.kernels.numbers.activations import Grid
 from compress.passes.model.blank import fitted
 from compress.passes.model.cache import cache_argument
@@ -22,6 +22,8 @@ from compress.passes.model.tokenizer import load_tokenizer, render_chat
 from compress.recipes.artifacts import artifact_at
 
 Write = Callable[[str], None]
+
+_SETTINGS = "generation_config.json"
 
 
 def generate(
@@ -94,9 +96,10 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, prompt: str, raw: bool) -> l
 def _end_tokens(checkpoint: Checkpoint, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end an answer: the tokenizer's, and those of generation_config.json."""
     ends = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    try:
-        told = json.loads(checkpoint.files().get("generation_config.json", b"{}")).get("eos_token_id")
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{checkpoint.path}: generation_config.json: {error}") from error
+    where = f"{checkpoint.path / _SETTINGS}"
+    settings = parse_json(checkpoint.files().get(_SETTINGS, b"{}"), where)
+    if not isinstance(settings, dict):
+        raise InputError(f"{where} is not a JSON object")
+    told = settings.get("eos_token_id")
     more = told if isinstance(told, list) else [told]
     return list(dict.fromkeys([*ends, *(token for token in more if isinstance(token, int))]))

@@ -108,7 +108,7 @@ def _row(line: str, where: str) -> Row:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{where}: {'.'.join(map(str, first['loc'])) or 'the row'}: {first['msg']}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: not JSON: {error}") from error
     if row.choices and row.answer not in row.choices:
         raise InputError(f"{where}: the answer {row.answer!r} is none of the choices")

@@ -59,6 +59,13 @@ def test_the_end_tokens_of_the_generation_config_end_it(tiny_llama: Path) -> Non
     assert answer(tiny_llama, "The quick brown") == expected
 
 
+@pytest.mark.parametrize("told", ["[" * 100_000, "[]", "{", '{"eos_token_id": 1, "eos_token_id": 2}'])
+def test_a_broken_generation_config_is_named(told: str, tiny_llama: Path) -> None:
+    (tiny_llama / "generation_config.json").write_text(told)
+    with pytest.raises(InputError, match=r"generation_config\.json"):
+        answer(tiny_llama, "quick")
+
+
 def test_broken_models(tiny_llama: Path) -> None:
     tensors = load_file(tiny_llama / "model.safetensors")
     name = "model.layers.1.mlp.up_proj.weight"

@@ -41,6 +41,7 @@ def test_a_question_without_is_answered_in_writing(tmp_path: Path) -> None:
         ([SUM, FACT], "line 2: all rows have choices, or none"),
         ([{**FACT, "answer": "the sea"}], "line 1: the answer 'the sea' is none of the choices"),
         ([SUM, "{"], "line 2: not JSON"),
+        ([SUM, "[" * 100_000], "line 2: not JSON"),
         ([{"question": "why?"}], "line 1: answer: Field required"),
         ([{**SUM, "answer": 2}], "line 1: answer: Input should be a valid string"),
         (["[]"], "line 1: the row: "),
