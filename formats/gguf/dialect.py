@@ -223,9 +223,9 @@ class GGUF(Dialect):
             return Entry(place, sources, BLOCKS[found])
         substitute = Substitute(wanted, found, columns, _UNSCALED if wanted == _SCALED else "")
         if self.strict:
+            taken = f"{found} is taken" if substitute.why else f"llama.cpp takes {found}"
             raise RefusedError(
-                f"tensor {source}: no {wanted}: {substitute.reason}",
-                f"{found} is taken for it: say so, or leave strict out",
+                f"tensor {source}: no {wanted}: {substitute.reason}", f"{taken} for it: say so, or leave strict out"
             )
         return Entry(place, sources, BLOCKS[found], substitute)
 
