@@ -221,6 +221,10 @@ class Dialect(BaseModel):
         """The number formats that dense tensors of `model`, by name, are rounded onto when they are written."""
         return {}
 
+    def weighing(self) -> Mapping[str, Any]:
+        """Options that it takes where errors of `roundings` are weighed by the inputs, beside those that were said."""
+        return {}
+
     def options(self, model: ModelSpec) -> Mapping[str, Any]:
         """The options as an export of `model` takes them: those that depend on it are settled."""
         return self.model_dump()

@@ -88,6 +88,10 @@ class Export(ModelPass):
             more = f" (so does {', '.join(able[1:])})" if able[1:] else ""
             raise RefusedError(str(error), f"{able[0]} holds it exactly{more}; {error.hint}") from error
 
+    def calibrated_by(self) -> Self:
+        dialect = self.container()
+        return self.model_copy(update=dialect.weighing()) if dialect.rounds else self
+
     @property
     def heeds_calibration(self) -> bool:
         return self.container().rounds

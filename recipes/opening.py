@@ -101,14 +101,16 @@ def _working(recipe: Recipe, source: Checkpoint) -> Checkpoint:
 
 def _settled(recipe: Recipe, source: Checkpoint, known: Known, note: Callable[[str], None]) -> Recipe:
     """The recipe with no option left open, each decided for the model as it reaches its pass."""
-    model, reached, steps = source.spec, known, list[Pass]()
+    model, reached, steps, calibrated = source.spec, known, list[Pass](), False
     for number, step in enumerate(recipe.passes):
         with recipe.origin.placing("passes", number):
             reached = reached.of_spec(model, source.path)
             here = step.located(recipe.origin.folder_of("passes", number, step.name))
-            steps.append(here.settled(model, reached.anatomy, note))
+            settled = here.settled(model, reached.anatomy, note)
+            steps.append(settled.calibrated_by() if calibrated else settled)
             if isinstance(step, ModelPass) and step.reshapes:
                 model = step.plan(model, reached.anatomy)
+            calibrated = calibrated or (isinstance(step, ModelPass) and step.calibrates)
     for number in range(len(steps)):
         with recipe.origin.placing("passes", number):
             steps[number] = budgeted(steps, number, source, known)

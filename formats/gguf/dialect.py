@@ -28,7 +28,7 @@ from compress.formats.gguf.config import dims_of, family_of, unseen_window, writ
 from compress.formats.gguf.file import SUFFIX, file_size, gguf_file, write_gguf
 from compress.formats.gguf.header import MAGIC, Value
 from compress.formats.gguf.metadata import kept_in, string, uint
-from compress.formats.gguf.mixes import FILE_TYPES, Mix, Traits, is_mix, label_of, mixed
+from compress.formats.gguf.mixes import FILE_TYPES, HEEDING, Mix, Traits, is_mix, label_of, mixed
 from compress.formats.gguf.names import TIED, Architecture, Place, is_tied
 from compress.formats.gguf.placed import found_in, shape_in
 from compress.formats.gguf.plan import Entry, Filling, Plan
@@ -59,7 +59,8 @@ _UNSCALED = "llama.cpp multiplies it by no scale of the whole tensor, which nvfp
 class GGUF(Dialect):
     """One file for llama.cpp, of one block type (`type: q4_k`) or of several as it chooses them (Q4_K_M, Q4_0, IQ4_NL).
 
-    That is for matrices that are not quantized yet; after a `calibrate` their errors are weighed by the inputs.
+    That is for matrices that are not quantized yet; after a `calibrate` their errors are weighed by the inputs, and
+    mixes choose as llama.cpp does with an importance matrix (`weighed`).
     Where a type does not divide a matrix's rows, llama.cpp's substitute for it is taken, and said; `strict` refuses.
     `max_shard_size` (2GB) writes parts of at most so many bytes of weights, which llama.cpp loads by the first.
 
@@ -76,6 +77,7 @@ class GGUF(Dialect):
         "transformers": 'AutoModelForCausalLM.from_pretrained("{path}", gguf_file="{file}")',
     }
     type: PerTensor[BlockName | Mix] = "f16"
+    weighed: bool = False
     strict: bool = False
     max_shard_size: ByteSize | None = Field(default=None, gt=0)
 
@@ -108,13 +110,19 @@ class GGUF(Dialect):
 
     @property
     def rounds(self) -> bool:
-        kinds = [rule.value for rule in self.type] if isinstance(self.type, tuple) else [self.type]
-        return any(is_mix(kind) or not isinstance(BLOCKS[kind], DenseType) for kind in kinds)
+        return any(is_mix(kind) or not isinstance(BLOCKS[kind], DenseType) for kind in self._kinds)
+
+    @property
+    def _kinds(self) -> list[BlockName | Mix]:
+        return [rule.value for rule in self.type] if isinstance(self.type, tuple) else [self.type]
+
+    def weighing(self) -> Mapping[str, Any]:
+        return {"weighed": True} if any(is_mix(kind) and label_of(kind) in HEEDING for kind in self._kinds) else {}
 
     def roundings(self, model: ModelSpec) -> Mapping[str, NumberFormat]:
         family, dims = family_of(model.config), dims_of(model.config)
         config = {**model.config, TIED: is_tied(family, model)}
-        traits, found = Traits.of(family, dims, config), dict[str, NumberFormat]()
+        traits, found = Traits.of(family, dims, config, self.weighed), dict[str, NumberFormat]()
         for place in family.places(dims, config):
             sources = found_in(place, model)
             if sources and all(model.tensors[source].format is None for source in sources):
@@ -179,7 +187,7 @@ class GGUF(Dialect):
         vocab = vocab_of(model.files, config, dims.vocab)
         places = list(family.places(dims, config))
         _check_inventory(family, places, model)
-        traits = Traits.of(family, dims, config)
+        traits = Traits.of(family, dims, config, self.weighed)
         entries = [entry for place in places for entry in self._entry(place, model, traits).with_scale]
         for name, values in rope.tensors(dims.head).items():
             entries.append(Entry(Place(name, (), tuple(values.shape)), (), BLOCKS["f32"]))

@@ -29,6 +29,8 @@ FILE_TYPES: Mapping[str, int] = {
     "TQ1_0": 36, "TQ2_0": 37, "MXFP4_MOE": 38,
 }  # fmt: skip
 """llama.h, enum llama_ftype."""
+HEEDING = ("Q4_0", "Q5_0", "IQ4_NL", "IQ4_XS")
+"""The mixes whose choice is another one where there is an importance matrix."""
 
 _LAYER = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 _OUTPUT = "output.weight"

@@ -87,6 +87,10 @@ class Pass(BaseModel, ABC):
         """The step with the options that are left open decided for this model; `note` what the user should know."""
         return self
 
+    def calibrated_by(self) -> Self:
+        """The step as it is where an earlier one chose what to calibrate by."""
+        return self
+
     def plan(self, model: ModelSpec, anatomy: Anatomy) -> ModelSpec:
         """What the step makes of the model's headers: shapes, formats, configuration. Raises RefusedError.
 

@@ -148,6 +148,14 @@ def test_a_mix_heeds_whether_errors_are_weighed(
         planned = plan(build(Document("types", {"model": str(model), "passes": steps}, {})))
         found[name] = planned.artifacts[0].bytes
     assert found["plain"] - found["weighed"] == 256 * 512 * (176 / 256 - 18 / 32)
+    # So does an export of what is not quantized, and its plan.
+    exporting = {"export": {"dialect": "gguf", "type": "IQ4_NL"}}
+    for name, steps in {"weighed": [data, exporting], "plain": [exporting]}.items():
+        planned = plan(build(Document("types", {"model": str(model), "passes": steps}, {})))
+        found[name] = planned.artifacts[0].bytes
+    assert found["plain"] - found["weighed"] == 256 * 512 * (176 / 256 - 18 / 32)
+    kinds = {name: kind for name, (kind, _) in library_values(exported(model, tmp_path, data, type="IQ4_NL")).items()}
+    assert kinds["blk.0.ffn_down.weight"] == "iq4_nl"
 
 
 def test_substitutes_are_counted_and_said_by_the_plan_and_the_run(tiny_llama: Path, tmp_path: Path) -> None:

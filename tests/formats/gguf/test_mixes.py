@@ -18,7 +18,18 @@ from compress.formats.base import ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError
 from compress.formats.gguf.blocks.substitutes import fitting
 from compress.formats.gguf.blocks.types import BLOCKS
-from compress.formats.gguf.mixes import FILE_TYPES, Mix, Traits, base_of, is_mix, label_of, mixed, mixed_modules
+from compress.formats.gguf.dialect import GGUF
+from compress.formats.gguf.mixes import (
+    FILE_TYPES,
+    HEEDING,
+    Mix,
+    Traits,
+    base_of,
+    is_mix,
+    label_of,
+    mixed,
+    mixed_modules,
+)
 
 SHAPES = {
     "attn_q": 4096, "attn_k": 4096, "attn_v": 4096, "attn_output": 4096, "ffn_gate": 4096, "ffn_up": 4096,
@@ -162,3 +173,16 @@ def test_modules_by_their_own_names() -> None:
         mixed_modules(model, {"model.layers.9.mlp.up_proj": "q4_k_m"})
     with pytest.raises(RefusedError, match="not known here"):
         mixed_modules(replace(model, config={"model_type": "mamba"}), asked)
+
+
+def test_mixes_that_heed_an_importance_matrix() -> None:
+    """Only their choices differ, and only theirs does an export say where calibration ran."""
+    traits = Traits(32, 4, False)
+    for label in FILE_TYPES:
+        stems = [f"blk.{layer}.{stem}.weight" for layer in range(32) for stem in SHAPES]
+        with_one, without = (
+            [mixed(label, stem, 4096, traits._replace(weighed=weighed)) for stem in stems]  # type: ignore[arg-type]
+            for weighed in (True, False)
+        )
+        assert (with_one != without) == (label in HEEDING)
+    assert GGUF(type="IQ4_NL").weighing() == {"weighed": True} and not GGUF(type="q4_k_m").weighing()
