@@ -5,6 +5,7 @@ Every linear is tried at every candidate with the pass that follows: choice/allo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Self
@@ -22,7 +23,7 @@ from compress.passes.choice.decision import BISECTIONS, decided, fullest
 from compress.passes.choice.known_mixes import known_mixes
 from compress.passes.choice.menu import Menu, menu_of_bits, menu_of_types
 from compress.passes.choice.sensitivity import Trials
-from compress.passes.core.base import LayerPass, Rung, Setting
+from compress.passes.core.base import LayerPass, Pass, Rung, Setting
 from compress.passes.core.journal import Committed
 from compress.passes.core.linear import LinearPass
 from compress.passes.core.outcome import Outcome
@@ -30,11 +31,11 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Cost
 from compress.passes.model.anatomy import Anatomy
-from compress.passes.options.any_format import GGMLType
+from compress.passes.options.any_format import FormatOptions, GGMLType
 from compress.passes.options.integers import Bits
 
 _MOST_BITS = 16
-_PROBES_OF_TYPES = 2 * 22 + 3  # seven sorts of linears in three thirds, twice; a mix, and what is best at its bytes
+_PROBES_OF_TYPES = 2 * 11 + 3  # seven kinds of linears and three thirds, twice; a mix, and what is best at its bytes
 
 
 class Chosen(Committed):
@@ -139,13 +140,16 @@ class Mixed(Allocation):
                 run.journal.append(self._choose(menu, self._solver(stage.following), trials))
         trials.clear()
         (choice,) = run.journal.of(Chosen, stage.key)
-        said = f"{choice.average_bits:.3f} bits per weight, KL {choice.kl_divergence:.4g} on calibration sequences"
-        run.reporter.note(f"mixed: {said}")
+        measured = f"{choice.average_bits:.3f} bits per weight, KL {choice.kl_divergence:.4g} on calibration sequences"
+        run.reporter.note(f"mixed: {_counted(choice.bits)}: {measured}")
         if choice.compared:
             run.reporter.note(f"mixed: {choice.compared}")
         return Outcome(
             bits=choice.bits, manifest={"mixed": choice.model_dump(exclude={"stage"}, exclude_defaults=True)}
         )
+
+    def overrides(self, step: Pass) -> bool:
+        return self.formats is not None and isinstance(step, FormatOptions) and not isinstance(step.format, tuple)
 
     def _menu(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy) -> Menu:
         solver = self._solver(steps)
@@ -190,3 +194,11 @@ class Mixed(Allocation):
             kl_divergence=found.divergence,
             compared=found.compared,
         )
+
+
+def _counted(bits: Mapping[str, Rung]) -> str:
+    """How many modules have what, that of most first: "90 q4_k, 14 q6_k", "12 with 4 bits"."""
+    counts = Counter(bits.values()).most_common()
+    return ", ".join(
+        f"{count} {rung}" if isinstance(rung, str) else f"{count} with {rung} bits" for rung, count in counts
+    )

@@ -13,6 +13,7 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.files.source import resolve
 from compress.formats.views.fit import Decoded, decoded_spec
+from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
 from compress.passes.core.report import Reporter
 from compress.passes.forward.blend import beside
@@ -106,7 +107,8 @@ def _settled(recipe: Recipe, source: Checkpoint, known: Known, note: Callable[[s
         with recipe.origin.placing("passes", number):
             reached = reached.of_spec(model, source.path)
             here = step.located(recipe.origin.folder_of("passes", number, step.name))
-            settled = here.settled(model, reached.anatomy, note)
+            unsaid = bool(steps) and isinstance(steps[-1], Chooser) and steps[-1].overrides(here)
+            settled = here.settled(model, reached.anatomy, _unheard if unsaid else note)
             steps.append(settled.calibrated_by() if calibrated else settled)
             if isinstance(step, ModelPass) and step.reshapes:
                 model = step.plan(model, reached.anatomy)
@@ -115,6 +117,10 @@ def _settled(recipe: Recipe, source: Checkpoint, known: Known, note: Callable[[s
         with recipe.origin.placing("passes", number):
             steps[number] = budgeted(steps, number, source, known)
     return recipe.model_copy(update={"passes": tuple(steps)})
+
+
+def _unheard(said: str) -> None:
+    """What a pass says of a number format that another one chooses in its place."""
 
 
 def _fitted(recipe: Recipe, source: Checkpoint, known: Known, reporter: Reporter) -> tuple[Recipe, FitPlan | None]:

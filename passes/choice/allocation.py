@@ -9,10 +9,11 @@ chosen is judged by the KL divergence of the whole model.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -25,6 +26,9 @@ from compress.passes.forward.cost import Cost, score_effort, walk_cost
 from compress.passes.model.anatomy import Anatomy, kind_of
 from compress.passes.sweep.cost import gather_effort, rewrite_effort
 
+Sort = tuple[str, int]
+"""The kind of a unit, and the third of the layers that it lies in."""
+_ROUNDS, _TINY = 50, 1e-30
 PROBES = 13  # four sorts of linears in three thirds of the layers, and none of them
 
 
@@ -56,38 +60,77 @@ class Allocation(Chooser):
         return replace(walk, effort=walk.effort + gathered + trials + check * self.checks())
 
 
-def priced(units: Sequence[Unit], errors: Tensor, even: int, judge: Judge) -> Tensor:
+def priced(units: Sequence[Unit], errors: Tensor, even: int, judge: Judge, crossed: bool = False) -> Tensor:
     """Errors [units, candidates] in KL: times what those of each sort of unit cost when it alone gets little.
 
     An error in one place costs many times what it does in another, and that no layer can tell by itself. `even` is
-    the candidate that the budget allows for all.
+    the candidate that the budget allows for all; `crossed` as in `sort_costs`.
     """
     most = errors.shape[1] - 1
     fewer = min(even, most - 1)
-    sorts = sorts_of(units)
-    spotless = judge([most] * len(units))
-    for sort in dict.fromkeys(sorts):
-        members = [number for number, found in enumerate(sorts) if found == sort]
-        cost = judge([fewer if found == sort else most for found in sorts]) - spotless
-        caused = float((errors[members, fewer] - errors[members, most]).sum())
-        errors[members] *= abs(cost) / caused if caused > 0 else 1.0  # a gain is noise of that size
-    return errors
+    sorts, spotless = sorts_of(units), judge([most] * len(units))
+
+    def costs(some: Collection[Sort]) -> float:
+        return judge([fewer if found in some else most for found in sorts]) - spotless
+
+    caused = _summed(sorts, (errors[:, fewer] - errors[:, most]).tolist())
+    return _times(errors, sorts, caused, sort_costs(caused, costs, crossed))
 
 
-def repriced(units: Sequence[Unit], prices: Tensor, chosen: Sequence[int], judge: Judge) -> Tensor:
+def repriced(
+    units: Sequence[Unit], prices: Tensor, chosen: Sequence[int], judge: Judge, crossed: bool = False
+) -> Tensor:
     """`prices` as they are about a choice: times what goes if each sort of unit alone gets the most.
 
     What a sort costs beside others that are poor is not what it costs beside others that are good.
     """
-    most, found = prices.shape[1] - 1, prices.clone()
+    most = prices.shape[1] - 1
     sorts, whole = sorts_of(units), judge(chosen)
-    for sort in dict.fromkeys(sorts):
-        members = [number for number, each in enumerate(sorts) if each == sort]
-        expected = sum(float(prices[number, chosen[number]] - prices[number, most]) for number in members)
-        if expected > 0:
-            spared = whole - judge([most if each == sort else at for at, each in zip(chosen, sorts)])
-            found[members] *= abs(spared) / expected
-    return found
+
+    def costs(some: Collection[Sort]) -> float:
+        return whole - judge([most if found in some else at for at, found in zip(chosen, sorts)])
+
+    spared = [float(prices[number, at] - prices[number, most]) for number, at in enumerate(chosen)]
+    expected = _summed(sorts, spared)
+    return _times(prices, sorts, expected, sort_costs(expected, costs, crossed))
+
+
+def sort_costs(
+    caused: Mapping[Sort, float], costs: Callable[[Collection[Sort]], float], crossed: bool
+) -> dict[Sort, float]:
+    """What each sort costs in KL, a gain being noise of that size; `costs` measures several together.
+
+    `caused` is what their errors say. Each is measured by itself; or, `crossed` and where that takes fewer measures, all
+    of one kind together and all of one third of the layers: what lies in both is shared out as errors are, until both
+    sums are right (iterative proportional fitting: Deming and Stephan, 1940).
+    """
+    wanted = [sort for sort, error in caused.items() if error > 0]
+    kinds, thirds = list(dict.fromkeys(kind for kind, _ in wanted)), list(dict.fromkeys(third for _, third in wanted))
+    if not crossed or len(wanted) <= len(kinds) + len(thirds):
+        return {sort: abs(costs([sort])) for sort in wanted}
+    rows, columns = (
+        torch.tensor([abs(costs([sort for sort in wanted if each in sort])) for each in names], dtype=torch.float64)
+        for names in (kinds, thirds)
+    )
+    table = torch.tensor([[max(0.0, caused.get((kind, third), 0.0)) for third in thirds] for kind in kinds]).double()
+    for _ in range(_ROUNDS):
+        table *= (columns / table.sum(0).clamp(min=_TINY)).unsqueeze(0)
+        table *= (rows / table.sum(1).clamp(min=_TINY)).unsqueeze(1)
+    return {sort: float(table[kinds.index(sort[0]), thirds.index(sort[1])]) for sort in wanted}
+
+
+def _summed(sorts: Sequence[Sort], values: Sequence[float]) -> dict[Sort, float]:
+    """The sum of each sort's `values`."""
+    sums = dict.fromkeys(sorts, 0.0)
+    for sort, value in zip(sorts, values):
+        sums[sort] += value
+    return sums
+
+
+def _times(prices: Tensor, sorts: Sequence[Sort], said: Mapping[Sort, float], found: Mapping[Sort, float]) -> Tensor:
+    """`prices` [units, candidates] times what was found of each sort over what is said of it."""
+    factors = [found[sort] / said[sort] if sort in found else 1.0 for sort in sorts]
+    return prices * torch.tensor(factors, dtype=prices.dtype).unsqueeze(1)
 
 
 def evenly(units: Sequence[Unit], most: int) -> list[int]:
@@ -109,7 +152,7 @@ def best(choices: Sequence[list[int]], judge: Judge) -> tuple[list[int], float]:
     return different[judged.index(min(judged))], min(judged)
 
 
-def sorts_of(units: Sequence[Unit]) -> list[tuple[str, int]]:
+def sorts_of(units: Sequence[Unit]) -> list[Sort]:
     """What each unit is, and in which third of the layers it lies."""
     kinds = [kind_of(unit.modules[0]) for unit in units]
     return [(kind, 3 * kinds[:number].count(kind) // kinds.count(kind)) for number, kind in enumerate(kinds)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypeVar
 
 import torch
@@ -63,7 +64,8 @@ class Allocations:
 
     `errors` [units, candidates] fp64. Budgets count in `quantum` bits above `least`, what the cheapest choice
     takes. They are exact where the costs' greatest common divisor allows it (sizes of matrices have large ones);
-    else each cost is rounded up to a 2^−14 part of the range up to `most`, so no budget is ever exceeded.
+    else each cost is rounded up to a 2^−14 part of the range up to `most`, so no budget is ever exceeded. `finest` is
+    the fewest bits that lie between two candidates of one unit.
     """
 
     def __init__(self, units: Sequence[Unit], errors: Tensor, most: int) -> None:
@@ -74,6 +76,7 @@ class Allocations:
         self.quantum = exact if room // exact <= _LEVELS else -(-room // _LEVELS)
         self.levels = room // self.quantum
         self._steps = [[-(-step // self.quantum) for step in steps] for steps in above]
+        self.finest = min((abs(a - b) for steps in above for a, b in combinations(steps, 2) if a != b), default=0)
         self._choices = self._solve(errors)
 
     def at(self, level: int) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 from compress.formats.base import ModelSpec
-from compress.passes.core.base import LayerPass, ModelPass
+from compress.passes.core.base import LayerPass, ModelPass, Pass
 from compress.passes.model.anatomy import Anatomy
 
 Choice = Mapping[str, Any]
@@ -37,6 +37,10 @@ class Chooser(ModelPass):
     def budgeted(self, steps: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, nbytes: Nbytes) -> Self:
         """The step with its limit on an artifact's bytes, if any, as one on what it chooses. Raises RefusedError."""
         return self
+
+    def overrides(self, step: Pass) -> bool:
+        """Whether nothing is left of the number format that `step`, which follows, would have by itself."""
+        return False
 
     def give(self, step: LayerPass, choice: Choice) -> LayerPass:
         """The following pass `step` with what was chosen."""

@@ -35,7 +35,7 @@ def decided(
     mixes are choices, too. Raises RefusedError if nothing is within the limit.
     """
     units, even = menu.units, evens(menu.units, most)
-    prices = priced(units, errors, even[-1][0], judge)
+    prices = priced(units, errors, even[-1][0], judge, crossed=mixes is not None)
     allocations = Allocations(units, prices, most)
     if limit is not None:
         chosen, divergence = _fewest(allocations, judge, limit)
@@ -45,7 +45,7 @@ def decided(
         return Decision(chosen, divergence)
     mix = _largest(menu, mixes, spent(units, chosen) if limit is not None else most)
     if limit is None:
-        allocations = Allocations(units, repriced(units, prices, chosen, judge), most)
+        allocations = Allocations(units, repriced(units, prices, chosen, judge, crossed=True), most)
         others = [list(mixes[mix])] if mix else []
         chosen, divergence = best([chosen, allocations.at(allocations.levels), *others], judge)
     return Decision(chosen, divergence, _beside(menu, mix, mixes[mix], allocations, judge) if mix else "")
@@ -78,19 +78,25 @@ def _beside(menu: Menu, label: str, mix: Sequence[int], allocations: Allocations
 
 
 def _fewest(allocations: Allocations, judge: Judge, limit: float) -> tuple[list[int], float]:
-    """The choice of the smallest budget found to keep KL at `limit` or below: bisection. Raises RefusedError."""
+    """The choice of the smallest budget found to keep KL at `limit` or below. Raises RefusedError.
+
+    By bisection, which asks of different choices only, and ends where no tensor's candidates lie as close as budgets.
+    """
     above, level = -1, allocations.levels
     if (divergence := judge(allocations.at(level))) > limit:
         raise RefusedError(
             f"mixed: all the bits allowed give a KL divergence of {divergence:.4g}, and max_kl is {limit:g}",
             "allow more bits or smaller groups, or raise max_kl",
         )
-    for _ in range(BISECTIONS):
-        if level - above <= 1:
-            break
+    chosen, asked = allocations.at(level), 0
+    while asked < BISECTIONS and level - above > 1 and (level - above) * allocations.quantum >= allocations.finest:
         middle = (above + level) // 2
-        if (found := judge(allocations.at(middle))) <= limit:
-            level, divergence = middle, found
+        if (tried := allocations.at(middle)) == chosen:
+            level = middle
+            continue
+        asked += 1
+        if (found := judge(tried)) <= limit:
+            level, chosen, divergence = middle, tried, found
         else:
             above = middle
-    return allocations.at(level), divergence
+    return chosen, divergence

@@ -63,3 +63,14 @@ def test_the_fewest_bits_within_a_limit() -> None:
     assert found.divergence <= 30.0 and 54 < spent(MENU.units, found.chosen) < 102 and "small" in found.compared
     with pytest.raises(RefusedError, match="all the bits allowed"):
         decided(MENU, ERRORS.clone(), judge, 102, 0.1)
+
+
+def test_no_choice_is_asked_about_twice_and_bisection_ends_at_a_tensor() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def once(chosen: Sequence[int]) -> float:
+        asked.append(tuple(chosen))
+        return judge(chosen)
+
+    decided(MENU, ERRORS.clone(), cached(once), 102, 30.0)
+    assert len(asked) == len(set(asked)) <= 1 + 6 + 1 + 5  # budgets of 2 bits: 24 of them, halved to one
