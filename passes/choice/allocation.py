@@ -100,9 +100,9 @@ def sort_costs(
 ) -> dict[Sort, float]:
     """What each sort costs in KL, a gain being noise of that size; `costs` measures several together.
 
-    `caused` is what their errors say. Each is measured by itself; or, `crossed` and where that takes fewer measures, all
-    of one kind together and all of one third of the layers: what lies in both is shared out as errors are, until both
-    sums are right (iterative proportional fitting: Deming and Stephan, 1940).
+    `caused` is what their errors say. Each is measured by itself; or, `crossed` and where that takes fewer measures,
+    all of one kind together and all of one third of the layers: what lies in both is shared out as errors are, until
+    both sums are right (iterative proportional fitting: Deming and Stephan, 1940).
     """
     wanted = [sort for sort, error in caused.items() if error > 0]
     kinds, thirds = list(dict.fromkeys(kind for kind, _ in wanted)), list(dict.fromkeys(third for _, third in wanted))
