@@ -6,6 +6,7 @@ Followed by another pass in the same stage, as `gptq`, it hands on the scaled an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated
 
 from pydantic import Field
@@ -63,10 +64,11 @@ class AWQ(FormatOptions, LinearPass):
         first = next(iter(weights))
         share = weight_share(weights.values(), formats[first].groups(tuple(weights[first].shape)))
         tried = [tie(scale) for scale in grid(magnitude, share)]
-        errors = [
-            sum(scaled_error(weight, hessian, formats[name], scale) for name, weight in weights.items())
-            for scale in tried
-        ]
+
+        def error(scale: Tensor) -> float:
+            return sum(scaled_error(weight, hessian, formats[name], scale) for name, weight in weights.items())
+
+        errors = stats.share.each([partial(error, scale) for scale in tried])
         return tried[errors.index(min(errors))]
 
     def linear(self, weight: Tensor, stats: LinearStats, number_format: NumberFormat) -> Change:

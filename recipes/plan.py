@@ -10,11 +10,11 @@ from pathlib import Path
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError, UsageError
 from compress.formats.files.native import stored_bytes
+from compress.kernels.share import ALONE, Crew
 from compress.passes.artifact.zeros import zeros_told
 from compress.passes.choice.chooser import Chooser
 from compress.passes.choice.ladder import Ladder
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product, Rung, Setting
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.core.report import Reporter
 from compress.passes.forward.cost import Cost, Extent
 from compress.passes.model.outline import Known
@@ -47,9 +47,9 @@ def plan(
 ) -> Plan:
     """Plan a recipe. Raises RefusedError for what cannot be done, loaded or held, InputError for bad files.
 
-    `crew` are the processes that will train, `max_ram` the memory that those of them share which share any, `max_disk`
-    what the run's folder may take. What takes longest, tracing the model and counting its tokens, is found in the
-    folder `cache` from then on.
+    `crew` are the processes that will work together, `max_ram` the memory that those of them share which share any,
+    `max_disk` what the run's folder may take. What takes longest, tracing the model and counting its tokens, is found
+    in the folder `cache` from then on.
     """
     outlined = outline_recipe(recipe, reporter or Reporter(), cache)
     return plan_opened(outlined, max_ram or memory_here(), crew, max_disk)
@@ -144,7 +144,8 @@ def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace, cr
     recipe, source = opened.recipe, opened.source
     way = _walked(opened, passes, max_ram, here, crew)
     if way.memory > max_ram:
-        several = any(stage.processes > 1 and not stage.sharded for stage in way.planned)
+        large = [stage for stage in way.planned if stage.memory_bytes * stage.processes > max_ram]
+        several = any(stage.processes > 1 and not stage.sharded for stage in large)
         least = least_memory(lambda allowed: _walked(opened, passes, allowed, here, crew).memory)
         refuse_memory(least, max_ram, several)
     artifacts = [_artifact(product, model, recipe.targets) for product, model in way.products]
@@ -162,6 +163,7 @@ def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace, cr
         disk_bytes=max((stage.disk_bytes for stage in way.planned), default=0),
         seconds=sum(stage.seconds for stage in way.planned),
         max_ram=max_ram,
+        processes=crew.count,
         folder_bytes=way.folder,
         verdict="fits",
     )
@@ -223,6 +225,7 @@ class _Way:
                 disk_bytes=cost.disk,
                 kept_bytes=kept,
                 processes=cost.processes,
+                shared=cost.shared,
                 sharded=cost.sharded,
                 notes=list(cost.notes),
             )
@@ -274,7 +277,8 @@ class _Way:
         if needy and self.energies_alone:
             _refuse_beyond_energies(passes)
             return sweep_cost(passes, model, anatomy, (0, 0), self.budget)
-        return sweep_cost(passes, model, anatomy, self._calibration(needy) if needy else (0, 0), self.budget)
+        extent = self._calibration(needy) if needy else (0, 0)
+        return sweep_cost(passes, model, anatomy, extent, self.budget, self._crew)
 
     def _calibration(self, names: Sequence[str]) -> Extent:
         """The sequences that the passes `names` want; raises UsageError if there are none."""

@@ -72,11 +72,13 @@ def run(
     """
     reporter, processes = reporter or Reporter(), processes or Processes()
     place = torch.device(device)
-    budget = _budget(place, max_ram, max_vram)
+    budget = processes.share(device).given(_budget(place, max_ram, max_vram))  # it decides about bytes
     with processes.turn():  # the first downloads what is to be downloaded
         opened = open_recipe(recipe, place, reporter)
     reporter.tell("planning")
     planned = plan_opened(opened.outlined, budget, processes.crew(place.type), max_disk)
+    if division := planned.division():
+        reporter.note(division)
     files = source_hashes(opened.source.path, reporter)
     with counting(), shared_workshop(output, fresh, processes) as journal:
         processes.on_main(lambda: require_space(output, planned.folder_bytes - _lying_in(output / WORK)))
@@ -112,7 +114,7 @@ def _state(
 ) -> Run:  # fmt: skip
     """The run before its first stage."""
     device = opened.skeleton.device
-    half = device.type == "cpu" and half_pays()
+    half = processes.share(str(device)).given(device.type == "cpu" and half_pays())  # measured, so by one for all
     return Run(
         source=opened.source,
         skeleton=opened.skeleton,
@@ -218,7 +220,7 @@ def _take(stage: Stage, state: Run) -> Outcome:
 
 def _do(stage: Stage, state: Run) -> Outcome:
     if steps := layerwise(stage.passes):
-        return state.first(lambda: sweep(state, stage, steps))
+        return sweep(state, stage, steps)
     (step,) = stage.passes
     assert isinstance(step, ModelPass)
     return step.model(state, stage) if step.together else state.first(lambda: step.model(state, stage))

@@ -16,7 +16,8 @@ from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
 from compress.formats.errors import UsageError
 from compress.formats.sizes import parse_bytes
-from compress.passes.core.processes import Crew, started_together
+from compress.kernels.share import Crew
+from compress.passes.core.processes import started_together
 
 
 def run(
@@ -45,7 +46,7 @@ def run(
             "--processes",
             min=1,
             metavar="N",
-            help="Train in so many processes; with --device cuda, each on a GPU of its own.  [default: 1]",
+            help="Work in so many processes; with --device cuda, each on a GPU of its own.  [default: 1]",
         ),
     ] = None,
     profile: Annotated[
@@ -142,7 +143,7 @@ def plan(
     max_disk: MaxDisk = None,
     processes: Annotated[
         int | None,
-        typer.Option("--processes", min=1, metavar="N", help="How many will train; each on a GPU, with --max-vram."),
+        typer.Option("--processes", min=1, metavar="N", help="How many will work; each on a GPU, with --max-vram."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -87,6 +87,7 @@ def plan(planned: Plan) -> list[RenderableType]:
         stages,
         files,
         loads,
+        *([division] if (division := planned.division()) else []),
         *notes,
         *_repair(planned),
         verdict,

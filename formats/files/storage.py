@@ -47,13 +47,8 @@ class DurableFile:
 
     def write_at(self, data: bytes | memoryview, offset: int) -> None:
         """Write `data` (bytes, or a view of items of one byte) at `offset`."""
-        view = memoryview(data)
         with self._named():
-            while view:
-                written = os.pwrite(self._file, view, offset)
-                if written == 0:
-                    raise OSError(errno.EIO, "the disk took no bytes")
-                view, offset = view[written:], offset + written
+            _write_all(self._file, data, offset)
 
     def preallocate(self) -> None:
         """Claim the file's bytes on the disk."""
@@ -103,6 +98,28 @@ def atomic_write(path: Path, nbytes: int | None = None) -> Iterator[DurableFile]
         file.commit()
     finally:
         file.close()
+
+
+def write_into(path: Path, data: bytes | memoryview, offset: int) -> None:
+    """Write at `offset` into the file that `atomic_write` of another process fills and flushes. Raises StorageError."""
+    try:
+        file = os.open(path.with_name(path.name + PARTIAL), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            _write_all(file, data, offset)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise _storage_error(path, None, error) from error
+
+
+def _write_all(file: int, data: bytes | memoryview, offset: int) -> None:
+    """Write `data` (bytes, or a view of items of one byte) at `offset` of an open file. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file, view, offset)
+        if written == 0:
+            raise OSError(errno.EIO, "the disk took no bytes")
+        view, offset = view[written:], offset + written
 
 
 def sync_directory(directory: Path) -> None:

@@ -21,11 +21,11 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.scores import score
-from compress.passes.forward.statistics import Hessian, LinearStats
-from compress.passes.forward.walk import Pause, Stream, Walk
+from compress.passes.forward.statistics import Hessian, LinearStats, Pause
+from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.anatomy import kind_of
 from compress.passes.model.weights import dense
-from compress.passes.sweep.sweep import calibration_walk
+from compress.passes.sweep.calibrated import calibration_walk
 
 Candidate = float | str
 """Bits, the name of a type, or a share of zeros."""

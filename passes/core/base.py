@@ -14,8 +14,8 @@ from torch import Tensor
 from compress.formats.base import Checkpoint, Layout, ModelSpec
 from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat
+from compress.kernels.share import ALONE, Crew
 from compress.passes.core.change import Change
-from compress.passes.core.processes import ALONE, Crew
 from compress.passes.forward.cost import Cost, Extent, walk_cost
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.model.anatomy import Anatomy

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from compress.kernels.share import WHOLE, Share
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
@@ -33,18 +34,20 @@ def carry(
     skeleton: Skeleton,
     weights: Weights,
     keep: bool = False,
+    share: Share = WHOLE,
 ) -> Walk:
     """`sequences` at the last boundary of the model of `skeleton` and `weights`, from where `stage` left the walk.
 
     `name` is that of the walk, for the same one to be found again; `title` what the user is told. With `keep` all
-    boundaries stay on disk.
+    boundaries stay on disk. Processes that `share` it make the same call.
     """
     stream = Stream(weights, stage.hidden_states(name, sequences, skeleton.width))
-    walk = Walk(skeleton, sequences, [stream], run.reporter.tell, flow=run.flow(sequences))
-    done = sum(record.walk == name for record in run.journal.of(Boundary, stage.key))
+    walk = Walk(skeleton, sequences, [stream], run.reporter.tell, flow=run.flow(sequences), share=share)
+    done = share.given(sum(record.walk == name for record in run.journal.of(Boundary, stage.key)))
 
     def commit(boundary: int) -> None:
-        run.journal.append(Boundary(stage=stage.key, walk=name, boundary=boundary))
+        if share.main:
+            run.journal.append(Boundary(stage=stage.key, walk=name, boundary=boundary))
         run.reporter.advance()
 
     run.reporter.start(title, len(skeleton.anatomy.layers), "layer", done=done)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Self
 
 import torch
@@ -21,7 +22,8 @@ class LinearPass(Targets, LayerPass):
     """Quantizes one weight at a time. Authors write `number_format` and `linear`.
 
     Linears that share input and options are stacked by rows and solved as one matrix: rows are
-    independent of each other, and one large solve is faster than several small ones.
+    independent of each other, and one large solve is faster than several small ones. What is solved apart is divided
+    among the processes that share a sweep.
     """
 
     stacks: ClassVar[bool] = True
@@ -66,10 +68,14 @@ class LinearPass(Targets, LayerPass):
                 name: self._in_parts(name, weight, stats.parts[name], stats.kept.get(name))
                 for name, weight in weights.items()
             }
-        done: dict[str, Change] = {}
-        for step, number_format, stack in self._stacks(weights):
+        stacks = list(self._stacks(weights))
+
+        def solved(step: Self, number_format: NumberFormat, stack: Sequence[str]) -> Change:
             kept = _kept([weights[name] for name in stack], [stats.kept.get(name) for name in stack])
-            whole = step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format, kept)
+            return step.rewrite(torch.cat([weights[name] for name in stack]), stats, number_format, kept)
+
+        done: dict[str, Change] = {}
+        for (_, _, stack), whole in zip(stacks, stats.share.each([partial(solved, *each) for each in stacks])):
             done.update(_split(whole, {name: weights[name].shape[0] for name in stack}))
         return done
 

@@ -1,7 +1,7 @@
 """The processes that carry out one run together, and which of them does what.
 
-All of them train. The rest is done by one, the main process, which alone writes; the others wait for it, however
-long it takes, and take over from the journal what it has committed.
+All of them train, and share what is said to be shared (kernels/share.py). The rest is done by one, the main process,
+which alone writes; the others wait for it, however long it takes, and take over from the journal what it has committed.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
+
+from compress.kernels.share import WHOLE, Crew, Share
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -20,17 +21,6 @@ if TYPE_CHECKING:
 _POLL_SECONDS = 0.05
 _TIMEOUT = timedelta(hours=1)
 """So far may processes that train be apart: one of them writes a state meanwhile."""
-
-
-@dataclass(frozen=True)
-class Crew:
-    """How many processes train, and how many of them share the memory that they compute in."""
-
-    count: int = 1
-    sharing: int = 1
-
-
-ALONE = Crew()
 
 
 class Processes:
@@ -64,12 +54,16 @@ class Processes:
         return value
 
     def crew(self, device: str) -> Crew:
-        """Those that train, on devices of the type `device`: each has a GPU of its own."""
+        """Those that work together, on devices of the type `device`: each has a GPU of its own."""
         return Crew(self.count, self.here if device == "cpu" else 1)
 
     def device(self, name: str) -> str:
         """Where this process computes if the run does on `name`: of several GPUs each process has its own."""
         return name
+
+    def share(self, device: str) -> Share:
+        """The part of this process, which computes on `device`, in what all of them do together."""
+        return WHOLE
 
     def speaks(self) -> bool:
         """Whether this process is the first to say how the run ended: one of them does."""
@@ -106,6 +100,9 @@ class Joined(Processes):
 
     def device(self, name: str) -> str:
         return f"cuda:{self._local}" if name == "cuda" else name
+
+    def share(self, device: str) -> Share:
+        return Share(self.index, self.count, device)
 
     def speaks(self) -> bool:
         return claim_voice(self._store)

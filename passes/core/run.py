@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 
 from compress.formats.base import Checkpoint
+from compress.kernels.share import ALONE, WHOLE, Crew, Share
 from compress.passes.core.journal import Journal
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
 from compress.passes.core.working_model import WorkingModel
-from compress.passes.forward.cost import Flow, flow_of, may_read_ahead
+from compress.passes.forward.cost import Cost, Flow, flow_of, may_read_ahead
 from compress.passes.model.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -68,10 +69,19 @@ class Run:
         extent, anatomy = (sequences.count, sequences.length), self.skeleton.anatomy
         return flow_of(self.model.spec, anatomy, extent, streams, self.max_ram, statistics, squares)
 
-    def reads_ahead(self, sequences: Sequences, streams: int) -> bool:
+    def reads_ahead(self, sequences: Sequences, streams: int, share: Share) -> bool:
         """Whether a layer is read while the one before is computed, as `may_read_ahead` says."""
-        extent = sequences.count, sequences.length
-        return may_read_ahead(self.model.spec, self.skeleton.anatomy, extent, streams, self.max_ram)
+        extent, crew = (sequences.count, sequences.length), ALONE if share is WHOLE else self.crew
+        return may_read_ahead(self.model.spec, self.skeleton.anatomy, extent, streams, self.max_ram, crew=crew)
+
+    @property
+    def crew(self) -> Crew:
+        """The processes that work together."""
+        return self.processes.crew(self.device.type)
+
+    def share(self, cost: Cost) -> Share:
+        """The part of this process in what has this `cost`: all of it where no others are to share it."""
+        return self.processes.share(str(self.device)) if cost.shared else WHOLE
 
     def first(self, work: Callable[[], T]) -> T:
         """What `work` gives. The main process does it; the others then do it too, and find done what is committed."""

@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.kernels.half import halved_effort
+from compress.kernels.share import ALONE, Crew
 from compress.passes.model.anatomy import Anatomy
 
 BATCH_TOKENS = 4096
 """Tokens per forward: enough to keep matrix products efficient, few enough to keep activations small."""
 _SMALLER = 4
 """So many times fewer, where memory is short."""
+_LEAST_TOKENS = 1024
+"""So many where all are few: for several processes to have some each."""
+SHARES = 8
+"""Of how many parts of the batches statistics are summed up apart: more processes than that cannot share them."""
 RUNTIME = 515 << 20
 """Python, torch and transformers themselves, a tokenizer and a text."""
 HEAP = 1.8
@@ -55,7 +61,8 @@ class Cost:
 
     `disk`: bytes in the work folder at most, beside what stages leave there, of which the plan sees in the headers
     what is rewritten; `kept` is what it does not see. Each of `processes` that share a memory
-    takes so much of it; `sharded`: parameters are shared out among all. `notes` are what else a plan should say.
+    takes so much of it; `shared`: all of a run do it together; `sharded`: parameters are shared out among them.
+    `notes` are what else a plan should say.
     """
 
     effort: Effort
@@ -64,6 +71,7 @@ class Cost:
     disk: int = 0
     kept: int = 0
     processes: int = 1
+    shared: bool = False
     sharded: bool = False
     notes: tuple[str, ...] = ()
 
@@ -96,6 +104,21 @@ class Flow:
 
     tokens: int = BATCH_TOKENS
     hold: bool = True
+
+    def batches(self, count: int, length: int) -> list[tuple[int, int]]:
+        """(start, stop) of the sequences, of `count`, that run together, and of which statistics are added at once."""
+        step = max(1, min(self.tokens, max(_LEAST_TOKENS, count * length // SHARES)) // max(1, length))
+        return [(start, min(start + step, count)) for start in range(0, count, step)]
+
+    def shares(self, batches: int) -> list[range]:
+        """The batches, by number, of which statistics are summed up apart before those sums are added up in order.
+
+        That depends on nothing else, so whoever takes a share the sums are the same, bit for bit. Where statistics
+        of a whole layer are gathered at once, memory is short, and they are summed up as one.
+        """
+        parts = max(1, min(batches, SHARES)) if self.hold else 1
+        bounds = [batches * part // parts for part in range(parts + 1)]
+        return [range(start, stop) for start, stop in pairwise(bounds)]
 
 
 FASTEST = Flow()
@@ -133,14 +156,21 @@ def _flows(length: int, statistics: bool) -> Iterator[Flow]:
 
 
 def may_read_ahead(
-    model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int, budget: int, squares: bool = True
+    model: ModelSpec,
+    anatomy: Anatomy,
+    sequences: Extent,
+    streams: int,
+    budget: int,
+    squares: bool = True,
+    crew: Crew = ALONE,
 ) -> bool:
     """Whether the next layer of each stream may lie in memory beside all else, where statistics are gathered.
 
-    Depends on the `budget` in bytes, never on the moment.
+    Depends on the `budget` in bytes, and on the `crew` that walks, never on the moment.
     """
     flow = flow_of(model, anatomy, sequences, streams, budget, True, squares)
-    return _memory(model, anatomy, sequences, streams, True, squares, flow) + _ahead(model, anatomy, streams) <= budget
+    memory = _memory(model, anatomy, sequences, streams, True, squares, flow, crew) + _ahead(model, anatomy, streams)
+    return memory * crew.sharing <= budget
 
 
 def _ahead(model: ModelSpec, anatomy: Anatomy, streams: int) -> int:
@@ -163,31 +193,49 @@ def walk_cost(
     statistics: bool = False,
     squares: bool = True,
     rounds: int = 1,
+    crew: Crew = ALONE,
 ) -> Cost:
     """One walk of `sequences` through every layer of `streams` models; of `statistics`, and `squares`, see `flow_of`.
 
     `rounds` is how often statistics are gathered of a layer, each time after what was rewritten by then. What it takes
     to gather them, and what is then done with them, is not counted here. One stream's linears may round their inputs
-    where statistics are gathered.
+    where statistics are gathered. A `crew` shares the walk if there is memory for it to go as it would in one process:
+    how it goes decides about bytes.
     """
     tokens = sequences[0] * sequences[1]
     flow = flow_of(model, anatomy, sequences, streams, budget, statistics, squares)
     forwards = (1 if flow.hold else 1 + rounds) if tokens else 0
-    ahead = tokens and statistics and may_read_ahead(model, anatomy, sequences, streams, budget, squares)
+
+    def memory(crew: Crew) -> int:
+        gathered = bool(tokens) and statistics
+        ahead = gathered and may_read_ahead(model, anatomy, sequences, streams, budget, squares, crew)
+        each = _memory(model, anatomy, sequences, streams, statistics, squares, flow, crew)
+        return each + (_ahead(model, anatomy, streams) if ahead else 0)
+
+    shared = crew.count > 1 and tokens > 0 and memory(crew) * crew.sharing <= budget
     return Cost(
         effort=_forward(model, anatomy, sequences, statistics and streams == 1) * (forwards * streams)
         if tokens
         else Effort(),
-        memory=_memory(model, anatomy, sequences, streams, statistics, squares, flow)
-        + (_ahead(model, anatomy, streams) if ahead else 0),
+        memory=memory(crew if shared else ALONE),
         forwards=forwards,
         disk=2 * streams * boundary_bytes(sequences, _hidden(model, anatomy)),  # one goes when the next is there
+        processes=crew.sharing if shared else 1,
+        shared=shared,
     )
 
 
 def _memory(
-    model: ModelSpec, anatomy: Anatomy, sequences: Extent, streams: int, statistics: bool, squares: bool, flow: Flow
+    model: ModelSpec,
+    anatomy: Anatomy,
+    sequences: Extent,
+    streams: int,
+    statistics: bool,
+    squares: bool,
+    flow: Flow,
+    crew: Crew = ALONE,
 ) -> int:
+    """Of each process of a `crew` that shares a walk; of its batches each has so many."""
     tokens = sequences[0] * sequences[1]
     vocabulary, hidden = model.tensors[anatomy.embedding].shape
     inputs = _inputs(model, anatomy)
@@ -198,8 +246,11 @@ def _memory(
     # One Hessian and its solve at a time; all of a layer's at once where statistics are gathered apart.
     together = max((sum(width**2 for width in layer) for layer in inputs), default=0)
     matrices = widest**2 + (widest**2 if flow.hold else together) if statistics and squares else 0
+    if crew.count > 1 and statistics and squares:  # and one on its way from another process; of each expert abreast
+        matrices = (matrices + widest**2) * (crew.count if any(map(_is_expert, anatomy.linears)) else 1)
     held = held_bytes(model, anatomy, sequences, streams) if flow.hold and statistics else 0
-    held = int(held * (_MAPPED if piece >= _LARGE else _HELD))
+    parts = len(flow.shares(len(flow.batches(*sequences))))
+    held = int(held * (_MAPPED if piece >= _LARGE else _HELD) * -(-parts // crew.count) / parts)
     return RUNTIME + max(int(HEAP * ends), largest * (1 + streams) + _PASSING * piece + 4 * matrices + held)
 
 
@@ -257,9 +308,13 @@ def reached(model: ModelSpec, module: str) -> float:
     """The part of the tokens that come to a linear: a token goes through a few experts only."""
     config = model.config
     experts = next((config[key] for key in _EXPERTS if config.get(key)), 0)
-    if not experts or ".experts." not in module:
+    if not experts or not _is_expert(module):
         return 1.0
     return min(1.0, float(config.get("num_experts_per_tok", experts)) / experts)
+
+
+def _is_expert(module: str) -> bool:
+    return ".experts." in module
 
 
 def linears(model: ModelSpec, anatomy: Anatomy) -> list[list[tuple[int, ...]]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from compress.formats.files.storage import DurableFile, RegularFile, atomic_write
+from compress.formats.files.storage import DurableFile, RegularFile, atomic_write, write_into
 from compress.kernels.laps import lap
 
 
@@ -38,6 +38,15 @@ class HiddenStates:
         self.directory.mkdir(parents=True, exist_ok=True)
         with atomic_write(self._path(boundary), self._nbytes) as file:
             yield file
+
+    def place(self, boundary: int, start: int, hidden: Tensor, file: DurableFile | None) -> None:
+        """Write the sequences from `start` on into `file` (see `write`); None: into that of the process that has it."""
+        data = hidden.detach().float().contiguous().cpu().numpy().data.cast("B")
+        with lap("write", nbytes=len(data)):
+            if file is None:
+                write_into(self._path(boundary), data, start * self._sequence_bytes)
+            else:
+                file.write_at(data, start * self._sequence_bytes)
 
     @staticmethod
     def append(file: DurableFile, hidden: Tensor) -> None:

@@ -5,6 +5,8 @@ Each is a `Statistic` and an answer: the largest |x| that the grid should reach.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,9 @@ class Extremes(Statistic):
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         self.columns = torch.maximum(self.columns, x.abs().amax(0))
 
+    def merge(self, other: Self) -> None:
+        self.columns = torch.maximum(self.columns, other.columns)
+
     def divide(self, scale: Tensor) -> None:
         self.columns.div_(scale)
 
@@ -46,6 +51,10 @@ class Moments(Statistic):
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         self.total += x.sum(0, dtype=torch.float64)
         self.energy += x.square().sum(0, dtype=torch.float64)
+
+    def merge(self, other: Self) -> None:
+        self.total += other.total
+        self.energy += other.energy
 
     def divide(self, scale: Tensor) -> None:
         self.total.div_(scale)
@@ -77,6 +86,9 @@ class Histogram(Statistic):
         bins = (_bits(x.abs()) >> _COARSE).sub_(_LOWEST).clamp_(0, _COARSE_BINS - 1)
         columns = torch.arange(len(self.counts), dtype=torch.int32, device=x.device) * _COARSE_BINS
         self.counts += torch.bincount((bins + columns).flatten(), minlength=self.counts.numel()).view_as(self.counts)
+
+    def merge(self, other: Self) -> None:
+        self.counts += other.counts
 
     def divide(self, scale: Tensor) -> None:
         self._scale.mul_(scale)

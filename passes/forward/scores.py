@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
-from functools import reduce
+from functools import partial, reduce
+from itertools import pairwise
 from operator import add
 
 import numpy as np
@@ -98,7 +99,10 @@ def divergences(log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def score(candidate: Walk, reference: Walk | None, advance: Callable[[], None] = lambda: None) -> Scores:
-    """Compare two walks over the same sequences, both at their last boundary; `advance` is called after each."""
+    """Compare two walks over the same sequences, both at their last boundary; `advance` is called after each.
+
+    Processes that share the candidate's walk score some of the sequences each.
+    """
     (whole,) = score_parts(candidate, reference, 1, advance)
     return whole
 
@@ -109,15 +113,21 @@ def score_parts(
     """The same of all sequences, then, where `count` is above 1, of each of so many equal parts, in their order."""
     project = _projector(candidate)
     project_reference = _projector(reference) if reference else None
-    parts = [_Sums() for _ in range(count)]
     lengths = _lengths(candidate.sequences)
-    for sequence, length in enumerate(lengths):
-        for start, stop in _chunks(length):
+
+    def scored(sequence: int) -> _Sums:
+        found = _Sums()
+        for start, stop in _chunks(lengths[sequence]):
             targets = candidate.sequences.ids[sequence, start + 1 : stop + 1].to(candidate.skeleton.device)
             logits = project(sequence, start, stop)
             other = project_reference(sequence, start, stop) if project_reference else None
-            parts[sequence * count // len(lengths)].add(logits, other, targets)
+            found.add(logits, other, targets)
         advance()
+        return found
+
+    found = candidate.share.each([partial(scored, sequence) for sequence in range(len(lengths))])
+    bounds = [-(-len(found) * part // count) for part in range(count + 1)]
+    parts = [reduce(add, found[start:stop], _Sums()) for start, stop in pairwise(bounds)]
     whole = reduce(add, parts)
     return [whole.scores(), *(part.scores() for part in parts if count > 1)]
 

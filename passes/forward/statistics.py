@@ -7,10 +7,10 @@ new class, nothing else. Padded positions never arrive here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from compress.kernels.effort import Effort
 from compress.kernels.laps import lap
 from compress.kernels.measure.hessian import add_cross, add_hessian, cross_effort, fill_lower, hessian_effort
+from compress.kernels.share import WHOLE
 
 
 class Statistic(ABC):
@@ -53,6 +54,10 @@ class Statistic(ABC):
         """Become, once `tokens` is set, that of inputs of which only Σx², `energy` [in] fp32, is known."""
         raise NotImplementedError(f"{type(self).__name__} takes more than the energy of inputs")
 
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Add what was added to `other`, the same of other tokens, before `finish`."""
+
     def finish(self) -> None:  # noqa: B027 - most have nothing to do
         """All tokens were added."""
 
@@ -81,6 +86,9 @@ class Hessian(Statistic):
     def take_energy(self, energy: Tensor) -> None:
         """Its diagonal, zeros beside it: for passes that need no more (`LayerPass.beyond_energy`)."""
         self.matrix.copy_(energy.diag_embed())
+
+    def merge(self, other: Self) -> None:
+        self.matrix += other.matrix
 
     def finish(self) -> None:
         fill_lower(self.matrix)
@@ -118,6 +126,11 @@ class Drift(Statistic):
             self.gap = torch.zeros(gap.shape[1], x.shape[1], device=x.device)
         self.gap.addmm_(gap.T, x)
 
+    def merge(self, other: Self) -> None:
+        self.matrix += other.matrix
+        if other.gap is not None:
+            self.gap = other.gap if self.gap is None else self.gap.add_(other.gap)
+
     def divide(self, scale: Tensor) -> None:
         self.matrix.div_(scale).div_(scale.unsqueeze(1))
         if self.gap is not None:
@@ -136,6 +149,9 @@ class Energy(Statistic):
 
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         self.total += x.square().sum(0, dtype=torch.float64)
+
+    def merge(self, other: Self) -> None:
+        self.total += other.total
 
     def take_energy(self, energy: Tensor) -> None:
         self.total.copy_(energy)
@@ -165,6 +181,9 @@ class MeanAbs(Statistic):
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         self.total += x.abs().sum(0)
 
+    def merge(self, other: Self) -> None:
+        self.total += other.total
+
     def take_energy(self, energy: Tensor) -> None:
         self.total.copy_((energy * self.tokens).sqrt())
 
@@ -189,9 +208,9 @@ class Guide:
 class LinearStats:
     """The statistics of siblings, by their class.
 
-    `kept` are masks [out, in] bool of siblings that were pruned, by module: only where True may a weight be other
-    than 0. With a `guide` there are `parts` as well: by module, for each part of its rows the statistics of weighted
-    tokens.
+    `share` is the part of this process in what is made of them. `kept` are masks [out, in] bool of siblings that were
+    pruned, by module: only where True may a weight be other than 0. With a `guide` there are `parts` as well: by
+    module, for each part of its rows the statistics of weighted tokens.
     """
 
     def __init__(
@@ -204,6 +223,7 @@ class LinearStats:
         self._statistics = {kind: kind(in_features, device) for kind in kinds}
         self._device = device
         self.kept: Mapping[str, Tensor] = {}
+        self.share = WHOLE
         self.parts: dict[str, tuple[LinearStats, ...]] = {}
         if guide:
             for name, weights in guide.weights.items():
@@ -269,6 +289,15 @@ class LinearStats:
             statistic.tokens = max(1, round(tokens))
             statistic.take_energy(energy.to(self._device))
 
+    def merge(self, other: LinearStats) -> None:
+        """Add what was added to `other`, the same statistics of other tokens, before `finish`."""
+        for kind, statistic in self._statistics.items():
+            statistic.tokens += other[kind].tokens
+            statistic.merge(other[kind])
+        for name, parts in self.parts.items():
+            for mine, theirs in zip(parts, other.parts[name]):
+                mine.merge(theirs)
+
     def finish(self) -> None:
         """All tokens were added."""
         for statistic in self._all():
@@ -284,3 +313,35 @@ class LinearStats:
         for parts in self.parts.values():
             for part in parts:
                 yield from part._all()
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Siblings, at which the forward pauses: where they begin, what statistics they want, what then happens.
+
+    What `rewrite` makes of their statistics `take` puts to use, in each of the processes that share a walk; without it
+    `rewrite` does that as well. `residual` is the module within the layer whose input their output is added to, if that
+    is wanted. `guide` is what tokens count for, where they do not count alike.
+    """
+
+    first: str
+    in_features: int
+    kinds: frozenset[type[Statistic]]
+    rewrite: Callable[[LinearStats], Any]
+    residual: str | None = None
+    guide: Guide | None = None
+    take: Callable[[Any], None] = lambda made: None
+
+    def statistics(self, device: torch.device) -> LinearStats:
+        """Those that it wants, of no token yet."""
+        return LinearStats(self.kinds, self.in_features, device, self.guide)
+
+
+def aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:
+    """The teacher's input [tokens, in] for the tokens of `x`; a token that it routes elsewhere counts as not moved."""
+    if tokens is None or teacher_tokens is None:
+        return teacher_x
+    aligned = x.clone()
+    mine, same = torch.where(tokens[:, None] == teacher_tokens)
+    aligned[mine] = teacher_x[same]
+    return aligned

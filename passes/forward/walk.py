@@ -7,12 +7,11 @@ untouched teacher, or a candidate and its reference. The first stream is the one
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from math import prod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +20,12 @@ from compress.kernels.fallbacks import count
 from compress.kernels.half import half_products, halved
 from compress.kernels.laps import lap
 from compress.kernels.later import Later
+from compress.kernels.share import WHOLE, Share
 from compress.passes.forward.cost import FASTEST, Flow
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.statistics import Guide, LinearStats, Statistic
+from compress.passes.forward.statistics import Guide, LinearStats, Pause, aligned
+from compress.passes.model.experts import abreast
 from compress.passes.model.flight import Flight, Formation, PausePoints, dropped, dropped_on_error
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.watch import Watch
@@ -32,8 +33,6 @@ from compress.passes.model.weights import Weights
 
 if TYPE_CHECKING:
     from compress.passes.model.skeleton import Skeleton
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,31 +44,11 @@ class Stream:
     watch: Callable[[int, Sequences], Watch | None] | None = None
 
 
-@dataclass(frozen=True)
-class Pause:
-    """Siblings, at which the forward pauses: where they begin, what statistics they want, what then happens.
-
-    `residual` is the module within the layer whose input their output is added to, if that is wanted. `guide` is
-    what tokens count for, where they do not count alike.
-    """
-
-    first: str
-    in_features: int
-    kinds: frozenset[type[Statistic]]
-    rewrite: Callable[[LinearStats], None]
-    residual: str | None = None
-    guide: Guide | None = None
-
-    def statistics(self, device: torch.device) -> LinearStats:
-        """Those that it wants, of no token yet."""
-        return LinearStats(self.kinds, self.in_features, device, self.guide)
-
-
 class Walk:
     """The same sequences through the layers of one or more models; `tell` hears what is being done, `flow` says how.
 
-    With `half` statistics round their inputs to bfloat16 (kernels/half.py), and so do the linears of a model that walks
-    alone: what sets two apart is as small as what rounding takes away.
+    With `half` statistics round their inputs to bfloat16 (kernels/half.py), and so do linears of a model alone: what
+    sets two apart is as small as what that takes. Processes that `share` it run some batches, and know all statistics.
     """
 
     def __init__(
@@ -80,20 +59,30 @@ class Walk:
         tell: Callable[[str], None] = lambda label: None,
         half: bool = False,
         flow: Flow = FASTEST,
+        share: Share = WHOLE,
     ) -> None:
-        self.half, self.flow = half, flow
+        self.half, self.flow, self.share = half, flow, share
         self.skeleton, self.sequences, self.streams = skeleton, sequences, streams
         self._tell = tell
-        step = max(1, flow.tokens // sequences.length)
-        self.batches = [(start, min(start + step, sequences.count)) for start in range(0, sequences.count, step)]
-        """(start, stop) of the sequences that run through a layer together, and of which statistics are summed up."""
+        self.batches = flow.batches(sequences.count, sequences.length)
+        """(start, stop) of the sequences that run through a layer together, and whose statistics are added at once."""
         self._parts = 1
         self._ahead: tuple[int, Later[list[nn.Module]]] | None = None
 
     @property
+    def _shares(self) -> list[range]:
+        """See `Flow.shares`."""
+        return self.flow.shares(len(self.batches))
+
+    @property
+    def _mine(self) -> list[int]:
+        """The batches that this process runs, by number."""
+        return [number for part, numbers in enumerate(self._shares) if self.share.mine(part) for number in numbers]
+
+    @property
     def may_shrink(self) -> bool:
-        """Whether batches can be run in smaller parts than they are."""
-        return self._parts < max(stop - start for start, stop in self.batches)
+        """Whether batches can be run in smaller parts than they are: all that share the walk would have to."""
+        return self.share.count == 1 and self._parts < max(stop - start for start, stop in self.batches)
 
     def shrink(self) -> None:
         """From now on run batches in smaller parts, for memory ran out: of statistics sums are taken as before."""
@@ -104,19 +93,21 @@ class Walk:
             torch.cuda.empty_cache()
 
     def start(self) -> None:
-        """Write boundary 0: the embeddings of the sequences."""
-        for stream in self.streams:
+        """Write boundary 0: the embeddings of the sequences. One process does."""
+        for stream in self.streams if self.share.main else ():
             self._tell("loading the embedding")
             embed = self.skeleton.front(stream.weights)
             with stream.hidden.write(0) as file:
-                for batch in self._told("embedding the sequences", self.batches):
+                for number, batch in enumerate(self.batches):
+                    self._tell_batch("embedding the sequences", number)
                     stream.hidden.append(file, embed(self.sequences.batch(*batch)))
             del embed  # before the next one is loaded
+        self.share.wait()
 
     def modules(self, index: int, ahead: bool = False) -> list[nn.Module]:
         """Layer `index` of every stream, filled; with `ahead` the next one is read meanwhile, for the next call."""
         self._tell(f"loading {self.skeleton.anatomy.layers[index].name}")
-        with lap("read", nbytes=4 * self._weights_of(index) * len(self.streams)):
+        with lap("read", nbytes=4 * self.skeleton.weights_in(index) * len(self.streams)):
             (known, later), self._ahead = self._ahead or (None, None), None
             found = later.result() if later is not None and known == index else self._filled(index)
         if ahead and index + 1 < len(self.skeleton.anatomy.layers):
@@ -127,11 +118,6 @@ class Walk:
         with torch.no_grad():
             return [self.skeleton.layer(index, stream.weights) for stream in self.streams]
 
-    def _weights_of(self, index: int) -> int:
-        """How many a layer's linears have."""
-        linears = (name for siblings in self.skeleton.anatomy.layers[index].siblings for name in siblings)
-        return sum(prod(self.skeleton.shapes[f"{name}.weight"]) for name in linears)
-
     def layer(
         self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], hold: bool, in_turn: bool = False
     ) -> None:
@@ -141,18 +127,13 @@ class Walk:
         pauses are gathered in a forward of their own, batch by batch (`in_turn`: of each, after those before it were
         rewritten), and a second one carries the rewritten layer's outputs on.
         """
-        alone = len(self.streams) == 1
-        with halved(self._linears(index, modules)) if self.half and alone else nullcontext():
+        linears = (each for module in modules for each in self.skeleton.linears_in(index, module))
+        with halved(linears) if self.half and len(modules) == 1 else nullcontext():
             self._through(index, modules, pauses, hold, in_turn)
         with lap("forward") as forward:
-            tokens = self.sequences.count * self.sequences.length * len(self.streams)
-            forward.flops += 2 * tokens * self._weights_of(index) * (1 if hold or not pauses else 2)
-
-    def _linears(self, index: int, modules: Sequence[nn.Module]) -> Iterator[nn.Linear]:
-        """Those of a layer, of every stream."""
-        for module in modules:
-            found = (module.get_submodule(name) for name in self.skeleton.anatomy.layers[index].modules.values())
-            yield from (linear for linear in found if isinstance(linear, nn.Linear))
+            mine = sum(stop - start for start, stop in (self.batches[number] for number in self._mine))
+            tokens = mine * self.sequences.length * len(self.streams)
+            forward.flops += 2 * tokens * self.skeleton.weights_in(index) * (1 if hold or not pauses else 2)
 
     def _through(
         self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], hold: bool, in_turn: bool
@@ -164,15 +145,18 @@ class Walk:
                 for taker in {pause.residual for pause in pauses if pause.residual is not None}:
                     points.note(taker, module.get_submodule(taker))
             if hold or not pauses:
-                flights = [self._fly(index, modules, batch) for batch in self.batches]
-                with dropped_on_error(flights):
-                    self._gather(flights, pauses)
+                firsts = [pause.first for pause in pauses]
+                groups, *_ = [abreast(module, firsts, self.share.count) for module in modules]
+                flights = self._fly_all(index, modules)
+                with dropped_on_error(list(flights.values())):
+                    for group in groups:
+                        self._gather(flights, [pauses[at] for at in group])
             else:
                 for number, together in enumerate([[pause] for pause in pauses] if in_turn else [pauses]):
                     self._gather_apart(index, modules, together, passed=number)
         if not (hold or not pauses):
-            flights = [self._fly(index, modules, batch) for batch in self.batches]
-        with dropped(flights):
+            flights = self._fly_all(index, modules)
+        with dropped(list(flights.values())):
             self._land(index + 1, flights)
 
     def carry(
@@ -200,7 +184,7 @@ class Walk:
             del modules, found
             return_freed_memory()
             commit(index + 1)
-            if not keep:
+            if not keep and self.share.main:
                 self.finish(index + 1)
 
     def _fits(self, work: Callable[[], None], redone: bool) -> bool:
@@ -215,18 +199,22 @@ class Walk:
 
     def head(self, pause: Pause, module: nn.Module, project: Callable[[Tensor], Tensor]) -> None:
         """Gather the statistics of the output projection `module` after the last layer, then rewrite it."""
-        stats = pause.statistics(self.skeleton.device)
+
+        def gather(number: int, stats: Sequence[LinearStats]) -> None:
+            boundary, batch = len(self.skeleton.anatomy.layers), self.batches[number]
+            hidden = [self._read(stream, boundary, batch) for stream in self.streams]
+            flying = [Flight(partial(project, x)) for x in hidden]
+            self._add(stats[0], batch, [Formation([(flight, 0)]) for flight in flying], pause)
+            for flight in flying:
+                flight.drop()
+
         with PausePoints([module]):
-            for batch in self._told("running to the head", self.batches):
-                boundary = len(self.skeleton.anatomy.layers)
-                hidden = [self._read(stream, boundary, batch) for stream in self.streams]
-                flying = [Flight(partial(project, x)) for x in hidden]
-                self._add(stats, batch, [Formation([(flight, 0)]) for flight in flying], pause)
-                for flight in flying:
-                    flight.drop()
-        stats.finish()
-        self._tell("rewriting the head")
-        pause.rewrite(stats)
+            found = self._summed([pause], gather, "running to the head")
+        self._rewrite([pause], WHOLE, found)
+
+    def _fly_all(self, index: int, modules: Sequence[nn.Module]) -> dict[int, list[Formation]]:
+        """The batches that this process runs, by number, on their way."""
+        return {number: self._fly(index, modules, self.batches[number]) for number in self._mine}
 
     def _fly(self, index: int, modules: Sequence[nn.Module], batch: tuple[int, int]) -> list[Formation]:
         def forward(stream: Stream, module: nn.Module, part: tuple[int, int]) -> Tensor:
@@ -246,35 +234,66 @@ class Walk:
         step = -(-(stop - start) // self._parts)
         return [(first, min(first + step, stop)) for first in range(start, stop, step)]
 
-    def _gather(self, flights: Sequence[Sequence[Formation]], pauses: Sequence[Pause]) -> None:
-        for pause in pauses:
-            stats = pause.statistics(self.skeleton.device)
-            for batch, flying in self._told(f"running to {pause.first}", list(zip(self.batches, flights))):
-                self._add(stats, batch, flying, pause)
-            stats.finish()
-            self._tell(f"rewriting {pause.first}")
-            pause.rewrite(stats)
+    def _gather(self, flights: Mapping[int, Sequence[Formation]], pauses: Sequence[Pause]) -> None:
+        """Statistics of `pauses`, which are met before any of them is computed: one process rewrites one of them."""
+
+        def gather(number: int, gathered: Sequence[LinearStats]) -> None:
+            for stats, pause in zip(gathered, pauses):
+                self._add(stats, self.batches[number], flights[number], pause)
+
+        found = self._summed(pauses, gather, f"running to {pauses[0].first}")
+        self._rewrite(pauses, self.share if len(pauses) > 1 else WHOLE, found)
+
+    def _rewrite(self, pauses: Sequence[Pause], share: Share, found: Sequence[LinearStats]) -> None:
+        """Rewrite `pauses` by the statistics `found`, each in one process of those that `share` them."""
+        self._tell(f"rewriting {pauses[0].first}")
+        for stats in found:
+            stats.share = self.share if share is WHOLE else WHOLE
+        works = [partial(pause.rewrite, stats) for pause, stats in zip(pauses, found)]
+        for pause, made in zip(pauses, share.each(works)):
+            pause.take(made)
 
     def _gather_apart(self, index: int, modules: Sequence[nn.Module], pauses: Sequence[Pause], passed: int) -> None:
         """Statistics of `pauses`, which so many others come before."""
-        gathered = [pause.statistics(self.skeleton.device) for pause in pauses]
-        for batch in self._told("gathering statistics", self.batches):
-            flying = self._fly(index, modules, batch)
+
+        def gather(number: int, gathered: Sequence[LinearStats]) -> None:
+            flying = self._fly(index, modules, self.batches[number])
             with dropped([flying]):
                 for flight in flying * passed:
                     flight.next()
                 for stats, pause in zip(gathered, pauses):
-                    self._add(stats, batch, flying, pause)
-        for pause, stats in zip(pauses, gathered):
-            stats.finish()
-            self._tell(f"rewriting {pause.first}")
-            pause.rewrite(stats)
+                    self._add(stats, self.batches[number], flying, pause)
 
-    def _told(self, doing: str, batches: Sequence[T]) -> Iterator[T]:
-        """What there is of each batch in turn, each told."""
-        for number, batch in enumerate(batches, start=1):
-            self._tell(f"{doing}, batch {number} of {len(batches)}")
-            yield batch
+        for pause, stats in zip(pauses, self._summed(pauses, gather, "gathering statistics")):
+            self._rewrite([pause], WHOLE, [stats])
+
+    def _summed(
+        self, pauses: Sequence[Pause], gather: Callable[[int, Sequence[LinearStats]], None], doing: str
+    ) -> list[LinearStats]:
+        """The statistics of `pauses`, to which `gather` adds those of a batch, by its number.
+
+        Each share of the batches is summed up from nothing, batch by batch, and these sums are added up in the order
+        of shares: whoever does a share, the same numbers in the same order. Three sums at most are there at once.
+        """
+        whole: list[LinearStats] = []
+        shares = self._shares
+        for first in range(0, len(shares), self.share.count):
+            together = shares[first : first + self.share.count]
+            mine = [pause.statistics(self.skeleton.device) for pause in pauses]
+            for number in together[self.share.index] if self.share.index < len(together) else ():
+                self._tell_batch(doing, number)
+                gather(number, mine)
+            for owner in range(len(together)):
+                part = self.share.given(mine, owner)
+                for stats, more in zip(whole, part):
+                    stats.merge(more)
+                whole = whole or part
+        for stats in whole:
+            stats.finish()
+        return whole
+
+    def _tell_batch(self, doing: str, number: int) -> None:
+        self._tell(f"{doing}, batch {number + 1} of {len(self.batches)}")
 
     def _add(self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Formation], pause: Pause) -> None:
         """Fly on to the next siblings and feed its inputs to `stats`, without padding."""
@@ -286,7 +305,7 @@ class Walk:
             gap = other - mine
         weights = self._weights(pause.guide, batch, tokens) if pause.guide else None
         with half_products(x.shape[1], self.half):
-            stats.add(x, _aligned(x, tokens, *teacher[0]) if teacher else None, gap, weights)
+            stats.add(x, aligned(x, tokens, *teacher[0]) if teacher else None, gap, weights)
 
     def _weights(self, guide: Guide, batch: tuple[int, int], tokens: Tensor | None) -> Mapping[str, Tensor]:
         """What the tokens of a batch count for [tokens, parts], by module: all that are real, or those given."""
@@ -311,11 +330,16 @@ class Walk:
             x, tokens = x[real], None if tokens is None else tokens[real]
         return x, tokens
 
-    def _land(self, boundary: int, flights: Sequence[Sequence[Formation]]) -> None:
-        for number, stream in enumerate(self.streams):
-            with stream.hidden.write(boundary) as file:
-                for flying in self._told("running the layer", flights):
-                    stream.hidden.append(file, flying[number].next())
+    def _land(self, boundary: int, flights: Mapping[int, Sequence[Formation]]) -> None:
+        """All write into one file, which one of them makes and gives its name."""
+        for at, stream in enumerate(self.streams):
+            with stream.hidden.write(boundary) if self.share.main else nullcontext() as file:
+                self.share.wait()
+                for number, flying in flights.items():
+                    self._tell_batch("running the layer", number)
+                    stream.hidden.place(boundary, self.batches[number][0], flying[at].next(), file)
+                self.share.wait()
+        self.share.wait()
 
     def _read(self, stream: Stream, boundary: int, batch: tuple[int, int]) -> Tensor:
         return stream.hidden.read(boundary, *batch).to(self.skeleton.device)
@@ -324,13 +348,3 @@ class Walk:
         """Boundary `boundary` is committed: drop those before it."""
         for stream in self.streams:
             stream.hidden.keep_only(boundary)
-
-
-def _aligned(x: Tensor, tokens: Tensor | None, teacher_x: Tensor, teacher_tokens: Tensor | None) -> Tensor:
-    """The teacher's input [tokens, in] for the tokens of `x`; a token that it routes elsewhere counts as not moved."""
-    if tokens is None or teacher_tokens is None:
-        return teacher_x
-    aligned = x.clone()
-    mine, same = torch.where(tokens[:, None] == teacher_tokens)
-    aligned[mine] = teacher_x[same]
-    return aligned

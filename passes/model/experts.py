@@ -9,7 +9,8 @@ not have it: what is known of them is said here.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,7 +18,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compress.formats.base import Origin
-from compress.passes.model.flight import routed
+from compress.passes.model.flight import PausePoints, routed
+
+Given = tuple[Tensor, Tensor | None]
+"""An expert's input [tokens, hidden], and which tokens of the batch these are; None: nothing is known of them."""
 
 _DOWN = "down_proj"
 _OF_LLAMA4 = "Llama4TextExperts"
@@ -49,14 +53,15 @@ class Expert(nn.Module):
                     else nn.Linear(inputs, outputs, bias),
                 )
 
-    def forward(self, x: Tensor, between: Callable[[Tensor], Tensor]) -> Tensor:
-        """x [tokens, hidden] → [tokens, hidden]."""
-        first, down = self.children()
-        return _product(down, between(_product(first, x)))
-
 
 class LinearExperts(nn.ModuleList):
-    """Takes the place of transformers' experts: the same call, the same result."""
+    """Takes the place of transformers' experts: the same call, the same result.
+
+    So many experts as are `abreast` are paused at one after the other before any of them computes: what is made of
+    their weights meanwhile can be made at once.
+    """
+
+    abreast = 1
 
     def __init__(self, experts: Any, parts: Mapping[str, int]) -> None:
         stacks = {name: _extents(experts, name) for name in products(experts)}
@@ -73,18 +78,48 @@ class LinearExperts(nn.ModuleList):
         Every expert is called, be it without a token: each is a place to pause at. On the meta device, where
         nothing is known of the routing, each takes all tokens.
         """
-        (rules,) = self._rules
-        between = rules._apply_gate if rules.has_gate else rules.act_fn
-        output = torch.zeros_like(hidden)
-        for number, expert in enumerate(self):
+        output, places = torch.zeros_like(hidden), dict[int, Tensor]()
+
+        def given(number: int) -> Given:
             if hidden.is_meta:
-                expert(hidden.clone(), between)
-                continue
-            tokens, place = torch.where(top_k_index == number)
-            with routed(tokens):
-                values = expert(hidden[tokens], between)
-            output.index_add_(0, tokens, (values * top_k_weights[tokens, place, None]).to(output.dtype))
+                return hidden.clone(), None
+            tokens, places[number] = torch.where(top_k_index == number)
+            return hidden[tokens], tokens
+
+        for number, tokens, values in self._each(given):
+            if tokens is not None:
+                shares = top_k_weights[tokens, places.pop(number), None]
+                output.index_add_(0, tokens, (values * shares).to(output.dtype))
         return output
+
+    def _each(self, given: Callable[[int], Given]) -> Iterator[tuple[int, Tensor | None, Tensor]]:
+        """Each expert's number, the tokens that it is `given`, and what it makes of them [tokens, hidden]."""
+        for start in range(0, len(self), self.abreast):
+            numbers = range(start, min(start + self.abreast, len(self)))
+            inputs, tokens = zip(*map(given, numbers))
+            yield from zip(numbers, tokens, self._computed([self[number] for number in numbers], inputs, tokens))
+
+    def _computed(
+        self, experts: Sequence[nn.Module], inputs: Sequence[Tensor], tokens: Sequence[Tensor | None]
+    ) -> Sequence[Tensor]:
+        """What `experts` make of their `inputs` [tokens, hidden] each, which are those of so many `tokens`."""
+        for product in range(2):
+            linears = [list(expert.children())[product] for expert in experts]
+            for linear, x, own in zip(linears, inputs, tokens):
+                with routed(own):
+                    PausePoints.meet(_parts(linear)[0], x)
+            found = []
+            for linear, x, own in zip(linears, inputs, tokens):
+                with routed(own):
+                    found.append(_product(linear, x))
+            inputs = found if product else [self._between(first) for first in found]
+        return inputs
+
+    def _between(self, first: Tensor) -> Tensor:
+        """What goes into the second product, of what came out of the first."""
+        (rules,) = self._rules
+        values: Tensor = rules._apply_gate(first) if rules.has_gate else rules.act_fn(first)
+        return values
 
     def origins(self, name: str, stored: Mapping[str, str]) -> dict[str, Origin]:
         """Where the files keep each expert's tensors if they keep them stacked.
@@ -112,22 +147,23 @@ class WeighedExperts(LinearExperts):
 
     def forward(self, hidden: Tensor) -> Tensor:  # type: ignore[override]  # the call that it takes the place of
         """hidden [experts · tokens, width] → the same shape."""
-        (rules,) = self._rules
+        rows = hidden.unflatten(0, (len(self), -1))
+        output = torch.zeros_like(rows)
 
-        def between(first: Tensor) -> Tensor:
-            gate, up = first.chunk(2, -1)
-            return up * rules.act_fn(gate)  # type: ignore[no-any-return]
-
-        given = hidden.unflatten(0, (len(self), -1))
-        output = torch.zeros_like(given)
-        for number, expert in enumerate(self):
+        def given(number: int) -> Given:
             if hidden.is_meta:
-                expert(given[number].clone(), between)
-                continue
-            tokens = given[number].any(-1).nonzero().squeeze(1)
-            with routed(tokens):
-                output[number, tokens] = expert(given[number, tokens], between)
+                return rows[number].clone(), None
+            tokens = rows[number].any(-1).nonzero().squeeze(1)
+            return rows[number, tokens], tokens
+
+        for number, tokens, values in self._each(given):
+            if tokens is not None:
+                output[number, tokens] = values
         return output.flatten(0, 1)
+
+    def _between(self, first: Tensor) -> Tensor:
+        (rules,), (gate, up) = self._rules, first.chunk(2, -1)
+        return up * rules.act_fn(gate)  # type: ignore[no-any-return]
 
 
 def linear_experts(experts: nn.Module, parts: Mapping[str, int]) -> LinearExperts:
@@ -169,8 +205,32 @@ def _extents(experts: Any, stack: str) -> tuple[int, int]:
     return (columns, rows) if experts.is_transposed else (rows, columns)
 
 
+def _parts(module: nn.Module) -> list[nn.Module]:
+    """The linears of one product of an expert."""
+    return list(module) if isinstance(module, nn.ModuleList) else [module]
+
+
 def _product(module: nn.Module, x: Tensor) -> Tensor:
-    if isinstance(module, nn.ModuleList):
-        return torch.cat([linear(x) for linear in module], -1)
-    product: Tensor = module(x)
-    return product
+    found: list[Tensor] = [linear(x) for linear in _parts(module)]
+    return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+
+def abreast(layer: nn.Module, firsts: Sequence[str], count: int) -> list[list[int]]:
+    """Let `count` experts of `layer` stand abreast; the places `firsts`, where a forward pauses, as it comes to them.
+
+    They are given by number; those in one list are met before any of them computes.
+    """
+    stacks = {name: module for name, module in layer.named_modules() if isinstance(module, LinearExperts)}
+    for module in stacks.values():
+        module.abreast = count
+
+    def place(at: int) -> tuple[str, int, bool, int]:
+        """Whose it is; of experts, when they are met: those abreast together, up before down."""
+        for name in stacks:
+            if firsts[at].startswith(f"{name}."):
+                number, product, *_ = firsts[at].removeprefix(f"{name}.").split(".")
+                return name, int(number) // count, product == _DOWN, int(number)
+        return firsts[at], 0, False, 0
+
+    runs = [sorted(run, key=place) for _, run in groupby(range(len(firsts)), key=lambda at: place(at)[0])]
+    return [list(met) for run in runs for _, met in groupby(run, key=lambda at: place(at)[:3])]

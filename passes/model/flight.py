@@ -52,8 +52,16 @@ class PausePoints:
     @staticmethod
     def _pause(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         current = greenlet.getcurrent()
-        if isinstance(current, Flight):
+        if isinstance(current, Flight) and module not in current.met:
             current.ground.switch(args[0])
+
+    @staticmethod
+    def meet(module: nn.Module, x: Tensor) -> None:
+        """Pause at `module` now if it is marked, and not when it is called with `x`: so several may be met before."""
+        current = greenlet.getcurrent()
+        if isinstance(current, Flight) and PausePoints._pause in module._forward_pre_hooks.values():
+            current.ground.switch(x)
+            current.met.add(module)
 
 
 class Flight(greenlet.greenlet):
@@ -64,6 +72,8 @@ class Flight(greenlet.greenlet):
         self.ground = greenlet.getcurrent()
         self.gr_context = copy_context()  # a greenlet would begin with an empty one
         self.notes: dict[str, Tensor] = {}
+        self.met: set[nn.Module] = set()
+        """Where it has paused before their time (`PausePoints.meet`)."""
         self.tokens: Tensor | None = None
         """Which of the batch's tokens [sequences · length] the paused input holds, int64; None: all, in order."""
 
@@ -135,7 +145,7 @@ def _whole(parts: Sequence[Tensor]) -> Tensor:
 
 
 @contextmanager
-def routed(tokens: Tensor) -> Iterator[None]:
+def routed(tokens: Tensor | None) -> Iterator[None]:
     """Within, the forward deals with these of the batch's tokens only: an expert's."""
     flight = greenlet.getcurrent()
     if isinstance(flight, Flight):

@@ -8,9 +8,10 @@ masks, positions, final norm and head run in the model's own code whatever its a
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -137,6 +138,16 @@ class Skeleton:
         names = self.anatomy.layers[index].modules
         round_inputs({name: module.get_submodule(local) for name, local in names.items()}, weights)
         return module
+
+    def weights_in(self, index: int) -> int:
+        """How many weights the linears of layer `index` have."""
+        linears = (name for siblings in self.anatomy.layers[index].siblings for name in siblings)
+        return sum(prod(self.shapes[f"{name}.weight"]) for name in linears)
+
+    def linears_in(self, index: int, layer: nn.Module) -> Iterator[nn.Linear]:
+        """The linears of layer `index`, which is filled as `layer`."""
+        found = (layer.get_submodule(name) for name in self.anatomy.layers[index].modules.values())
+        yield from (linear for linear in found if isinstance(linear, nn.Linear))
 
     def run(self, layer: nn.Module, hidden: Tensor, call: Call) -> Tensor:
         """hidden [batch, tokens, width] through one filled layer."""

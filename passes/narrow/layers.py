@@ -17,7 +17,7 @@ from compress.passes.core.stage import Stage
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
 from compress.passes.model.config import config_of
 from compress.passes.narrow.influence import influence
-from compress.passes.sweep.sweep import calibration_walk
+from compress.passes.sweep.calibrated import calibration_walk
 
 _SETTINGS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 """What configurations call their number."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,12 @@ from compress.kernels.solve.repair import repair, repair_effort
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import Hessian, LinearStats, Statistic
-from compress.passes.forward.walk import Pause, Walk
+from compress.passes.forward.statistics import Hessian, LinearStats, Pause, Statistic
+from compress.passes.forward.walk import Walk
 from compress.passes.narrow.choice import Choice
 from compress.passes.narrow.inner import ascending
 from compress.passes.narrow.stream import ResidualStream, StreamLayer
-from compress.passes.sweep.sweep import calibration_walk
+from compress.passes.sweep.calibrated import calibration_walk
 
 _SCORES, _GATHERED, _ERROR = "scores", "gathered", 1e-3
 
@@ -66,6 +67,9 @@ class Shares(Statistic):
     def add(self, x: Tensor, teacher_x: Tensor | None) -> None:
         squares = x.double().square()
         self.total += (squares / squares.sum(1, keepdim=True).clamp(min=1e-300)).sum(0)
+
+    def merge(self, other: Self) -> None:
+        self.total += other.total
 
     def divide(self, scale: Tensor) -> None:
         raise RuntimeError("of what is normed no scale is folded")  # only inputs of linears are divided

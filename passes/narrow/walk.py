@@ -18,9 +18,8 @@ from compress.kernels.measure.error import relative_error
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import Hessian, LinearStats, Statistic
-from compress.passes.forward.walk import Pause
-from compress.passes.sweep.sweep import calibration_walk
+from compress.passes.forward.statistics import Hessian, LinearStats, Pause, Statistic
+from compress.passes.sweep.calibrated import calibration_walk
 
 
 class Narrowed(Committed):

@@ -9,6 +9,7 @@ from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.kernels.half import halved_effort
 from compress.kernels.measure.error import error_effort
+from compress.kernels.share import ALONE, Crew
 from compress.passes.core.base import LayerPass
 from compress.passes.forward.cost import Cost, Extent, back_cost, reached, walk_cost
 from compress.passes.forward.statistics import Hessian, Statistic
@@ -21,19 +22,31 @@ _COMMITTED = 0.018
 """Calls for each weight that is rewritten: it is decoded, reported, written, on one thread. Measured."""
 
 
-def sweep_cost(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
-    """What one stage of `passes` takes, calibrated on `sequences`. `budget` in bytes."""
+def sweep_cost(
+    passes: Sequence[LayerPass],
+    model: ModelSpec,
+    anatomy: Anatomy,
+    sequences: Extent,
+    budget: int,
+    crew: Crew = ALONE,
+) -> Cost:
+    """What a stage of `passes` takes, calibrated on `sequences`, and whether a `crew` shares it. `budget` in bytes."""
     needs = _kinds(passes)
     streams = 2 if any(kind.teacher for kind in needs) else 1
     squares, extent = any(kind.square for kind in needs), sequences if needs else (0, 0)
-    walk = walk_cost(model, anatomy, extent, budget, streams=streams, statistics=bool(needs), squares=squares)
+    walk = walk_cost(
+        model, anatomy, extent, budget, streams=streams, statistics=bool(needs), squares=squares, crew=crew
+    )
     effort = walk.effort + gather_effort(passes, model, anatomy, sequences) + rewrite_effort(passes, model, anatomy)
     if not any(step.row_parts() for step in passes):
         return replace(walk, effort=effort)
     back = back_cost(model, anatomy, sequences)
     memory = walk.memory + streams * _part_bytes(passes, model, anatomy)
     disk = max(walk.disk, back.disk) + _weights_of_tokens(passes, model, anatomy, sequences)
-    return replace(walk, effort=effort + back.effort, memory=max(memory, back.memory), disk=disk)
+    found = replace(walk, effort=effort + back.effort, memory=max(memory, back.memory), disk=disk)
+    if found.shared and found.memory * found.processes > budget:
+        return sweep_cost(passes, model, anatomy, sequences, budget)
+    return found
 
 
 def gather_effort(passes: Sequence[LayerPass], model: ModelSpec, anatomy: Anatomy, sequences: Extent) -> Effort:

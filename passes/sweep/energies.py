@@ -13,9 +13,9 @@ from compress.formats.gguf.importance import modules
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import Energy, LinearStats, Statistic
-from compress.passes.forward.walk import Pause, Walk
-from compress.passes.sweep.sweep import calibration_walk
+from compress.passes.forward.statistics import Energy, LinearStats, Pause, Statistic
+from compress.passes.forward.walk import Walk
+from compress.passes.sweep.calibrated import calibration_walk
 
 _KINDS: frozenset[type[Statistic]] = frozenset({Energy})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -39,6 +39,28 @@ class Leavings:
     def credit(self, tensor: str, author: str) -> None:
         """Note that the pass `author` rewrote `tensor`, maybe after others."""
         self.authors[tensor] = f"{self.authors[tensor]} + {author}" if tensor in self.authors else author
+
+    def take(self, part: Leavings) -> None:
+        """What was made of some linears of the unit belongs to it."""
+        self.tensors.update(part.tensors)
+        self.masks.update(part.masks)
+        self.reports.update(part.reports)
+        self.unmeasured.update(part.unmeasured)
+        for tensor, author in part.authors.items():
+            self.credit(tensor, author)
+
+    def sort(self, modules: Iterable[str]) -> None:
+        """Bring tensors into the order of `modules`, in whatever order they were made."""
+        places = {module: place for place, module in enumerate(modules)}
+        self.tensors = dict(sorted(self.tensors.items(), key=lambda item: places.get(item[0].rpartition(".")[0], -1)))
+
+    def unreached(self) -> Iterator[str]:
+        """What no calibration token came to, in words for the user."""
+        if unreached := [name for name, report in self.reports.items() if report.unreached]:
+            yield f"{UNREACHED}, so it is changed without data: {', '.join(unreached)}"
+        if self.unmeasured:
+            lent = ", ".join(f"{module}.{leaf}" for module, leaf in self.unmeasured)
+            yield f"{UNREACHED}, so the largest of the layer's other experts stands for it: {lent}"
 
     def lend(self) -> None:
         """Tensors that were not measured become the largest of those of the same sort (all experts' `up_proj`) here.
@@ -104,16 +126,16 @@ class Rewriting:
             target = values if change.target is None else change.target
             self._current[name] = target.where(self._kept[name], 0.0) if name in self._kept else target
 
-    def finish(self, place: Mapping[str, Tensor] | None) -> None:
-        """Put into `place` what the forward goes on with, and leave the op that took the scale, if any."""
+    def finish(self) -> dict[str, Tensor]:
+        """What the forward goes on with [out, in] fp32; the op that took the scale, if any, is left."""
         if self._scale is not None and self._fold is not None:
             folded = self._fold.folded(self._scale)
             self._left.tensors.update(folded)
             for tensor in folded:
                 self._left.credit(tensor, " + ".join(self._scaled_by))
-        for name, weight in place.items() if place else ():
-            values = self._values[name]
-            weight.copy_(values if self._scale is None else values / self._scale)
+        if self._scale is None:
+            return self._values
+        return {name: values / self._scale for name, values in self._values.items()}
 
     def _refuse_filled(self, step: LayerPass, name: str, values: Tensor) -> None:
         if name in self._kept and bool(values.masked_fill(self._kept[name], 0.0).any()):

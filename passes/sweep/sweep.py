@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from compress.formats.base import Checkpoint
 from compress.formats.errors import UsageError
 from compress.formats.files.native import save_tensors
 from compress.formats.files.storage import sha256_file
 from compress.kernels.laps import lap
 from compress.kernels.later import Later
+from compress.kernels.share import WHOLE, Share
 from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
@@ -25,14 +25,16 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.core.working_model import KEPT
 from compress.passes.forward.heap import return_freed_memory
-from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
-from compress.passes.forward.walk import Pause, Stream, Walk
+from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Pause, Statistic
+from compress.passes.forward.walk import Walk
 from compress.passes.model.anatomy import LayerAnatomy
 from compress.passes.model.weights import dense
+from compress.passes.sweep.calibrated import calibration_walk
+from compress.passes.sweep.cost import sweep_cost
 from compress.passes.sweep.fold import Fold, Folds, Read
 from compress.passes.sweep.guidance import Guidance
 from compress.passes.sweep.rewriting import Leavings, Rewriting
-from compress.passes.sweep.tensor_report import UNREACHED, TensorReport
+from compress.passes.sweep.tensor_report import TensorReport
 
 
 class Unit(Committed):
@@ -61,17 +63,20 @@ class _Pending:
 
 
 class Sweep:
-    """A stage: neighbouring layer-wise passes over all their targets, unit by unit, resumable at any unit."""
+    """A stage: neighbouring layer-wise passes over all their targets, unit by unit, resumable at any unit.
 
-    def __init__(self, run: Run, stage: Stage, passes: Sequence[LayerPass]) -> None:
-        self.run, self.stage, self.passes = run, stage, passes
+    Processes that `share` it have the same statistics: all rewrite alike, or divide that, and one of them commits.
+    """
+
+    def __init__(self, run: Run, stage: Stage, passes: Sequence[LayerPass], share: Share = WHOLE) -> None:
+        self.run, self.stage, self.passes, self.share = run, stage, passes, share
         self.anatomy = run.skeleton.anatomy
         self.targets = {step: step.targets(self.anatomy) for step in passes}
         self.folds = Folds(run.skeleton) if any(step.scales() for step in passes) else None
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
         guided = {name: step for step in passes if step.row_parts() for name in self.targets[step]}
         self.guidance = Guidance(run, stage, guided) if guided else None
-        self.ahead = self.walk is not None and run.reads_ahead(self.walk.sequences, len(self.walk.streams))
+        self.ahead = self.walk is not None and run.reads_ahead(self.walk.sequences, len(self.walk.streams), share)
         self._pending: _Pending | None = None
 
     def execute(self) -> Outcome:
@@ -81,11 +86,11 @@ class Sweep:
         """
         units = list(self._units())
         planned = reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
-        committed = self.run.journal.of(Unit, self.stage.key)
+        committed = self._committed()
         for record in committed:
             self.run.model.overlay(self.stage.file(record.file))
         if self.guidance:
-            self.guidance.gather()
+            self.run.first(self.guidance.gather)
         self.run.reporter.start(self.stage.title, len(units), "layer", done=len(committed))
         with self._settled():
             for name, process in units[len(committed) :]:
@@ -93,24 +98,24 @@ class Sweep:
                 left = process()
                 left.lend()
                 self._settle()
-                written = Later(partial(self._commit, name, left, time.perf_counter() - started))
-                self._pending = _Pending(name, left.error, written)
-                self._tell_unreached(left)
+                if self.share.main:
+                    written = Later(partial(self._commit, name, left, time.perf_counter() - started))
+                    self._pending = _Pending(name, left.error, written)
+                for told in left.unreached():
+                    self.run.reporter.note(told)
         self.run.reporter.finish()
+        done = self._committed()
+        for record in () if self.share.main else done[len(committed) :]:
+            self.run.model.overlay(self.stage.file(record.file))
         self.run.model.become(planned)
-        done = self.run.journal.of(Unit, self.stage.key)
         return Outcome(
             authors={tensor: author for unit in done for tensor, author in unit.authors.items()},
             reports={module: report.flat() for unit in done for module, report in unit.tensors.items()},
         )
 
-    def _tell_unreached(self, left: Leavings) -> None:
-        unreached = [name for name, report in left.reports.items() if report.unreached]
-        if unreached:
-            self.run.reporter.note(f"{UNREACHED}, so it is changed without data: {', '.join(unreached)}")
-        if left.unmeasured:
-            lent = ", ".join(f"{module}.{leaf}" for module, leaf in left.unmeasured)
-            self.run.reporter.note(f"{UNREACHED}, so the largest of the layer's other experts stands for it: {lent}")
+    def _committed(self) -> list[Unit]:
+        """The units that are committed by now, as the process knows that does it."""
+        return self.share.given(self.run.journal.of(Unit, self.stage.key))
 
     def _make_walk(self) -> Walk | None:
         """None where the run goes by energies: there is nothing to run."""
@@ -119,7 +124,8 @@ class Sweep:
         if self.run.left.calibration is None:
             names = ", ".join(step.name for step in self.passes if step.needs())
             raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
-        return calibration_walk(self.run, self.stage, [kind for step in self.passes for kind in step.needs()])
+        kinds = [kind for step in self.passes for kind in step.needs()]
+        return calibration_walk(self.run, self.stage, kinds, self.share)
 
     def _units(self) -> Iterator[tuple[str, partial[Leavings]]]:
         targeted = frozenset[str]().union(*self.targets.values())
@@ -139,7 +145,7 @@ class Sweep:
             folds = self._folds_alone(index, left)
             for siblings in layer.siblings:
                 weights = {name: self._weight(name) for name in siblings if self._wanted(name)}
-                self._rewrite(weights, self._known(weights), left, None, folds.get(siblings[0]))
+                left.take(self._rewrite(weights, self._known(weights), folds.get(siblings[0]))[0])
             return left
         if index == 0:
             self._settle()  # an embedding that was rewritten is where the walk starts from
@@ -167,6 +173,7 @@ class Sweep:
         if not pauses:
             self._settle()
         walk.layer(index, modules, pauses, hold=walk.flow.hold)
+        left.sort(name for siblings in layer.siblings for name in siblings)
         return left
 
     def _pause_at(
@@ -183,11 +190,18 @@ class Sweep:
             return None
         weights = {name: linear.get_parameter("weight") for name, linear in wanted.items()}
         kinds, guide = self._guided(index, wanted)
+
+        def take(made: tuple[Leavings, Mapping[str, Tensor]]) -> None:
+            left.take(made[0])
+            for name, weight in weights.items():
+                weight.copy_(made[1][name])
+
         return Pause(
             first=layer.modules[siblings[0]],
             in_features=next(iter(weights.values())).shape[1],
             kinds=kinds,
-            rewrite=lambda stats: self._rewrite(weights, stats, left, weights, folds.get(siblings[0])),
+            rewrite=lambda stats: self._rewrite(weights, stats, folds.get(siblings[0])),
+            take=take,
             residual=self._residual(layer, siblings),
             guide=guide,
         )
@@ -206,11 +220,12 @@ class Sweep:
     def _end_unit(self, name: str, with_statistics: bool = False) -> Leavings:
         left, weights = Leavings(), {name: self._weight(name)}
         if self.walk is None or not with_statistics:
-            self._rewrite(weights, self._known(weights if with_statistics else {}), left, None)
+            left.take(self._rewrite(weights, self._known(weights if with_statistics else {}))[0])
             return left
         project, head = self.run.skeleton.back(self.walk.streams[0].weights)
-        rewrite = partial(self._rewrite, weights, left=left, place=None)
-        self.walk.head(Pause("", weights[name].shape[1], self._kinds([name]), rewrite), head, project)
+        rewrite = partial(self._rewrite, weights)
+        pause = Pause("", weights[name].shape[1], self._kinds([name]), rewrite, take=lambda made: left.take(made[0]))
+        self.walk.head(pause, head, project)
         return left
 
     def _known(self, weights: Mapping[str, Tensor]) -> LinearStats:
@@ -258,22 +273,17 @@ class Sweep:
         return dense(self.run.model)(f"{name}.weight").to(self.run.device)
 
     def _rewrite(
-        self,
-        weights: Mapping[str, Tensor],
-        stats: LinearStats,
-        left: Leavings,
-        place: Mapping[str, Tensor] | None,
-        fold: Fold | None = None,
-    ) -> None:
-        """Let each pass rewrite its targets among `weights`, in place where the forward goes on with them."""
+        self, weights: Mapping[str, Tensor], stats: LinearStats, fold: Fold | None = None
+    ) -> tuple[Leavings, Mapping[str, Tensor]]:
+        """What passes make of their targets among `weights`, and the values that the forward goes on with."""
         self._settle()
         masks = {name: self.run.model.kept(name) for name in weights}
         kept = {name: mask.to(self.run.device) for name, mask in masks.items() if mask is not None}
-        rewriting = Rewriting(weights, stats, left, fold, kept)
+        rewriting = Rewriting(weights, stats, left := Leavings(), fold, kept)
         with lap("solve"):
             for step, targets in self.targets.items():
                 rewriting.take(step, targets)
-            rewriting.finish(place)
+            return left, rewriting.finish()
 
     @contextmanager
     def _settled(self) -> Iterator[None]:
@@ -321,27 +331,16 @@ def _needs(steps: Iterable[LayerPass]) -> frozenset[type[Statistic]]:
     return frozenset[type[Statistic]]().union(*(step.needs() for step in steps))
 
 
-def calibration_walk(run: Run, stage: Stage, kinds: Iterable[type[Statistic]]) -> Walk:
-    """The calibration sequences through the model; through the untouched one beside it, if a statistic wants that.
-
-    Without `kinds` there is room for any statistic.
-    """
-    kinds = tuple(kinds)
-    sequences = run.left.calibration
-    assert sequences is not None  # the plan refuses a run without
-    teacher = any(kind.teacher for kind in kinds)
-    models: list[Checkpoint] = [run.model, run.untouched] if teacher else [run.model]
-    streams = [
-        Stream(dense(model), stage.hidden_states(str(number), sequences, run.skeleton.width))
-        for number, model in enumerate(models)
-    ]
-    squares = not kinds or any(kind.square for kind in kinds)
-    flow = run.flow(sequences, len(streams), statistics=True, squares=squares)
-    return Walk(run.skeleton, sequences, streams, run.reporter.tell, half=run.half, flow=flow)
-
-
 def sweep(run: Run, stage: Stage, passes: Sequence[LayerPass]) -> Outcome:
-    """Execute one stage of layer-wise passes, with the bits (or types) and shares of zeros that one before chose."""
+    """Execute one stage of layer-wise passes, with the bits (or types) and shares of zeros that one before chose.
+
+    All processes of the run do it together where they share it, else the main one first.
+    """
     bits, shares = run.left.bits or {}, run.left.shares or {}
+    steps = [step.with_bits(bits).with_shares(shares) for step in passes]
+    extent = (texts.count, texts.length) if (texts := run.left.calibration) else (0, 0)
+    cost = sweep_cost(steps, run.model.spec, run.skeleton.anatomy, extent, run.max_ram, run.crew)
     with torch.no_grad():
-        return Sweep(run, stage, [step.with_bits(bits).with_shares(shares) for step in passes]).execute()
+        if cost.shared:
+            return Sweep(run, stage, steps, run.share(cost)).execute()
+        return run.first(lambda: Sweep(run, stage, steps).execute())

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
-from compress.passes.core.processes import ALONE, Crew
+from compress.kernels.share import ALONE, Crew
 from compress.passes.forward.cost import RUNTIME, Cost, Extent, elements, linears, walk_cost
 from compress.passes.loss.chunked import CHUNK
 from compress.passes.model.anatomy import Anatomy
@@ -81,7 +81,8 @@ def training_cost(
         ask = replace(ask, effort=replace(ask.effort, flops=0.0, half=ask.effort.flops))
     memory, sharded = _memory(model, anatomy, options, length, budget, teacher, crew)
     moved = sum(n for n, w in weights if w.step)
-    cost = Cost(effort, memory, 0, _SAVED * moved, _LEFT * moved, crew.sharing, sharded)
+    disk, kept = _SAVED * moved, _LEFT * moved
+    cost = Cost(effort, memory, 0, disk, kept, crew.sharing, shared=crew.count > 1, sharded=sharded)
     return cost.after(replace(ask, forwards=0, disk=0))
 
 

@@ -11,7 +11,8 @@ class StagePlan(BaseModel):
     """One stage: its passes, how often it forwards the calibration sequences through each layer, what it takes.
 
     `disk_bytes` lie in the work folder meanwhile, at most, beside `kept_bytes`, which stages leave there. `processes`
-    take `memory_bytes` each of the same memory; `sharded`: they hold the model together. `notes` say what else changes.
+    take `memory_bytes` each of the same memory; `shared`: all of the run do it together, else one does; `sharded`: they
+    hold the model together. `notes` say what else changes.
     """
 
     passes: list[str]
@@ -22,6 +23,7 @@ class StagePlan(BaseModel):
     disk_bytes: int
     kept_bytes: int = 0
     processes: int = 1
+    shared: bool = False
     sharded: bool = False
     notes: list[str] = []
 
@@ -82,7 +84,8 @@ class Plan(BaseModel):
     """What a recipe will do. `memory_bytes` and `seconds` are estimates, the bytes of artifacts are exact.
 
     `disk_bytes` is the most that a stage needs on disk for itself, `folder_bytes` the most that lies in the run's
-    folder: what stages have left, artifacts, and that; `repair` comes on top if gates are missed.
+    folder: what stages have left, artifacts, and that; `repair` comes on top if gates are missed. `processes` are those
+    that carry it out.
     """
 
     model: str
@@ -95,7 +98,17 @@ class Plan(BaseModel):
     disk_bytes: int
     seconds: float
     max_ram: int
+    processes: int = 1
     folder_bytes: int = 0
     verdict: str
     repair: RepairPlan | None = None
     fit: FitPlan | None = None
+
+    def division(self) -> str:
+        """Which stages all processes do together, in words; empty for one process."""
+        if self.processes == 1:
+            return ""
+        names = [(" + ".join(stage.passes), stage.shared) for stage in self.stages]
+        shared, others = (", ".join(name for name, way in names if way is wanted) for wanted in (True, False))
+        together = f"{self.processes} processes share {shared}" if shared else "no step is shared"
+        return f"{together}; one of them does {others}" if others else together

@@ -14,8 +14,8 @@ from compress.formats.errors import RefusedError
 from compress.kernels.qtensor import quantize
 from compress.passes.core.linear import LinearPass
 from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.statistics import Hessian, LinearStats
-from compress.passes.forward.walk import Pause, Stream, Walk
+from compress.passes.forward.statistics import Hessian, LinearStats, Pause
+from compress.passes.forward.walk import Stream, Walk
 from compress.passes.gptq import GPTQ
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton

@@ -18,6 +18,7 @@ from compress.cli.commands.together import one_voice
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.core.journal import Followed
 from compress.passes.core.processes import Processes
+from compress.passes.sweep.sweep import Unit
 from compress.passes.train.state import Checkpointed
 from compress.recipes.recipe import load
 from compress.recipes.run import run
@@ -128,9 +129,11 @@ def left_of(processes: Sequence[int]) -> list[int]:
     return [process for process in processes if Path(f"/proc/{process}").exists()]
 
 
-def working(process: subprocess.Popen[str], output: Path, steps: int) -> list[int]:
-    """The processes that `process` has started, when they have committed so many steps."""
-    while steps_of(output) < steps:
+def working(
+    process: subprocess.Popen[str], output: Path, steps: int, done: Callable[[Path], int] | None = None
+) -> list[int]:
+    """The processes that `process` has started, when they have committed so many steps, or what is `done`."""
+    while (done or steps_of)(output) < steps:
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
@@ -139,6 +142,29 @@ def working(process: subprocess.Popen[str], output: Path, steps: int) -> list[in
 def steps_of(output: Path) -> int:
     committed = Followed(output / ".compress" / "journal.jsonl").of(Checkpointed)
     return committed[-1].step if committed else 0
+
+
+def units_of(output: Path) -> int:
+    return len(Followed(output / ".compress" / "journal.jsonl").of(Unit))
+
+
+def test_a_sweep_that_two_began_one_ends_to_the_same_bytes(make_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Its 2,048 tokens are two batches, one for each of them."""
+    model, recipe = make_model(tmp_path / "model", "llama", layers=24), tmp_path / "recipe.yaml"
+    steps = "[calibrate: {data: builtin, samples: 64, seq_len: 32}, gptq: {group_size: 32}, export: {dialect: gptq}]"
+    recipe.write_text(f"model: {model}\npasses: {steps}\n")
+    process = start(recipe, "-o", tmp_path / "two", "--processes", 2)
+    workers = working(process, tmp_path / "two", 2, units_of)
+    os.kill(workers[1], signal.SIGKILL)
+    code, _, err = ended(process)
+    assert code == 1 and err.count("error: ") == err.count("error: process 2 of 2 was ended by SIGKILL") == 1
+    assert "2 processes share gptq; one of them does calibrate, export" in err
+    assert left_of(workers) == [] and units_of(tmp_path / "two") < 24
+    for name in ("one", "two"):
+        run(load(str(recipe)), tmp_path / name)
+    assert (tmp_path / "one/gptq/model.safetensors").read_bytes() == (
+        tmp_path / "two/gptq/model.safetensors"
+    ).read_bytes()
 
 
 def test_torchrun_starts_them_as_well_and_experts_without_a_token_hold_up_nobody(

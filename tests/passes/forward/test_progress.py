@@ -55,13 +55,13 @@ def test_the_first_layer_tells_what_it_is_at_before_it_is_done(diary: Diary) -> 
     told = diary.work("gptq")
     first = told[: next(at for at, line in enumerate(told) if line.startswith("step"))]
     assert first[0] == "start gptq: 3 layers"
-    assert "tell embedding the sequences, batch 2 of 2" in first
+    assert "tell embedding the sequences, batch 7 of 7" in first
     for linear in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"):
-        batches = [f"tell running to {linear}, batch {number} of 2" for number in (1, 2)]
+        batches = [f"tell running to {linear}, batch {number} of 7" for number in range(1, 8)]
         at = first.index(batches[0])
-        assert first[at : at + 3] == [*batches, f"tell rewriting {linear}"]
+        assert first[at : at + 8] == [*batches, f"tell rewriting {linear}"]
     # It is done once it is on the disk, and the next one begins meanwhile.
-    assert first.index("tell running the layer, batch 2 of 2") < first.index("tell loading model.layers.1")
+    assert first.index("tell running the layer, batch 7 of 7") < first.index("tell loading model.layers.1")
     assert not any(
         line.startswith("tell running the layer") for line in first[first.index("tell loading model.layers.1") :]
     )

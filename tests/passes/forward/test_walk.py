@@ -16,8 +16,8 @@ from compress.kernels import half
 from compress.passes.forward import walk as walk_module
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import score
-from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Statistic
-from compress.passes.forward.walk import Pause, Stream, Walk
+from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Pause, Statistic
+from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense

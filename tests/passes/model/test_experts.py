@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from compress.formats import open_checkpoint
@@ -15,6 +16,7 @@ from compress.passes.model.blank import fitted
 from compress.passes.model.experts import (
     LinearExperts,
     WeighedExperts,
+    abreast,
     beside_experts,
     count_parts,
     is_experts,
@@ -36,7 +38,23 @@ def test_each_token_goes_through_its_experts(family: str, make_model: Callable[.
     weights = torch.rand(7, 2, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         found, expected = ours.get_submodule(name)(hidden, index, weights), stack(hidden, index, weights)
+        abreast(ours, (), 3)  # their number is no multiple of it
+        assert torch.equal(ours.get_submodule(name)(hidden, index, weights), found)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_experts_that_stand_abreast_are_met_before_any_computes(
+    make_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two of them at a time, and the last one alone."""
+    _, blank = fitted(open_checkpoint(make_model(tmp_path / "moe", "mixtral")))
+    (experts, *_) = (module for module in blank.modules() if isinstance(module, LinearExperts))
+    some = nn.ModuleDict({"q": nn.Linear(2, 2), "experts": experts})
+    ups, downs = ([f"experts.{number}.{product}" for number in range(3)] for product in ("gate_up_proj.0", "down_proj"))
+    firsts = ["q", *(place for pair in zip(ups, downs) for place in pair)]
+    assert abreast(some, firsts, 1) == [[at] for at in range(7)]
+    assert abreast(some, firsts, 2) == [[0], [1, 3], [2, 4], [5], [6]]
+    assert experts.abreast == 2
 
 
 def test_routers_stand_beside_experts_and_other_linears_do_not(make_model: Callable[..., Path], tmp_path: Path) -> None:

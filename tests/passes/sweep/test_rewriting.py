@@ -56,12 +56,10 @@ class Filling(Halving):
 
 def taken(left: Leavings, names: list[str], *steps: tuple[LayerPass, set[str]]) -> dict[str, Tensor]:
     """What the forward goes on with."""
-    place = {name: WEIGHT.clone() for name in names}
     rewriting = Rewriting(dict.fromkeys(names, WEIGHT), NO_STATS, left)
     for step, targets in steps:
         rewriting.take(step, frozenset(targets))
-    rewriting.finish(place)
-    return place
+    return rewriting.finish()
 
 
 def test_a_dense_change_is_handed_on_and_authors_are_joined() -> None:

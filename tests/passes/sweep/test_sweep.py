@@ -16,7 +16,8 @@ from compress.passes.core.stage import Stage
 from compress.passes.forward.cost import Flow
 from compress.passes.gptq import GPTQ
 from compress.passes.rtn import RTN
-from compress.passes.sweep.sweep import Unit, calibration_walk
+from compress.passes.sweep.calibrated import calibration_walk
+from compress.passes.sweep.sweep import Unit
 
 Begin, CarryOut = Callable[..., Run], Callable[..., Run]
 NAME = "model.layers.1.mlp.up_proj.weight"

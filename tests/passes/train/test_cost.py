@@ -13,7 +13,7 @@ import torch
 from compress.formats import open_checkpoint
 from compress.formats.base import ModelSpec
 from compress.kernels.numbers.int import IntFormat
-from compress.passes.core.processes import ALONE, Crew
+from compress.kernels.share import ALONE, Crew
 from compress.passes.forward.cost import RUNTIME, Cost
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.train.cost import training_cost

@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError
-from compress.passes.core.processes import Crew
+from compress.kernels.share import Crew
 from compress.passes.train.shard import gathered, sharded_as, whole
 from compress.recipes.plan import plan
 from compress.recipes.recipe import load
