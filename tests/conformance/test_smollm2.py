@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
-import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from compress.cli.app import main
 
 pytestmark = pytest.mark.model
 
@@ -18,9 +21,18 @@ SMALL = [
 ]
 
 
-def compress(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "compress.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=280)
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def compress(*arguments: str) -> Done:
+    """A command, typed; in this process, which has imported what each one of its own would import again."""
+    with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err:
+        code = main(arguments)
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
