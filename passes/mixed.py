@@ -131,6 +131,9 @@ class Mixed(Allocation):
         average_bits = min(room / sum(unit.weights for unit in units), self.average_bits or _MOST_BITS)
         return self.model_copy(update={"average_bits": average_bits, "max_bytes": None})
 
+    def most_bytes(self) -> int | None:
+        return self.max_bytes
+
     def model(self, run: Run, stage: Stage) -> Outcome:
         menu = self._menu(stage.following, run.model.spec, run.skeleton.anatomy)
         trials = Trials(run, stage, menu.steps, menu.modules)

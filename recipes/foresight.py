@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from pydantic import AliasChoices
 
 from compress.formats.errors import UsageError
-from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import ModelPass, Pass
 from compress.recipes.gates.limits import FIGURES, MEASURED
 from compress.recipes.recipe import Recipe
@@ -73,24 +72,11 @@ def _refuse_gates_without_figures(recipe: Recipe) -> None:
 
 
 def _refuse_idle_repair(recipe: Recipe) -> None:
-    """A repair needs a gate on quality to go by, and bits that no other pass decides about."""
-    if not recipe.gates.repair:
-        return
-    line = recipe.origin.line("gates", "repair")
-    if all(getattr(recipe.gates, gate) is None for gate in FIGURES):
+    """A repair needs a gate on quality to go by."""
+    if recipe.gates.repair and all(getattr(recipe.gates, gate) is None for gate in FIGURES):
+        line = recipe.origin.line("gates", "repair")
         raise UsageError(
             f"{line}gates.repair: there is no gate on quality to reach", f"set one of {', '.join(FIGURES)}"
-        )
-    if recipe.fit:
-        raise UsageError(
-            f"{line}gates.repair: `fit` has taken the most bits that fit, and none are left to raise",
-            "set gates.max_bytes in the place of fit, or leave repair out",
-        )
-    chooser = next((step for step in recipe.passes if isinstance(step, Chooser) and step.chooses_bits), None)
-    if chooser:
-        raise UsageError(
-            f"{line}gates.repair: {chooser.name} chooses the bits of this recipe",
-            f"give {chooser.name} another aim (max_kl), or leave one of the two out",
         )
 
 

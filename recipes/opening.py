@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,20 +37,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Outlined:
-    """What a plan starts from. `texts`: how much there is for each pass, by its number; `fit`: what was chosen."""
+    """What a plan starts from: the recipe with every option settled, and as it was `written`, but for what `fit` chose.
+
+    `texts`: how much there is for each pass, by its number.
+    """
 
     recipe: Recipe
+    written: Recipe
     source: Checkpoint
     model: Known
     texts: Mapping[int, Amount]
     fit: FitPlan | None = None
 
+    @property
+    def ceiling(self) -> tuple[int, str]:
+        """The bytes of weights that a repair may come to, and what says so: nothing, if that is empty."""
+        said = [(self.recipe.gates.max_bytes, "gates.max_bytes"), (self.fit.room if self.fit else None, "fit")]
+        said += [(step.most_bytes(), step.name) for step in self.written.passes if isinstance(step, Chooser)]
+        return min(((most, what) for most, what in said if most is not None), default=(sys.maxsize, ""))
+
 
 @dataclass(frozen=True)
 class Opened:
-    """`recipe` has every option settled; `source` is its model, of which only headers were read."""
+    """`recipe` has every option settled, `written` what `fit` chose; `source` is its model, of which only headers
+    were read."""
 
     recipe: Recipe
+    written: Recipe
     source: Checkpoint
     skeleton: Skeleton
     texts: Texts
@@ -58,7 +72,7 @@ class Opened:
     @property
     def outlined(self) -> Outlined:
         amounts = {number: text.amount for number, text in self.texts.items()}
-        return Outlined(self.recipe, self.source, self.skeleton, amounts, self.fit)
+        return Outlined(self.recipe, self.written, self.source, self.skeleton, amounts, self.fit)
 
 
 def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Opened:
@@ -71,7 +85,7 @@ def open_recipe(recipe: Recipe, device: torch.device, reporter: Reporter) -> Ope
     source = _working(recipe, source)
     recipe, fit = _fitted(recipe, source, skeleton, reporter)
     settled = _settled(recipe, source, skeleton, reporter.note)
-    return Opened(settled, source, skeleton, read_texts(settled, source, skeleton, reporter), fit)
+    return Opened(settled, recipe, source, skeleton, read_texts(settled, source, skeleton, reporter), fit)
 
 
 def outline_recipe(recipe: Recipe, reporter: Reporter, cache: Path | None) -> Outlined:
@@ -82,7 +96,7 @@ def outline_recipe(recipe: Recipe, reporter: Reporter, cache: Path | None) -> Ou
     source = _working(recipe, model.source)
     recipe, fit = _fitted(recipe, source, model, reporter)
     settled = _settled(recipe, source, model, reporter.note)
-    return Outlined(settled, source, model, count_texts(settled, source, model, reporter, cache), fit)
+    return Outlined(settled, recipe, source, model, count_texts(settled, source, model, reporter, cache), fit)
 
 
 def model_of(recipe: Recipe) -> str:

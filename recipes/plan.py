@@ -26,7 +26,7 @@ from compress.recipes.figures.planned import ArtifactPlan, FileSize, Plan, Repai
 from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.pace import Pace, pace
 from compress.recipes.recipe import Recipe
-from compress.recipes.stages import Steps, even, first_numbers, largest, layerwise, stages, writes
+from compress.recipes.stages import Steps, even, first_numbers, given, largest, layerwise, least, stages, writes
 
 ROUNDS = 4
 """So often is a model that misses its gates repaired: the last round takes all that is allowed."""
@@ -78,16 +78,26 @@ def planned_bytes(opened: Outlined, passes: Sequence[Pass], max_ram: int) -> int
 
 def fitting_rungs(opened: Outlined, max_ram: int) -> list[Rung]:
     """What modules can be raised to by a repair: what every export of the recipe holds, and its targets load."""
-    return list(_higher(opened, Ladder(opened.recipe.passes, opened.model.anatomy), max_ram, pace(), ALONE))
+    return list(_higher(opened, _ladder(opened), max_ram, pace(), ALONE))
+
+
+def _ladder(opened: Outlined) -> Ladder:
+    """From what the passes say, and from the first candidate where a stage is to choose."""
+    passes, model, anatomy = opened.recipe.passes, opened.source.spec, opened.model.anatomy
+    return Ladder(given(passes, least(passes, model, anatomy), model, anatomy), anatomy)
 
 
 def _higher(opened: Outlined, ladder: Ladder, max_ram: int, here: Pace, crew: Crew) -> dict[Rung, Plan]:
     """The plans with all modules that have less raised to one rung, of those that can be done."""
     found: dict[Rung, Plan] = {}
+    passes, model, anatomy = opened.recipe.passes, opened.source.spec, opened.model.anatomy
+    lowest = least(passes, model, anatomy)
     for rung in ladder.rungs():
+        chosen = ladder.at_least(rung)
+        own = ladder.raised(passes, {name: each for name, each in chosen.items() if name not in lowest})
         with suppress(RefusedError):  # a container, or an engine, that does not have it
-            passes = ladder.raised(opened.recipe.passes, ladder.at_least(rung))
-            found[rung] = _with_passes(opened, passes, max_ram, here, crew)
+            raised = given(own, {name: chosen.get(name, each) for name, each in lowest.items()}, model, anatomy)
+            found[rung] = _plan(opened, raised, max_ram, here, crew)
     return found
 
 
@@ -100,7 +110,7 @@ def _repair(opened: Outlined, planned: Plan, max_ram: int, here: Pace, crew: Cre
     recipe = opened.recipe
     if not recipe.gates.repair:
         return None
-    ladder = Ladder(recipe.passes, opened.model.anatomy)
+    ladder = _ladder(opened)
     higher = _higher(opened, ladder, max_ram, here, crew)
     if not higher:
         return RepairPlan(rounds=0, passes=[], seconds=0.0, bytes=_largest_of([planned]))
@@ -112,7 +122,7 @@ def _repair(opened: Outlined, planned: Plan, max_ram: int, here: Pace, crew: Cre
         rounds=ROUNDS,
         passes=[name for stage in again for name in stage.passes],
         seconds=ROUNDS * sum(stage.seconds for stage in again),
-        bytes=min(most, recipe.gates.max_bytes or most),
+        bytes=min(most, opened.ceiling[0]),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from compress.formats.base import ModelSpec
 from compress.passes.choice.chooser import Choice, Chooser
@@ -55,6 +55,28 @@ def largest(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> list[
 def even(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> list[tuple[Pass, ...]]:
     """The passes with every candidate in turn filled in everywhere, where stages will choose bits."""
     return _ways(passes, lambda chooser, steps: chooser.even(steps, model, anatomy))
+
+
+def given(passes: Sequence[Pass], bits: Choice, model: ModelSpec, anatomy: Anatomy) -> tuple[Pass, ...]:
+    """The passes with `bits` where stages will choose those; with the most bytes where they choose something else."""
+
+    def choices(chooser: Chooser, steps: Sequence[LayerPass]) -> list[Choice]:
+        return [bits] if chooser.chooses_bits else chooser.largest(steps, model, anatomy)
+
+    return _ways(passes, choices)[0]
+
+
+def least(passes: Sequence[Pass], model: ModelSpec, anatomy: Anatomy) -> dict[str, Any]:
+    """The first candidate for every module that stages will choose bits for."""
+    grouped = stages(passes)
+    pairs = ((steps[0], layerwise(after)) for steps, after in pairwise(grouped))
+    found = (step.even(after, model, anatomy)[0] for step, after in pairs if chooses_bits(step))
+    return {name: bits for choice in found for name, bits in choice.items()}
+
+
+def chooses_bits(step: Pass) -> TypeGuard[Chooser]:
+    """Whether the pass chooses bits for those after it."""
+    return isinstance(step, Chooser) and step.chooses_bits
 
 
 def _ways(

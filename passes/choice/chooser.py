@@ -42,6 +42,10 @@ class Chooser(ModelPass):
         """Whether nothing is left of the number format that `step`, which follows, would have by itself."""
         return False
 
+    def most_bytes(self) -> int | None:
+        """The bytes that its own options allow an artifact, if they do."""
+        return None
+
     def give(self, step: LayerPass, choice: Choice) -> LayerPass:
         """The following pass `step` with what was chosen."""
         return step.with_bits(choice)

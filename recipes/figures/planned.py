@@ -71,13 +71,17 @@ class FitRow(BaseModel):
 
 
 class FitPlan(BaseModel):
-    """What was chosen to fit `allowed` bytes, and from what, the most faithful first; `told` is for the engine."""
+    """What was chosen to fit `allowed` bytes, and from what, the most faithful first; `told` is for the engine.
+
+    `room` is what the cache that was chosen leaves for weights, in bytes.
+    """
 
     allowed: int
     context: int
     users: int
     rows: list[FitRow]
     told: str = ""
+    room: int = 0
 
 
 class Plan(BaseModel):

@@ -35,9 +35,10 @@ def choose(found: Sequence[Way], weigh: Weigh, place: Place, targets: Sequence[s
     if not fitting:
         raise _refusal(rows, place)
     shown = [row.model_copy(update={"chosen": number == fitting[0]}) for number, (row, _) in enumerate(rows)]
-    chosen = found[fitting[0]]
-    plan = FitPlan(allowed=place.allowed, context=place.context, users=place.users, rows=shown, told=chosen.told)
-    return chosen, plan
+    chosen, room = found[fitting[0]], place.room(shown[fitting[0]].cache_bytes)
+    return chosen, FitPlan(
+        allowed=place.allowed, context=place.context, users=place.users, rows=shown, told=chosen.told, room=room
+    )
 
 
 def _row(way: Way, weigh: Weigh, place: Place, targets: Sequence[str]) -> tuple[FitRow, CompressError | None]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from compress.formats.errors import UsageError
-from compress.recipes.figures.footprint import USED_VRAM, with_room
+from compress.recipes.figures.footprint import ROOM, USED_VRAM, with_room
 from compress.recipes.gates.limits import Size
 
 MOBILE = "mobile"
@@ -42,6 +42,10 @@ class Place(NamedTuple):
     def needed(self, weights: int, cache: int) -> int:
         """Bytes that weights and cache take there; on a phone, which maps the file, no more than they have."""
         return weights + cache if self.phone else with_room(weights + cache)
+
+    def room(self, cache: int) -> int:
+        """Bytes of weights that there is memory for beside a cache."""
+        return (self.allowed if self.phone else int(self.allowed / ROOM)) - cache
 
 
 def place_of(fit: Fit | None, targets: Sequence[str]) -> Place | None:

@@ -3,12 +3,11 @@
 Every round is a trial of the recipe with more for some modules, without its exports: stages that the change does not
 touch are found done, and so is the last trial when the artifacts are written. What is raised is the choice of fewest
 bits whose errors are predicted to be few enough, by the prices of the round before (passes/choice/prices.py): a bit
-more is a fourth of the error.
+more is a fourth of the error. Bits that `mixed` or `fit` chose are what the first round raises.
 """
 
 from __future__ import annotations
 
-import sys
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +27,10 @@ from compress.recipes.figures.budgets import memory_here
 from compress.recipes.gates.limits import error_left, figures_of
 from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.plan import ROUNDS, fitting_rungs, planned_bytes
-from compress.recipes.recipe import Recipe
+from compress.recipes.recipe import Recipe, with_steps
 from compress.recipes.report import RunReport
 from compress.recipes.run import run as run_once
+from compress.recipes.stages import chooses_bits
 
 _BIT = 4.0
 """How many times the energy of errors with one bit less is that with one more."""
@@ -51,7 +51,7 @@ def run(
     repair: Repair | None = None
     while (left := _error_left(recipe, report)) is not None and len(said) < ROUNDS:
         report = run_once(recipe, output, reporter=reporter, trial=(Prices(),), **options)
-        repair = repair or Repair.of(recipe, options.get("max_ram"), reporter)
+        repair = repair or Repair.of(recipe, report.bits, options.get("max_ram"), reporter)
         chosen = repair.choose(report.prices, left if len(said) < ROUNDS - 1 else 0.0)
         if chosen is None:
             break
@@ -61,7 +61,7 @@ def run(
         reporter.note(said[-1])
         report = run_once(recipe, output, reporter=reporter, trial=(), **options)
     if report.missed:
-        said.append(f"repair ends: {'; '.join(report.missed)}, and {_end(recipe, len(said))}")
+        said.append(f"repair ends: {'; '.join(report.missed)}, and {_end(repair, len(said))}")
         reporter.note(said[-1])
     return run_once(recipe, output, reporter=reporter, **options).model_copy(update={"repairs": said})
 
@@ -70,11 +70,11 @@ def _error_left(recipe: Recipe, report: RunReport) -> float | None:
     return error_left(recipe.gates, figures_of(report.metrics.model_dump()))
 
 
-def _end(recipe: Recipe, rounds: int) -> str:
+def _end(repair: Repair | None, rounds: int) -> str:
     if rounds == ROUNDS:
         return f"{ROUNDS} rounds are done"
-    size = "max_bytes allows no more" if recipe.gates.max_bytes else "containers hold no more"
-    return f"no module can be raised: {size}"
+    limit = repair.ceiling[1] if repair else ""
+    return f"no module can be raised: {f'{limit} allows' if limit else 'containers hold'} no more"
 
 
 @dataclass(frozen=True)
@@ -88,19 +88,26 @@ class Raised:
 
 @dataclass(frozen=True)
 class Repair:
-    """`opened` is the recipe with its options settled for the model; modules can be raised to `rungs`."""
+    """`opened` is the recipe with its options settled for the model; modules can be raised to `rungs`.
+
+    `ceiling` is how many bytes the largest artifact may have, and what says so.
+    """
 
     recipe: Recipe
     opened: Outlined
     rungs: Sequence[Rung]
     max_ram: int
+    ceiling: tuple[int, str]
 
     @classmethod
-    def of(cls, recipe: Recipe, max_ram: int | None, reporter: Reporter) -> Repair:
-        """Opens what the recipe names once more, for its headers."""
-        opened, memory = outline_recipe(recipe, Reporter(), None), max_ram or memory_here()
+    def of(cls, recipe: Recipe, bits: Mapping[str, Rung], max_ram: int | None, reporter: Reporter) -> Repair:
+        """Opens what the recipe names once more, for its headers; `bits` are those that a stage of it chose."""
         reporter.tell("looking for what can be raised")
-        return cls(recipe, opened, fitting_rungs(opened, memory), memory)
+        opened, memory = outline_recipe(recipe, Reporter(), None), max_ram or memory_here()
+        ceiling = opened.ceiling
+        if bits:
+            opened = outline_recipe(_decided(opened, bits), Reporter(), None)
+        return cls(opened.written, opened, fitting_rungs(opened, memory), memory, ceiling)
 
     def choose(self, prices: Sequence[Price], left: float) -> Raised | None:
         """The fewest bits with which `left` of the present error may be expected to stay, within the gate on size.
@@ -125,7 +132,7 @@ class Repair:
 
         def fits(level: int) -> bool:
             passes = ladder.raised(self.opened.recipe.passes, rungs(level))
-            return planned_bytes(self.opened, passes, self.max_ram) <= (self.recipe.gates.max_bytes or sys.maxsize)
+            return planned_bytes(self.opened, passes, self.max_ram) <= self.ceiling[0]
 
         level = _first(allocations.levels, lambda level: _predicted(errors, allocations.at(level)) <= enough)
         if not fits(level):
@@ -149,6 +156,13 @@ class Repair:
         written, settled = (each.model_copy(update={"passes": ladder.raised(each.passes, rungs)})
                             for each in (self.recipe, self.opened.recipe))  # fmt: skip
         return Raised(written, settled, f"modules raised: {said}; {told}")
+
+
+def _decided(opened: Outlined, bits: Mapping[str, Rung]) -> Recipe:
+    """The recipe as it was written, with the bits that a stage of it chose, by module, in that stage's stead."""
+    ladder, written = Ladder(opened.recipe.passes, opened.model.anatomy), opened.written
+    steps = enumerate(ladder.raised(written.passes, bits))
+    return with_steps(written, {number: step for number, step in steps if not chooses_bits(step)})
 
 
 def _spelled(rung: Rung) -> str:

