@@ -155,6 +155,14 @@ def verify(
         Path | None,
         typer.Option("--public-key", metavar="PEM", help="Also check the signature of `compress sign`."),
     ] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option("--identity", metavar="NAME", help="The same of `sign --sigstore`: who is to have signed."),
+    ] = None,
+    provider: Annotated[
+        str | None,
+        typer.Option("--identity-provider", metavar="URL", help="Who says so, as https://accounts.google.com."),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
@@ -173,11 +181,17 @@ def verify(
     """Check an artifact: hashes, settings, every tensor, the tokenizer, logits against the recorded ones."""
     if python is not None and engine is None:
         raise UsageError("--python names the interpreter of an engine", "say which: --engine vllm")
+    if bool(identity) != bool(provider) or (identity and public_key):
+        raise UsageError("--identity and --identity-provider go together, in the place of --public-key")
     with working(quiet) as reporter:
         from compress.cli.views import checkpoints as show_checkpoints
         from compress.recipes.jobs.verify import verify as verify_artifact
+        from compress.recipes.trust.signature import Identity
 
-        found = verify_artifact(artifact, public_key=public_key, engine=engine, python=python, reporter=reporter)
+        signed = Identity(identity, provider) if identity and provider else None
+        found = verify_artifact(
+            artifact, public_key=public_key, identity=signed, engine=engine, python=python, reporter=reporter
+        )
     emit(found.model_dump(mode="json"), json, lambda: show_checkpoints.verification(found))
     if not found.passed:
         raise typer.Exit(CompressError.exit_code)

@@ -9,7 +9,7 @@ import typer
 
 from compress.cli.commands.shared import Device, MaxRam, Quiet, Set, device_here, working
 from compress.cli.terminal.output import Json, emit
-from compress.formats.errors import CompressError
+from compress.formats.errors import CompressError, UsageError
 from compress.formats.sizes import parse_bytes
 
 _DIFFER = 1
@@ -86,14 +86,22 @@ def replay(
 
 def sign(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A directory that compress wrote.")],
-    key: Annotated[Path, typer.Option("--key", metavar="PEM", help="A private key on a NIST curve (P-256, 384, 521).")],
+    key: Annotated[
+        Path | None, typer.Option("--key", metavar="PEM", help="A private key on a NIST curve (P-256, 384, 521).")
+    ] = None,
+    sigstore: Annotated[
+        bool, typer.Option("--sigstore", help="Without a key: sigstore.dev vouches for who you are. Needs the network.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Sign every file of an artifact with OpenSSF's model-signing: `compress verify --public-key` checks it.
 
-    The signature lies beside the manifest, and `model_signing verify key` understands it, too.
+    The signature lies beside the manifest, and `model_signing verify` understands it, too. With --sigstore it says who
+    signed: `compress verify --identity` checks that.
     """
+    if sigstore == bool(key):
+        raise UsageError("sign with a key or by sigstore", "--key PEM, or --sigstore")
     with working(quiet):
         from compress.recipes.artifacts import artifact_at
         from compress.recipes.trust.signature import sign as sign_artifact

@@ -94,7 +94,7 @@ def verification(found: Verification) -> list[RenderableType]:
     if found.not_here:
         lines.append(f"engine: not asked, {found.not_here}")
     if found.signature == "not checked":
-        lines.append("signature: not checked, --public-key says whose it is to be")
+        lines.append("signature: not checked, --public-key or --identity says whose it is to be")
     if found.missed_gates:
         lines.append(f"missed gates: {'; '.join(found.missed_gates)}")
     verdict = "passed" if found.passed else "did NOT pass"

@@ -40,7 +40,7 @@ from compress.recipes.artifacts import artifact_at, manifest_at, missed_gates
 from compress.recipes.engines.ask import MissingPackageError, ask, not_installed, script_of
 from compress.recipes.engines.here import unable_here
 from compress.recipes.engines.machine import Machine
-from compress.recipes.trust.signature import fault
+from compress.recipes.trust.signature import Identity, fault
 
 OURS = 0.01
 """Nats that a log-probability may differ in our own forward: fp32 sums in another order, on another machine."""
@@ -89,6 +89,7 @@ def verify(
     path: Path,
     *,
     public_key: Path | None = None,
+    identity: Identity | None = None,
     engine: str | None = None,
     python: Path | None = None,
     machine: Machine | None = None,
@@ -96,7 +97,7 @@ def verify(
 ) -> Verification:
     """Check the artifact at `path`: hashes, settings, every tensor, the tokenizer, logits, and an `engine`'s logits.
 
-    With `public_key` its signature as well, which says who vouches for all of them.
+    With `public_key`, or the `identity` that sigstore vouched for, its signature as well: who answers for all of them.
 
     What is wrong with the artifact is in the result. Raises InputError if `path` is no artifact of ours,
     RefusedError if the engine is not installed for the interpreter `python` (by default this one). `machine` is
@@ -109,8 +110,8 @@ def verify(
         if shutil.which(python) is None:
             raise RefusedError(f"{python} is not an interpreter that can be started", "give the path of a python")
     checks = _Checks(path, _read_record(path), reporter or Reporter(), asks=engine is not None)
-    if public_key is not None:
-        checks.sign(public_key)
+    if signer := public_key or identity:
+        checks.sign(signer)
     checks.run()
     if engine is not None:
         checks.ask(engine, python, machine)
@@ -137,9 +138,9 @@ class _Checks:
         if (path / SIGNATURE).exists():
             self.signature = "not checked"
 
-    def sign(self, public_key: Path) -> None:
-        """Compare every file with what was signed. Raises RefusedError without model-signing, InputError for no key."""
-        self._note("signature", 1, (("signature", what) for what in [fault(self.path, public_key)] if what))
+    def sign(self, signer: Path | Identity) -> None:
+        """Compare every file with what was signed. Raises what `fault` does."""
+        self._note("signature", 1, (("signature", what) for what in [fault(self.path, signer)] if what))
         self.signature = "checked"
 
     def run(self) -> None:

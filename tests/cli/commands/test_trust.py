@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +54,7 @@ def test_what_was_signed_verifies_with_the_public_key_until_it_is_changed(
     assert main(["sign", path, "--key", str(private), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["signature"] == f"{path}/compress.sig"
     assert main(["verify", path]) == 0
-    assert "signature: not checked, --public-key" in capsys.readouterr().out
+    assert "signature: not checked, --public-key or --identity" in capsys.readouterr().out
     assert main(["verify", path, "--public-key", str(public), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["signature"], found["checked"]["signature"]) == ("checked", 1)
@@ -66,3 +68,13 @@ def test_doctor_speaks_of_machine_and_engines(capsys: pytest.CaptureFixture[str]
     assert main(["doctor", "--quiet"]) == 0
     shown = capsys.readouterr().out
     assert "transformers" in shown and "of memory" in shown and "gguf" in shown
+
+
+def test_one_signs_with_a_key_or_by_sigstore_and_is_known_by_both_names(
+    tmp_path: Path, failure: Callable[[], dict[str, Any]]
+) -> None:
+    for options in ([], ["--key", "key.pem", "--sigstore"]):
+        assert main(["sign", str(tmp_path), *options, "--json"]) == 2
+        assert "--key PEM, or --sigstore" in failure()["hint"]
+    assert main(["verify", str(tmp_path), "--identity", "me@example.org", "--json"]) == 2
+    assert "--identity-provider go together" in failure()["message"]

@@ -15,7 +15,6 @@ from compress.formats.errors import RefusedError, UsageError
 from compress.passes.choice.prices import Price, Priced, Prices
 from compress.passes.core.journal import Journal
 from compress.passes.core.report import Reporter
-from compress.passes.mixed import Mixed
 from compress.recipes.fitting.wish import Fit
 from compress.recipes.jobs.evaluate import evaluate
 from compress.recipes.jobs.repair import Repair, run
@@ -147,9 +146,10 @@ def test_what_cannot_be_repaired_is_said_beforehand(work: Work, before: RunRepor
 
 def test_what_mixed_chose_is_raised_where_it_costs_most(work: Work) -> None:
     def recipe(**gates: Any) -> Recipe:
-        written = work.recipe({"rtn": {"group_size": 32}}, **gates)
-        mixed = Mixed(average_bits=3.5, bits=(2, 3, 4), samples=2)
-        return written.model_copy(update={"passes": (written.passes[0], mixed, *written.passes[1:])})
+        written = work.recipe({"rtn": {"group_size": 32}}, **gates).model_dump(mode="json", exclude_unset=True)
+        calibrate, *others = written["passes"]
+        mixed = {"mixed": {"average_bits": 3.5, "bits": [2, 3, 4], "samples": 2}}
+        return from_data({**written, "passes": [calibrate, mixed, {"rtn": {"group_size": 32}}, *others[1:]]})
 
     plain = work.run("mixed", recipe())
     assert plain.metrics.kl_divergence and set(plain.bits.values()) <= {2, 3, 4}

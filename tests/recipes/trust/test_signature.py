@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 
-from compress.formats.errors import InputError, RefusedError
+from compress.formats.errors import CompressError, InputError, RefusedError
 from compress.recipes.trust import signature
-from compress.recipes.trust.signature import fault, sign
+from compress.recipes.trust.signature import Identity, fault, sign
 
 needs_signing = pytest.mark.skipif(
     find_spec("model_signing") is None, reason="model-signing is missing: pip install -e '.[sign]'"
@@ -127,3 +130,70 @@ def test_without_model_signing_it_is_said_what_to_install(monkeypatch: pytest.Mo
         with pytest.raises(RefusedError, match="model-signing") as caught:
             act(tmp_path, tmp_path / "key")
         assert caught.value.hint == "pip install 'compress-llm[sign]'"
+
+
+class Signing:
+    """model_signing's configurations, made up: they keep what they are asked for, and reach nothing."""
+
+    asked: ClassVar[list[object]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def keep(*args: object, **options: object) -> Signing:
+            self.asked.append((name, *args, options) if args else (name, options))
+            return self
+
+        return keep
+
+
+class NetworkError(Exception):
+    """As sigstore calls it."""
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> type[Signing]:
+    errors = SimpleNamespace(Error=NetworkError)
+    oidc = SimpleNamespace(IssuerError=NetworkError, ExpiredIdentity=NetworkError)
+    monkeypatch.setitem(sys.modules, "sigstore", SimpleNamespace(errors=errors, oidc=oidc))
+    config = SimpleNamespace(Config=Signing)
+    package = SimpleNamespace(signing=config, verifying=config, hashing=config)
+    monkeypatch.setitem(sys.modules, "model_signing", package)
+    monkeypatch.setattr(signature, "find_spec", lambda name: object())
+    monkeypatch.setattr(Signing, "asked", [])
+    return Signing
+
+
+def test_sigstore_is_asked_to_vouch_for_who_signs_and_for_who_signed(made_up: type[Signing], tmp_path: Path) -> None:
+    (tmp_path / "compress.json").write_text("{}")
+    path = sign(tmp_path, None)
+    assert ("use_sigstore_signer", {"use_ambient_credentials": True}) in made_up.asked
+    assert made_up.asked[-1] == ("sign", tmp_path, path, {})
+    path.write_text("{}")
+    assert fault(tmp_path, Identity("me@example.org", "https://accounts.google.com")) == ""
+    asked = {"identity": "me@example.org", "oidc_issuer": "https://accounts.google.com"}
+    assert made_up.asked[-2:] == [("use_sigstore_verifier", asked), ("verify", tmp_path, path, {})]
+
+
+def test_without_sigstore_it_is_said_what_needs_no_network(
+    made_up: type[Signing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(self: Signing, **options: object) -> None:
+        raise NetworkError("cannot reach it\nand more")
+
+    for name in ("use_sigstore_signer", "use_sigstore_verifier"):
+        monkeypatch.setattr(made_up, name, unreachable, raising=False)
+    for act in (lambda: sign(tmp_path, None), lambda: fault(tmp_path, Identity("me", "https://elsewhere"))):
+        with pytest.raises(CompressError, match=r"sigstore: cannot reach it$") as caught:
+            act()
+        assert "--key" in caught.value.hint
+
+
+def test_a_signature_of_somebody_else_is_no_crash(
+    made_up: type[Signing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def verify(self: Signing, *args: object) -> None:
+        raise NetworkError("Certificate's SANs do not match me")
+
+    monkeypatch.setattr(made_up, "verify", verify, raising=False)
+    (tmp_path / "compress.sig").write_text("{}")
+    found = fault(tmp_path, Identity("me", "https://elsewhere"))
+    assert found.startswith("is not that of me, as https://elsewhere knows them: Certificate's SANs")

