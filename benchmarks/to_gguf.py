@@ -6,13 +6,14 @@
 Whole model, type by type: rounded as `rtn: {search: inputs}` does, solved as `gptq: {correct, tune}` does, and what
 llama.cpp's `ggml_quantize_chunk` makes of the same weights. A peer's file has tensor for tensor the types of ours (the
 embedding's among them), so bytes are equal. One decoder reads all files: mean KL and its 99.9 % quantile on the
-evaluation text and on `builtin`, the documentation of Python, a domain that calibration has not seen. A row is one
-command; rows are kept in to_gguf.json, and RESULTS-gguf.md is written anew from all of them.
+evaluation text and on `builtin`, the documentation of Python, a domain that calibration has not seen; beside it the
+mean KL as llama.cpp itself answers, at `places` of the evaluation text (gguf_answers.py). A row is one command; rows
+are kept in to_gguf.json, and RESULTS-gguf.md is written anew from all of them.
 
     --only PATTERN   only rows whose name matches (a regular expression), as "q4_0 solved" or "per tensor q4_k"
     --again          run rows anew that are there
     --work DIR       keeps sources, artifacts and logs (build/to-gguf)
-    --samples, --seq-len, --windows, --window, --matrices   a smaller size, to try it out
+    --samples, --seq-len, --windows, --window, --matrices, --places   a smaller size, to try it out
 
 Needs xllamacpp. SmolLM2's GGUF on PyPI is Q4_1 in all decoder linears: Q4_1 and Q5_1 hold it without loss, so they are
 left out.
@@ -73,7 +74,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--no-time", action="store_true", help="other work runs on this machine")
     parser.add_argument("--work", type=Path, default=HERE.parent / "build" / "to-gguf")
-    for name, usual in (("samples", 64), ("seq-len", 512), ("windows", 10), ("window", 1024), ("matrices", 12)):
+    for name, usual in (("samples", 64), ("seq-len", 512), ("windows", 10), ("window", 1024), ("matrices", 12),
+                        ("places", 40)):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=usual)
     options = parser.parse_args()
     options.calibration, options.evaluation = options.calibration.resolve(), options.evaluation.resolve()
@@ -159,7 +161,9 @@ def scores(options: argparse.Namespace, file: Path) -> Row:
     texts = f"{options.evaluation},{OTHER_TEXT}"
     script = [sys.executable, str(HERE / "gguf_scores.py"), str(options.work / "dense")]
     found = answer([*script, str(options.windows), str(options.window), texts, str(file)])[str(file)]
-    return {"text": found[str(options.evaluation)], "other": found[OTHER_TEXT]}
+    script = [sys.executable, str(HERE / "gguf_answers.py"), str(options.work / "dense"), str(options.windows)]
+    engine = answer([*script, str(options.window), str(options.evaluation), str(options.places), str(file)])[str(file)]
+    return {"text": found[str(options.evaluation)], "other": found[OTHER_TEXT], "engine": engine}
 
 
 def kept(options: argparse.Namespace) -> Mapping[str, Row]:

@@ -15,8 +15,8 @@ that 99.9 % of the tokens stay below; × is by llama.cpp's at the same bytes. Th
 calibration is on WikiText-2. Seconds of ours are the whole process with calibration, of llama.cpp's its quantizer.
 """
 _WHOLE = (
-    "| | file | KL | × | 99.9 % | × | other text: KL | × | 99.9 % | × | top-1 | perplexity | seconds | of |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+    "| | file | KL | × | 99.9 % | × | other text: KL | × | 99.9 % | × | llama.cpp answers: KL | × | top-1 | perplexity "
+    "| seconds | of |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
 )
 _EACH = (
     "| | matrices | solved, median | largest | searched, median | largest | rtn, × llama.cpp's seconds | of |\n"
@@ -51,6 +51,9 @@ def _cells(row: str, rows: Mapping[str, Row]) -> Iterator[str]:
         for figure in ("kl", "kl_tail"):
             yield f"{found[text][figure]:.4f}"
             yield f"{found[text][figure] / other[text][figure]:.2f}" if other and other[text][figure] else ""
+    asked, others = (each.get("engine", {}).get("kl_engine") if each else None for each in (found, other))
+    yield f"{asked:.4f}" if asked is not None else ""
+    yield f"{asked / others:.2f}" if asked is not None and others else ""
     yield f"{100 * found['text']['top1']:.1f} %"
     yield f"{found['text']['perplexity']:.2f}"
     yield f"{found.get('seconds', found.get('quantize_seconds')):.0f}" if found["quiet"] else "busy"

@@ -82,6 +82,10 @@ def test_a_row_stands_beside_its_peer_and_says_where_it_loses() -> None:
     found = report({"M": {"q4_0 rounded": peer, "q4_0 solved": better, "q4_0 llama.cpp": peer}})
     assert "| q4_0 solved | 0.0 MB | 0.0400 | 0.40 | 2.0000 | 1.00 |" in found
     assert "**q4_0 rounded is not better than llama.cpp with an imatrix.**" in found and "**q4_0 solved" not in found
+    asked = {"kl_engine": 0.3, "kl_decoder": 0.1, "places": 40}
+    engine = report({"M": {"q4_0 solved": {**better, "engine": {**asked, "kl_engine": 0.15}},
+                           "q4_0 llama.cpp": {**peer, "engine": asked}}})  # fmt: skip
+    assert "| 0.1500 | 0.50 | 80.0 % |" in engine and "| 0.3000 |  | 80.0 % |" in engine
     assert "bytes, llama.cpp's has" in report(
         {"M": {"q8_0 solved": {**better, "file_bytes": 9}, "q8_0 llama.cpp": peer}}
     )
