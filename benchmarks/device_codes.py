@@ -6,7 +6,6 @@ import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -47,8 +46,9 @@ def codes(bench: Bench) -> Iterator[str]:
     yield "| weight | inputs | by | µs | ± | of the floor | eager µs | error |"
     yield "|---|---|---|---|---|---|---|---|"
     ratios: dict[str, list[float]] = {}
+    told: list[str] = []
     for rows, columns in [(64, 256)] if bench.small else SHAPES:
-        made = list(ways(bench, rows, columns))
+        made = able(bench, ways(bench, rows, columns), columns, told)
         for count in (1, 3) if bench.small else COUNTS:
             x = torch.randn(count, columns, device=bench.device).to(torch.bfloat16)
             found = timed(bench, made, x)
@@ -61,45 +61,71 @@ def codes(bench: Bench) -> Iterator[str]:
     yield from ("", "| by | times ours, geometric mean | least |", "|---|---|---|")
     for name, each in ratios.items():
         yield f"| {name} | {statistics.geometric_mean(each):.2f} | {min(each):.2f} |"
+    yield from dict.fromkeys(told)
     served = {op.name: dict(op.counts) for op in (multiply_few, multiply_many, decode_codes)}
     yield f"\nServed: {served}"
 
 
-def ways(bench: Bench, rows: int, columns: int) -> Iterator[Way]:
-    """Ours twice, for the noise between them; peers that are here."""
-    int4 = _random(INT4, rows, columns).to(bench.device)
+def ways(bench: Bench, rows: int, columns: int) -> Iterator[tuple[str, Callable[[], Way]]]:
+    """Ours twice, for the noise between them; peers that are here. By name, made when called."""
+    int4 = random_codes(INT4, rows, columns).to(bench.device)
     dense = int4.dequantize().bfloat16()
     for name in ("codes, int4 g128", "the same again"):
-        yield _ours(name, int4)
-    yield _ours("codes, nf4 b64", _random(NF4, rows, columns).to(bench.device))
-    yield _ours("codes, int3 g128", _random(IntFormat(3, 128), rows, columns).to(bench.device))
-    yield _ours("codes, int8 g128", _random(IntFormat(8, 128), rows, columns).to(bench.device))
-    nbytes = 2.0 * rows * columns
-    yield Way("bf16", [partial(_linear, dense.clone()) for _ in range(_copies(nbytes))], nbytes)
+        yield name, partial(ours, name, int4)
+    for name, other in {"nf4 b64": NF4, "int3 g128": IntFormat(3, 128), "int8 g128": IntFormat(8, 128)}.items():
+        yield name, partial(ours, f"codes, {name}", random_codes(other, rows, columns).to(bench.device))
+    yield "bf16", partial(plain, dense)
     if bench.device.type == "cuda":
-        yield _tinygemm(int4)
-        if find_spec("bitsandbytes"):
-            yield _bitsandbytes(dense)
+        yield "torch int4", partial(_tinygemm, int4)
+        yield from ((name, partial(make, dense, int4)) for name, make in PEERS.items())
 
 
-def _random(number_format: NumberFormat, rows: int, columns: int) -> QTensor:
+def able(
+    bench: Bench, makers: Iterator[tuple[str, Callable[[], Way]]], columns: int, told: list[str], count: int = 1
+) -> list[Way]:
+    """Those that can be made and called here with `count` inputs; of the others, why not, into `told`."""
+    made = []
+    x = torch.zeros(count, columns, dtype=torch.bfloat16, device=bench.device)
+    for name, make in makers:
+        try:
+            way = make()
+            _replay(bench, [partial(way.calls[0], x)])()
+            made.append(way)
+        except Exception as error:  # noqa: BLE001 - told, and the next is tried
+            told.append(f"{name} cannot: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
+    return made
+
+
+def plain(dense: Tensor) -> Way:
+    """torch's product with a matrix of 16 bits."""
+    nbytes = 2.0 * dense.numel()
+    return Way("bf16", [partial(_linear, dense.clone()) for _ in range(_copies(nbytes))], nbytes)
+
+
+def random_codes(number_format: NumberFormat, rows: int, columns: int) -> QTensor:
+    """A weight of random codes, and scales about 1."""
     codes = torch.randint(0, number_format.levels, (rows, columns), dtype=torch.uint8)
     shapes = number_format.param_shapes((rows, columns))
     params = {name: (torch.rand(shape) + 0.5).to(getattr(torch, kind)) for name, (shape, kind) in shapes.items()}
     return QTensor(number_format, codes, params)
 
 
-def _ours(name: str, weight: QTensor) -> Way:
+def ours(name: str, weight: QTensor, product: Callable[[Tensor, Words], Tensor] = multiply_codes) -> Way:
+    """`product` with codes in words."""
     words = words_of(weight)
     assert words is not None
     nbytes = weight.format.bits_per_weight(weight.shape) * weight.codes.numel() / 8
     copies = [_copy(words) for _ in range(_copies(nbytes))]
-    return Way(name, [partial(multiply_codes, weight=each) for each in copies], nbytes)
+    return Way(name, [partial(_with, product, each) for each in copies], nbytes)
 
 
 def _copy(words: Words) -> Words:
     tensors: dict[str, Any] = {name: value.clone() for name, value in vars(words).items() if isinstance(value, Tensor)}
     return replace(words, **tensors)
+
+
+def _with(product: Callable[[Tensor, Words], Tensor], weight: Words, x: Tensor) -> Tensor:
+    return product(x, weight)
 
 
 def _linear(weight: Tensor, x: Tensor) -> Tensor:
@@ -122,7 +148,7 @@ def _tiny(packed: Tensor, scales: Tensor, x: Tensor) -> Tensor:
     return found
 
 
-def _bitsandbytes(weight: Tensor) -> Way:
+def _bitsandbytes(weight: Tensor, _: QTensor) -> Way:
     import bitsandbytes.functional as peer
     from bitsandbytes import matmul_4bit
 
@@ -130,6 +156,23 @@ def _bitsandbytes(weight: Tensor) -> Way:
     made = [peer.quantize_4bit(weight, blocksize=64, quant_type="nf4") for _ in range(_copies(nbytes))]
     calls: list[Call] = [partial(_swapped, matmul_4bit, codes.t(), state) for codes, state in made]
     return Way("bitsandbytes nf4 b64", calls, nbytes)
+
+
+def _gemlite(dense: Tensor, weight: QTensor) -> Way:
+    from gemlite import DType, GemLiteLinear
+
+    rows, columns = weight.shape
+    nbytes = 4.25 / 8 * weight.codes.numel()
+    calls: list[Call] = []
+    for _ in range(_copies(nbytes)):
+        peer = GemLiteLinear(4, 128, columns, rows, input_dtype=DType.BF16, output_dtype=DType.BF16)
+        scale = weight.params["scale"].bfloat16()
+        peer.pack(weight.codes.clone(), scale, torch.full_like(scale, 8), None)
+        calls.append(peer)
+    return Way("GemLite int4 g128", calls, nbytes)
+
+
+PEERS: dict[str, Callable[[Tensor, QTensor], Way]] = {"bitsandbytes": _bitsandbytes, "gemlite": _gemlite}
 
 
 def _swapped(product: Callable[..., Tensor], codes: Tensor, state: object, x: Tensor) -> Tensor:
@@ -141,7 +184,7 @@ def _copies(nbytes: float) -> int:
 
 
 def timed(bench: Bench, made: list[Way], x: Tensor) -> dict[str, list[float]]:
-    """Seconds a call by way, round by round in turns; of those that can."""
+    """Seconds a call by way, round by round in turns."""
     replays = {way.name: _replay(bench, [partial(call, x) for call in way.calls]) for way in made}
     found: dict[str, list[float]] = {way.name: [] for way in made}
     for _ in range(2 if bench.small else _ROUNDS):
@@ -168,14 +211,14 @@ def _row(bench: Bench, shape: tuple[int, int], x: Tensor, way: Way, seconds: lis
     low, _, high = statistics.quantiles(seconds, n=4)
     eager = bench.seconds(lambda: way.calls[0](x), 5)
     floor = way.nbytes / bench.ceilings["copy"]
-    error = _error(way, x)
+    error = error_of(way, x)
     return (
         f"| {shape[0]}×{shape[1]} | {len(x)} | {way.name} | {1e6 * middle:.1f} | {1e6 * (high - low):.1f} "
         f"| {100 * floor / middle:.0f} % | {1e6 * eager:.1f} | {error:.1e} |"
     )
 
 
-def _error(way: Way, x: Tensor) -> float:
+def error_of(way: Way, x: Tensor) -> float:
     """Of the first product, against the same weight in float64: what identity inputs give is that weight."""
     found = way.calls[0](x).double()
     columns = x.shape[1]

@@ -22,9 +22,11 @@ from pathlib import Path
 
 import torch
 from device_agreement import agreement
+from device_attention import attention
 from device_codes import codes
 from device_hessian import hessians
 from device_layer import layers, traced
+from device_prefill import prefill
 from device_report import Bench, Report
 from device_solve import solves
 
@@ -45,6 +47,8 @@ def main() -> int:
         )
         report.section("The machine", partial(machine, bench), 60)
         report.section("Few inputs times codes", partial(codes, bench), 90)
+        report.section("Many inputs times codes", partial(prefill, bench), 45)
+        report.section("A token's attention over a cache of 8 bits", partial(attention, bench), 25)
         report.section("GPTQ of one matrix", partial(solves, bench), 40)
         report.section("A layer of an 8B model", partial(layers, bench, {}), 100)
         report.section("CPU and GPU agree", partial(agreement, bench), 100)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from compress.kernels.qtensor import QTensor
+from compress.kernels.qtensor import Params, QTensor
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ class Levels:
 
 
 def levels_of(weight: QTensor) -> Levels | None:
-    """What the codes of `weight` stand for; None if codes span columns, or scales lie otherwise."""
+    """What the codes of `weight` stand for; None if codes span columns, or groups are not of equally many columns."""
     number_format = weight.format
-    grouped = number_format.grouped(weight.params, number_format.reals(weight.params))
-    if number_format.span > 1 or (scale := grouped["scale"]).ndim != 2 or len(scale) != weight.shape[0]:
+    grouped = _by_rows(weight)
+    if number_format.span > 1 or grouped is None:
         return None
+    scale = grouped["scale"]
     unit = {"scale": torch.ones(1), "minimum": torch.zeros(1), "zero": torch.zeros(1)}
     codes = torch.arange(number_format.levels, dtype=torch.float32)
     table = number_format.value(codes, unit).to(scale.device)
@@ -47,6 +48,21 @@ def levels_of(weight: QTensor) -> Levels | None:
     if torch.equal(table, table[0] + step * _counted(table)):
         return Levels(_counted(table), scale * step, minimum + scale * table[0])
     return Levels(table, scale, minimum)
+
+
+def _by_rows(weight: QTensor) -> Params | None:
+    """Parameters [rows, groups]; those that rows have in common, as scales of FP8 may be, once for each."""
+    number_format, (rows, columns) = weight.format, weight.shape
+    grouped = number_format.grouped(weight.params, number_format.reals(weight.params))
+    scale = grouped["scale"]
+    if scale.ndim != 2 or columns % scale.shape[1]:
+        return None
+    if len(scale) == rows:
+        return grouped
+    spread = number_format.expand(weight.params, weight.shape)
+    groups = {name: value.unflatten(1, (scale.shape[1], -1)) for name, value in spread.items()}
+    alike = all(bool((value == value[..., :1]).all()) for value in groups.values())
+    return {name: value[..., 0] for name, value in groups.items()} if alike else None
 
 
 def _counted(table: Tensor) -> Tensor:

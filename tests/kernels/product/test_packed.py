@@ -27,7 +27,8 @@ EVEN = [
 ]
 UNEVEN = [
     *(IntFormat(8, -1), IntFormat(8, 64), CodebookFormat("nf4", 64), CodebookFormat("nf4", 64, True)),
-    *(FloatFormat(), KAffineFormat("q5_k"), KScaledFormat("q6_k"), Float4Format("nvfp4"), RowInt8Format()),
+    *(FloatFormat("channel"), FloatFormat("tensor"), FloatFormat("block")),
+    *(KAffineFormat("q5_k"), KScaledFormat("q6_k"), Float4Format("nvfp4"), RowInt8Format()),
 ]
 
 
@@ -47,9 +48,9 @@ def test_levels_say_what_codes_stand_for(number_format):
     torch.testing.assert_close(values.view(rows, columns), weight.dequantize(), rtol=3e-7, atol=1e-6)
 
 
-def test_scales_that_span_rows_are_no_levels():
-    assert levels_of(quantized(FloatFormat("block"))) is None
-    assert levels_of(quantized(FloatFormat("tensor"))) is None
+def test_groups_of_unequal_width_are_no_levels():
+    assert levels_of(quantized(FloatFormat("block"), columns=192)) is None
+    assert levels_of(quantized(FloatFormat("block"), columns=300)) is None
 
 
 @pytest.mark.parametrize("number_format", [*EVEN, IntFormat(8, -1)], ids=lambda f: f.name)
