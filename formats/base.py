@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -97,6 +98,11 @@ class ModelSpec:
     def parameters(self) -> int:
         """Number of elements of all tensors."""
         return sum(spec.size for spec in self.tensors.values())
+
+    @cached_property
+    def formats(self) -> frozenset[type[NumberFormat]]:
+        """The sorts of number formats that its tensors have."""
+        return frozenset(type(spec.format) for spec in self.tensors.values() if spec.format is not None)
 
     @property
     def architecture(self) -> str:

@@ -5,10 +5,12 @@ Source: `docs/gguf.md` of ggml; what an engine asks of the metadata: llama.cpp, 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -184,7 +186,7 @@ class GGUF(Dialect):
         family, dims = family_of(model.config), dims_of(model.config)
         config = {**model.config, TIED: is_tied(family, model)}
         settings, rope = write_config(config)
-        vocab = vocab_of(model.files, config, dims.vocab)
+        vocab = _tokenizer(tuple(model.files.items()), json.dumps(config), dims.vocab)
         places = list(family.places(dims, config))
         _check_inventory(family, places, model)
         traits = Traits.of(family, dims, config, self.weighed)
@@ -193,7 +195,7 @@ class GGUF(Dialect):
             entries.append(Entry(Place(name, (), tuple(values.shape)), (), BLOCKS["f32"]))
         mix = isinstance(self.type, str) and is_mix(self.type) and not _mostly([e for e in entries if e.kept], entries)
         kind = str(self.type) if mix else _commonest(entries)
-        metadata = {**_general(family, config, kind), **settings, **write_vocab(vocab)}
+        metadata = {**_general(family, config, kind), **settings, **vocab}
         metadata = {**metadata, **{key: value for key, value in kept_in(model.files).items() if key not in metadata}}
         return Plan(file_name(model, kind), metadata, tuple(entries), dims, rope, self.max_shard_size)
 
@@ -245,6 +247,12 @@ class GGUF(Dialect):
         if wanted == _SCALED and not place.scaled:
             return wanted, fitting("iq4_nl" if "blk." in place.gguf else "q8_0", columns)
         return wanted, fitting(wanted, columns)
+
+
+@lru_cache(maxsize=1)
+def _tokenizer(files: tuple[tuple[str, bytes], ...], config: str, size: int) -> Mapping[str, Value]:
+    """What a file says of its tokenizer: the same of every type that a plan weighs, and long."""
+    return write_vocab(vocab_of(dict(files), json.loads(config), size))
 
 
 def _undivided(block: BlockType, shape: tuple[int, ...]) -> str | None:

@@ -188,5 +188,6 @@ def _value(value: Value) -> bytes:
 
 def _elements(kind: ValueType, values: Sequence[object]) -> bytes:
     if kind is ValueType.STRING:
-        return b"".join(_string(text) for text in cast(Sequence[str], values))
+        raw = [text.encode() for text in cast(Sequence[str], values)]
+        return b"".join(part for each in raw for part in (len(each).to_bytes(8, "little"), each))
     return struct.pack(f"<{len(values)}{NUMBER_CODES[kind]}", *values)

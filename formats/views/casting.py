@@ -28,8 +28,7 @@ def compute_dtype(model: ModelSpec) -> FloatType:
     vLLM 0.32 has int8 kernels for CPUs in bfloat16 only, and transformers 5.23 decodes FP4 to bfloat16 only.
     Weights that are integers alone are computed in float16 everywhere.
     """
-    formats = (spec.format for spec in model.tensors.values() if spec.format is not None)
-    integers = all(isinstance(number_format, IntFormat) for number_format in formats)
+    integers = all(issubclass(number_format, IntFormat) for number_format in model.formats)
     return "float16" if integers and not model.activations else "bfloat16"
 
 

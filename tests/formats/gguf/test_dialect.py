@@ -5,7 +5,9 @@ That llama.cpp loads and computes them is shown in tests/conformance/test_llama_
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint, ModelSpec, TensorSpec
 from compress.formats.errors import RefusedError
+from compress.formats.gguf import dialect
 from compress.formats.gguf.blocks.types import BLOCKS
 from compress.formats.gguf.dialect import GGUF
 from compress.formats.gguf.file import GGUFFile, gguf_file
@@ -168,3 +171,18 @@ def test_transformers_reads_the_file_as_we_do(
         if tensor in ours.spec.tensors:
             stored = ours.read(tensor)
             assert torch.equal(values, stored.dequantize() if isinstance(stored, QTensor) else stored)
+
+
+def test_a_tokenizer_is_read_once_for_all_types_that_are_weighed(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, counted = list[str](), dialect.vocab_of
+    monkeypatch.setattr(dialect, "vocab_of", lambda *given: read.append("") or counted(*given))
+    checkpoint = open_checkpoint(tiny_llama)
+    model = replace(checkpoint.spec, files=checkpoint.files())
+    sizes = [GGUF(type=kind).layout(model).nbytes for kind in ("f16", "q8_0", "f16")]
+    assert len(read) == 1 and sizes[0] == sizes[2] > sizes[1]
+    settings = json.loads(model.files["tokenizer_config.json"])
+    longer = json.dumps({**settings, "chat_template": "{{ messages }}" * 9}).encode()
+    other = replace(model, files={**model.files, "tokenizer_config.json": longer})
+    assert GGUF(type="f16").layout(other).nbytes > sizes[0] and len(read) == 2
