@@ -81,7 +81,9 @@ def _compared(shape: str, samples: int, folder: Path) -> dict[str, tuple[Taken, 
     planned = answer(compress("plan", str(recipe), "--json", "--quiet"))
     taken = _taken(compress("run", str(recipe), "-o", str(folder / "out"), "--quiet"), folder)
     said = {" + ".join(stage["passes"]): Taken(stage["memory_bytes"], stage["seconds"]) for stage in planned["stages"]}
-    return {stage: (said[stage], taken[stage]) for stage in said} | {"all": (_whole(said), _whole(taken))}
+    return {stage: (said[stage], taken.get(stage, Taken(0, 0.0))) for stage in said} | {
+        "all": (_whole(said), _whole(taken))
+    }
 
 
 def _whole(stages: dict[str, Taken]) -> Taken:
