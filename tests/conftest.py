@@ -290,6 +290,12 @@ class Pairs(NumberFormat):
 
 
 @pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch compiles here: the scripts of engines, which tests of them import, tell their process not to."""
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+
+
+@pytest.fixture
 def pairs() -> NumberFormat:
     """A number format whose codes span two columns, as those of GGUF's IQ types span 4 or 8."""
     return Pairs()

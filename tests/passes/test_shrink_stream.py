@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -120,7 +119,6 @@ def test_impossible_widths_are_refused_by_the_plan(tiny_llama: Path, recipe: Cal
     assert hint in str(refused.value.hint)
 
 
-@pytest.mark.parametrize("options", [{"hidden": 48, "ffn": 96}, {"hidden": 48, "correct": True}])
-def test_options_that_do_not_go_together(options: dict[str, Any]) -> None:
+def test_options_that_do_not_go_together() -> None:
     with pytest.raises(ValidationError, match="say"):
-        Shrink.model_validate(options)
+        Shrink.model_validate({"hidden": 48, "correct": True})

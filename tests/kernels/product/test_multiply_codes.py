@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from compress.kernels.product.multiply_codes import FEW, MANY, multiply_codes
 from compress.kernels.product.words import Words, words_of
 from compress.kernels.qtensor import NumberFormat
 
+pytestmark = pytest.mark.usefixtures("compiling")
 OPERATOR = torch.ops.compress.multiply_codes.default
 
 

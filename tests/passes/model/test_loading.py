@@ -58,6 +58,7 @@ def test_codes_may_stay_codes(written_as_gptq: Path) -> None:
         assert torch.equal(coded(ids).logits, decoded(ids).logits)
 
 
+@pytest.mark.usefixtures("compiling")
 def test_a_model_of_codes_compiles_in_one_piece(written_as_gptq: Path) -> None:
     """Half of its layers as on a GPU, where codes lie in words."""
     model = load_model(open_checkpoint(written_as_gptq), CPU, coded=True)
