@@ -14,6 +14,7 @@ from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.k_affine import KAffineFormat
+from compress.kernels.numbers.k_scaled import KScaledFormat
 from compress.kernels.product.words import Words, words_of
 from compress.kernels.qtensor import NumberFormat, QTensor
 
@@ -43,6 +44,7 @@ def many_cases(device: torch.device) -> Iterator[Case]:
         (2, 65, 512, KAffineFormat("q5_k")),
         (70, 16, 96, CodebookFormat("nf4", 32)),
         (3, 16, 256, FloatFormat()),
+        (20, 65, 256, KScaledFormat("q6_k")),
         *on_gpu * [(count, 4096, 14336, IntFormat(4, 128)) for count in (65, 128, 512, 1000)],
         *on_gpu * [(200, 576, 1536, IntFormat(bits, 64, "integer")) for bits in (2, 5, 6, 7, 8)],
         *on_gpu * [(300, 1000, 2304, KAffineFormat("q4_k")), (100, 4096, 4096, CodebookFormat("nf4", 64))],
@@ -71,6 +73,7 @@ def decoded_cases(device: torch.device) -> Iterator[Case]:
     for rows, columns, number_format, dtype in [
         (65, 352, IntFormat(4, 32), torch.float16),
         (3, 256, IntFormat(8, -1, "real"), torch.float32),
+        (65, 256, KAffineFormat("q2_k"), torch.float16),
         (64, 320, CodebookFormat("nf4", 64), torch.bfloat16 if on_gpu else torch.float16),
     ]:
         weight, words = coded(number_format, rows, columns, device)
@@ -117,10 +120,11 @@ def many_builds(capability: int) -> Iterator[Build]:
         (IntFormat(4, 128), torch.bfloat16, torch.bfloat16),
         (IntFormat(3, 64, "integer"), torch.float16, torch.float32),
         (CodebookFormat("nf4", 64), torch.bfloat16, torch.bfloat16),
+        (KScaledFormat("q6_k"), torch.bfloat16, torch.bfloat16),
     ]:
         words = coded(number_format, 16, 256, torch.device("cpu"))[1]
         tensors = {"inputs": torch.empty(0, dtype=dtype), "table": module.levels(words)}
-        constants = module.specialised(words, module.at_a_time(divmod(capability, 10)))
+        constants = module.specialised(words, module.at_a_time(512, divmod(capability, 10)))
         build = product_build(module.products, words, tensors | {"result": torch.empty(0, dtype=result)}, constants)
         yield replace(build, options=module.launched())
 

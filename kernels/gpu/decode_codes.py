@@ -32,7 +32,8 @@ def decode_codes(weight: Words, dtype: torch.dtype) -> Tensor:
 def specialised(weight: Words) -> dict[str, Any]:
     """The kernel's constants."""
     low, high = weight.widths
-    return {"LOW": low, "HIGH": high, "CENTER": weight.center, "TILE": TILE, "STEP": STEP}
+    fine = weight.group % STEP != 0
+    return {"LOW": low, "HIGH": high, "CENTER": weight.center, "TILE": TILE, "STEP": STEP, "FINE": fine}
 
 
 @triton.jit
@@ -53,6 +54,7 @@ def decoded(
     CENTER: tl.constexpr,
     TILE: tl.constexpr,
     STEP: tl.constexpr,
+    FINE: tl.constexpr,
 ) -> None:
     """One chunk of 64 rows: `result` [rows, columns]."""
     tile, chunk = tl.program_id(0), tl.program_id(1)
@@ -67,9 +69,8 @@ def decoded(
     start = result + row[:, None].to(tl.int64) * columns + place[None, :]
     for lane in tl.static_range(0, 8):
         column = (chunk * 8 + lane) * STEP
-        value = weights_of(
-            code_of(first, second, lane, LOW, HIGH), table, scale, minimum, column // group, groups, row, rows, CENTER
-        )
+        code = code_of(first, second, lane, LOW, HIGH)
+        value = weights_of(code, table, scale, minimum, row, rows, column, place, group, groups, CENTER, FINE)
         inside = (row[:, None] < rows) & (column + place[None, :] < columns)
         tl.store(start + column, value.to(result.dtype.element_ty), mask=inside)
 
@@ -89,19 +90,45 @@ def weights_of(
     table: tl.tensor,
     scale: tl.tensor,
     minimum: tl.tensor,
-    at: tl.tensor,
-    groups: tl.tensor,
     row: tl.tensor,
     rows: tl.tensor,
+    column: tl.tensor,
+    place: tl.tensor,
+    group: tl.tensor,
+    groups: tl.tensor,
     CENTER: tl.constexpr,
+    FINE: tl.constexpr,
 ) -> tl.tensor:
-    """What codes [rows, places] of the group `at` stand for, fp32: 2²³ + q has the bits 0x4B000000 | q, exactly."""
+    """What codes [rows, places] from `column` on stand for, fp32: 2²³ + q has the bits 0x4B000000 | q, exactly.
+
+    `FINE`: they have two scales each, in groups of half as many; else that of their first column.
+    """
     if table is not None:
         value = tl.load(table + code).to(tl.float32)
     else:
         value = (code | 0x4B000000).to(tl.float32, bitcast=True) - (8388608.0 + CENTER)
-    here = (row < rows) & (at < groups)
-    value *= tl.load(scale + at * rows + row, mask=here, other=0.0).to(tl.float32)[:, None]
+    at = column // group
+    value *= parameter_of(scale, row, rows, at, place, group, groups, FINE)
     if minimum is not None:
-        value += tl.load(minimum + at * rows + row, mask=here, other=0.0)[:, None]
+        value += parameter_of(minimum, row, rows, at, place, group, groups, FINE)
     return value
+
+
+@triton.jit
+def parameter_of(
+    parameter: tl.tensor,
+    row: tl.tensor,
+    rows: tl.tensor,
+    at: tl.tensor,
+    place: tl.tensor,
+    group: tl.tensor,
+    groups: tl.tensor,
+    FINE: tl.constexpr,
+) -> tl.tensor:
+    """Of the group `at`, or of that and the next: [rows, 1 or places] fp32. One by one: few enough to need no room."""
+    found = tl.load(parameter + at * rows + row, mask=(row < rows) & (at < groups), other=0.0).to(tl.float32)[:, None]
+    if FINE:
+        following = parameter + (at + 1) * rows + row
+        other = tl.load(following, mask=(row < rows) & (at + 1 < groups), other=0.0).to(tl.float32)[:, None]
+        found = tl.where(place[None, :] < group, found, other)
+    return found

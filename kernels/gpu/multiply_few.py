@@ -26,8 +26,8 @@ _LEAST_CHUNKS = 2
 
 
 def takes(inputs: Tensor, weight: Words) -> bool:
-    """Whether the kernel can: 1 … 64 tokens of 16 bits, each in one piece."""
-    known = inputs.dtype in (torch.bfloat16, torch.float16)
+    """Whether the kernel can: 1 … 64 tokens of 16 bits, each in one piece; groups of whole steps."""
+    known = inputs.dtype in (torch.bfloat16, torch.float16) and weight.group % _STEP == 0
     return known and inputs.ndim == 2 and 1 <= len(inputs) <= FEW and inputs.stride(1) == 1
 
 
@@ -66,7 +66,9 @@ def split(tiles: int, chunks: int) -> int:
 
 def specialised(tokens: int, weight: Words, dtype: torch.dtype) -> dict[str, Any]:
     """The kernel's constants."""
-    return words_specialised(weight) | {
+    shared = words_specialised(weight)
+    del shared["FINE"]  # there are none
+    return shared | {
         "TOKENS": max(16, triton.next_power_of_2(tokens)),
         "LANES": min(weight.group, CHUNK) // _STEP if CHUNK % weight.group == 0 else CHUNK // _STEP,
         "HALF": dtype == torch.float16,

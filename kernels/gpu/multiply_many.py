@@ -35,7 +35,7 @@ def multiply_many(inputs: Tensor, weight: Words) -> Tensor:
     """See the reference."""
     (tokens, columns), rows = inputs.shape, weight.shape[0]
     chunks = weight.low.shape[1]
-    block = at_a_time(torch.cuda.get_device_capability(inputs.device) if inputs.is_cuda else (9, 0))
+    block = at_a_time(tokens, torch.cuda.get_device_capability(inputs.device) if inputs.is_cuda else (9, 0))
     blocks, tiles = triton.cdiv(tokens, block), triton.cdiv(rows, _ROWS)
     splits = max(1, min(_PROGRAMS // (blocks * tiles), chunks // _LEAST_CHUNKS))
     result = torch.empty(tokens, rows, dtype=inputs.dtype, device=inputs.device)
@@ -52,9 +52,9 @@ def multiply_many(inputs: Tensor, weight: Words) -> Tensor:
     return result
 
 
-def at_a_time(capability: tuple[int, int]) -> int:
-    """Tokens of a block: twice as many where tensor cores read them from shared memory, which leaves registers free."""
-    return 128 if capability >= (9, 0) else 64
+def at_a_time(tokens: int, capability: tuple[int, int]) -> int:
+    """Tokens of a block: most where tensor cores read them from shared memory, which leaves registers free."""
+    return max(16, min(triton.next_power_of_2(tokens), 128 if capability >= (9, 0) else 64))
 
 
 def levels(weight: Words) -> Tensor | None:
@@ -94,6 +94,7 @@ def products(
     CENTER: tl.constexpr,
     TILE: tl.constexpr,
     STEP: tl.constexpr,
+    FINE: tl.constexpr,
     EVEN: tl.constexpr,
     ROWS: tl.constexpr,
     TOKENS: tl.constexpr,
@@ -118,7 +119,7 @@ def products(
         for lane in tl.static_range(0, 8):
             column = (chunk * 8 + lane) * STEP
             code = code_of(first, second, lane, LOW, HIGH)
-            value = weights_of(code, table, scale, minimum, column // group, groups, row, rows, CENTER)
+            value = weights_of(code, table, scale, minimum, row, rows, column, place, group, groups, CENTER, FINE)
             if EVEN:
                 x = tl.load(x_at + column)
             else:

@@ -17,6 +17,7 @@ from compress.kernels.product.levels import Levels, levels_of
 from compress.kernels.qtensor import QTensor
 
 TILE, CHUNK, STEP = 64, 256, 32
+_LEAST_GROUP = 16
 _LANES = CHUNK // STEP
 _PLANES = {1: (2, 0), 2: (2, 0), 3: (2, 1), 4: (4, 0), 5: (4, 1), 6: (4, 2), 7: (4, 4), 8: (4, 4)}
 _WORD = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
@@ -61,13 +62,13 @@ class Words:
 
 
 def words_of(weight: QTensor) -> Words | None:
-    """`weight` in words; None if its groups are not of 32, 64 or 128 columns, of multiples of 256, or of all."""
+    """`weight` in words; None if its groups are not of 16, 32, 64 or 128 columns, of multiples of 256, or of all."""
     levels = levels_of(weight)
     if levels is None:
         return None
     rows, columns = weight.shape
     group = columns // levels.scale.shape[1]
-    if group % STEP or (CHUNK % group and group % CHUNK and group != columns):
+    if group % _LEAST_GROUP or (CHUNK % group and group % CHUNK and group != columns):
         return None
     low, high = _PLANES[(weight.format.levels - 1).bit_length()]
     codes = _filled(weight.codes)

@@ -11,6 +11,7 @@ from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.k_affine import KAffineFormat
+from compress.kernels.numbers.k_scaled import KScaledFormat
 from compress.kernels.product.coded_linear import CodedLinear
 from compress.kernels.product.multiply_codes import multiply_codes
 from compress.kernels.product.words import words_of
@@ -20,6 +21,7 @@ HELD = [
     *(IntFormat(bits, 64, "integer") for bits in range(2, 9)),
     *(IntFormat(4, -1), IntFormat(4, 256), IntFormat(3, 32, "real"), IntFormat(8, 128, "middle", "float32")),
     *(CodebookFormat("nf4", 64, True), FloatFormat(), FloatFormat("block"), KAffineFormat("q5_k")),
+    *(IntFormat(4, 16), KScaledFormat("q6_k"), Float4Format("nvfp4")),
 ]
 
 
@@ -49,7 +51,7 @@ def test_scales_take_half_the_bytes_where_that_says_the_same():
     assert words_of(IntFormat(4, 64).search(WEIGHT)).minimum is None
 
 
-UNHELD = [IntFormat(4, 16), IntFormat(4, 192), Float4Format("nvfp4")]
+UNHELD = [IntFormat(4, 8), IntFormat(4, 48), IntFormat(4, 192)]
 
 
 @pytest.mark.parametrize("number_format", UNHELD, ids=lambda f: f.name)
