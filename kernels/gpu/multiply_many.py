@@ -54,7 +54,8 @@ def multiply_many(inputs: Tensor, weight: Words) -> Tensor:
 
 def at_a_time(tokens: int, capability: tuple[int, int]) -> int:
     """Tokens of a block: most where tensor cores read them from shared memory, which leaves registers free."""
-    return max(16, min(triton.next_power_of_2(tokens), 128 if capability >= (9, 0) else 64))
+    enough: int = triton.next_power_of_2(tokens)
+    return max(16, min(enough, 128 if capability >= (9, 0) else 64))
 
 
 def levels(weight: Words) -> Tensor | None:
