@@ -88,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     _quiet_libraries()
     _leave_cores()
+    _leave_memory()
     atexit.register(gc.freeze)  # the interpreter looks through all that torch has made, twice, before it ends
     with interruptible(), _collecting(_NEVER if arguments[:1] in _SHORT else _SELDOM):
         try:
@@ -147,6 +148,15 @@ def _leave_cores() -> None:
     for then gets no core, and `gptq` takes ten times as long.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _leave_memory() -> None:
+    """oneDNN keeps what it made for the last products, unless the user said otherwise; it asks at the first one.
+
+    By default that is 1,024 of them, with their buffers: of experts, whose counts of tokens are all different, hundreds
+    of MB that no plan knows of. A decoder layer has no more than these of one count of tokens.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 
 def _unexpected(arguments: Sequence[str], error: Any) -> int:

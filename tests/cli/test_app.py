@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import subprocess
 import sys
@@ -156,6 +157,16 @@ def test_threads_that_wait_sleep_unless_the_user_said_otherwise(asked: str | Non
     script = f"{forget}from compress.cli.app import main; main(['--version']); import torch"
     done = python(script, OMP_DISPLAY_ENV="true", **({"OMP_WAIT_POLICY": asked} if asked else {}))
     assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, "16"), ("64", "64")])
+def test_few_products_are_kept_unless_the_user_said_otherwise(
+    asked: str | None, kept: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.setenv(name, asked) if asked else monkeypatch.delenv(name, raising=False)
+    main(["--version"])
+    assert os.environ[name] == kept
 
 
 def test_one_that_has_served_ends_at_once_and_others_as_python_does(
