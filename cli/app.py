@@ -154,7 +154,7 @@ def _leave_memory() -> None:
     """oneDNN keeps what it made for the last products, unless the user said otherwise; it asks at the first one.
 
     By default that is 1,024 of them, with their buffers: of experts, whose counts of tokens are all different, hundreds
-    of MB that no plan knows of. A decoder layer has no more than these of one count of tokens.
+    of MB that no plan knows of.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
