@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from compress.kernels.effort import Effort
-from compress.recipes.pace import Pace, pace
+from compress.recipes.figures.pace import Pace, pace
 
 
 def test_seconds_are_those_of_each_sort_together() -> None:
@@ -27,5 +27,5 @@ def test_a_machine_has_a_pace_and_is_left_as_it_was() -> None:
 def test_the_best_of_many_tries_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each try takes a second, but one in the midst of them half as long."""
     ticks = iter([tick for at in range(12) for tick in (10 * at, 10 * at + (0.5 if at == 5 else 1))] * 5)
-    monkeypatch.setattr("compress.recipes.pace.time.thread_time", lambda: next(ticks))
+    monkeypatch.setattr("compress.recipes.figures.pace.time.thread_time", lambda: next(ticks))
     assert pace.__wrapped__().calls == pytest.approx(0.7 * 200 / 0.5)
