@@ -165,7 +165,8 @@ def _unexpected(arguments: Sequence[str], error: Any) -> int:
         error.show()
         return _exit(arguments, error.format_message(), "", int(error.exit_code))
     if isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or "not enough memory" in str(error):
-        return _fail(arguments, "out of memory", "use fewer samples or a shorter seq_len, or set --max-ram", 1)
+        option = "--max-vram" if "CUDA" in str(error) else "--max-ram"
+        return _fail(arguments, "out of memory", f"use fewer samples or a shorter seq_len, or set {option}", 1)
     if os.environ.get("COMPRESS_DEBUG"):
         traceback.print_exc()
     reason = " ".join(f"{type(error).__name__}: {error}".split())

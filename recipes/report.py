@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from pydantic import BaseModel
 
 from compress.formats import open_checkpoint
@@ -23,6 +22,7 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.recipes.engines.verdicts import loading_lines
 from compress.recipes.figures.budgets import peak_here
+from compress.recipes.figures.cards import peak_on
 from compress.recipes.figures.profile import Profile
 from compress.recipes.gates.limits import Judged, figures_of, judged
 from compress.recipes.recipe import Recipe
@@ -117,7 +117,7 @@ def make_report(recipe: Recipe, state: Run, artifacts: Sequence[Artifact], passe
         missed=[str(gate) for gate in gates if not gate.holds],
         seconds=sum(step.seconds for step in passes),
         peak_ram_bytes=peak_here(),
-        peak_vram_bytes=torch.cuda.max_memory_allocated() if state.device.type == "cuda" else 0,
+        peak_vram_bytes=peak_on(state.device),
         bits=dict(state.left.bits or {}),
         gates=gates,
         prices=state.left.manifest.get("prices", []),

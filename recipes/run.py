@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from compress.formats.base import Checkpoint
-from compress.formats.errors import UsageError
 from compress.formats.files.carried import TEMPLATE_PATTERN
 from compress.formats.files.source import is_hub_id
 from compress.formats.files.storage import require_space, sha256_file, write_json
@@ -34,7 +33,7 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.sweep.sweep import sweep
 from compress.recipes.engines.verdicts import loading_lines, notes
-from compress.recipes.figures.budgets import memory_here
+from compress.recipes.figures.cards import allowed_on, kept_on
 from compress.recipes.figures.planned import Plan
 from compress.recipes.figures.profile import profile_of
 from compress.recipes.opening import Opened, model_of, open_recipe
@@ -72,7 +71,7 @@ def run(
     """
     reporter, processes = reporter or Reporter(), processes or Processes()
     place = torch.device(device)
-    budget = processes.share(device).given(_budget(place, max_ram, max_vram))  # it decides about bytes
+    budget = processes.share(device).given(allowed_on(place, max_ram, max_vram))  # it decides about bytes
     with processes.turn():  # the first downloads what is to be downloaded
         opened = open_recipe(recipe, place, reporter)
     reporter.tell("planning")
@@ -80,7 +79,7 @@ def run(
     if division := planned.division():
         reporter.note(division)
     files = source_hashes(opened.source.path, reporter)
-    with counting(), shared_workshop(output, fresh, processes) as journal:
+    with counting(), kept_on(place, max_vram), shared_workshop(output, fresh, processes) as journal:
         processes.on_main(lambda: require_space(output, planned.folder_bytes - _lying_in(output / WORK)))
         state = _state(opened, files, output, journal, budget, reporter, processes)
         stages = keyed((*opened.recipe.passes, *(trial or ())), _base(opened, files), opened.texts, state.work)
@@ -88,15 +87,6 @@ def run(
             stages = [stage for stage in stages if not any(writes(step) for step in stage.passes)]
         report = _execute(opened.recipe, state, stages, trial is not None)
     return report.model_copy(update={"notes": [*_said(planned), *_fallen(report)]})
-
-
-def _budget(device: torch.device, max_ram: int | None, max_vram: int | None) -> int:
-    """Bytes that the device which computes may use: what was allowed, or all that it has."""
-    if device.type == "cuda":
-        return max_vram or torch.cuda.get_device_properties(device).total_memory
-    if max_vram is not None:
-        raise UsageError(f"--max-vram speaks of a GPU, and this run is on {device}", "use --max-ram")
-    return max_ram or memory_here()
 
 
 def _base(opened: Opened, files: Mapping[str, str]) -> dict[str, Any]:

@@ -3,12 +3,17 @@
 As on a real one, an operation on tensors of both kinds raises (but for numbers, copies, and indices), and so do
 `.numpy()` and a generator of the CPU. What is computed is computed by the CPU: that CUDA has the operation, or
 gives the same bits, is not shown. torch lets one such device be made in Python (an experimental interface).
+
+It has a `Card`, whose memory is what its tensors take: buffers within an operation are not counted, no more is what
+an allocator would keep.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -32,7 +37,46 @@ _setup_privateuseone_for_python_backend(NAME)
 _AUTOCAST = torch.library.Library("_", "IMPL")
 _AUTOCAST.fallback(torch.library.fallthrough_kernel, "AutocastPrivateUse1")
 # Whatever asks for the types of mixed precision, as activation checkpointing does, asks every device that there is.
-getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]
+_MODULE = getattr(torch, NAME)
+_MODULE.get_amp_supported_dtype = lambda: [torch.bfloat16]
+
+
+@dataclass
+class Card:
+    """Bytes of memory that there are, that may be taken, that tensors have and had; to `count` them takes time."""
+
+    total_memory: int = 1 << 40
+    allowed: int = 1 << 40
+    count: bool = False
+    taken: int = 0
+    peak: int = 0
+    _tensors: dict[int, int] = field(default_factory=dict)
+
+    def allow(self, fraction: float, _device: object) -> None:
+        self.allowed = int(self.total_memory * fraction)
+
+    def take(self, tensor: Away) -> None:
+        """Count the tensor's memory, once for all that share it, for as long as one of them lives."""
+        storage = tensor.here.untyped_storage()
+        address, nbytes = storage.data_ptr(), storage.nbytes()
+        if not self._tensors.get(address):
+            if self.taken + nbytes > self.allowed:
+                raise torch.OutOfMemoryError(f"{NAME}: out of memory: {self.taken} + {nbytes} of {self.allowed}")
+            self.taken += nbytes
+            self.peak = max(self.peak, self.taken)
+        self._tensors[address] = self._tensors.get(address, 0) + 1
+        weakref.finalize(tensor, self._give, address, nbytes)
+
+    def _give(self, address: int, nbytes: int) -> None:
+        self._tensors[address] -= 1
+        if not self._tensors[address]:
+            self.taken -= nbytes
+
+
+_card = Card()
+_MODULE.get_device_properties = lambda _: _card
+_MODULE.set_per_process_memory_fraction = lambda *given: _card.allow(*given)
+_MODULE.max_memory_allocated = lambda _: _card.peak
 
 
 class Away(Tensor):
@@ -47,6 +91,8 @@ class Away(Tensor):
             device=torch.device(NAME, 0),
         )  # fmt: skip
         made.here = here
+        if _card.count:
+            _card.take(made)
         return made
 
     @classmethod
@@ -94,10 +140,13 @@ class _Attention(torch.autograd.Function):
 
 
 @contextmanager
-def gpu() -> Iterator[str]:
-    """Within, the device of this name can be computed on."""
+def gpu(card: Card | None = None) -> Iterator[str]:
+    """Within, the device of this name can be computed on; it is that `card`, or one that counts nothing."""
+    global _card
+    _card = card or Card()
     with _Dispatch(), _Functions():
         yield NAME
+    _card = Card()
 
 
 def _compute(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -166,6 +166,10 @@ def plan(
         from compress.recipes.recipe import is_recipe
 
     if is_recipe(source):
+        if max_ram and max_vram:
+            raise UsageError(
+                "a run computes in one memory", "plan with --max-vram what a GPU will do, else with --max-ram"
+            )
         ram, disk = (parse_bytes(size) if size else None for size in (max_vram or max_ram, max_disk))
         crew = Crew(processes or 1, 1 if max_vram else processes or 1)
         _plan_recipe(source, overrides or (), target or (), ram, disk, crew, json, quiet)

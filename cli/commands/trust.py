@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from compress.cli.commands.shared import Device, MaxRam, Quiet, Set, device_here, working
+from compress.cli.commands.shared import Device, MaxRam, MaxVram, Quiet, Set, device_here, working
 from compress.cli.terminal.output import Json, emit
 from compress.formats.errors import CompressError, UsageError
 from compress.formats.sizes import parse_bytes
@@ -55,6 +55,7 @@ def replay(
     check: Annotated[bool, typer.Option("--check", help="Only say whether all that it was made of is here.")] = False,
     device: Device = "cpu",
     max_ram: MaxRam = None,
+    max_vram: MaxVram = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -63,7 +64,7 @@ def replay(
     For an audit, or before trusting a file from elsewhere: recipe, source, tokens and versions are held against what
     was recorded, and what is missing or differs is named before anything is computed.
     """
-    place, memory = device_here(device), parse_bytes(max_ram) if max_ram else None
+    place, ram, vram = device_here(device), *(parse_bytes(size) if size else None for size in (max_ram, max_vram))
     target = output or Path("out", "replay", artifact.resolve().name)
     with working(quiet) as reporter:
         from compress.cli.views.trust import replay as show_replay
@@ -76,7 +77,8 @@ def replay(
             changes=overrides or (),
             check=check,
             device=place,
-            max_ram=memory,
+            max_ram=ram,
+            max_vram=vram,
             reporter=reporter,
         )
     emit(found.model_dump(mode="json"), json, lambda: show_replay(found))

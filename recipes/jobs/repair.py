@@ -23,7 +23,7 @@ from compress.passes.choice.ladder import Ladder
 from compress.passes.choice.prices import Price, Prices
 from compress.passes.core.base import Rung
 from compress.passes.core.report import Reporter
-from compress.recipes.figures.budgets import memory_here
+from compress.recipes.figures.cards import allowed_on
 from compress.recipes.gates.limits import error_left, figures_of
 from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.plan import ROUNDS, fitting_rungs, planned_bytes
@@ -51,7 +51,7 @@ def run(
     repair: Repair | None = None
     while (left := _error_left(recipe, report)) is not None and len(said) < ROUNDS:
         report = run_once(recipe, output, reporter=reporter, trial=(Prices(),), **options)
-        repair = repair or Repair.of(recipe, report.bits, options.get("max_ram"), reporter)
+        repair = repair or Repair.of(recipe, report.bits, _allowed(**options), reporter)
         chosen = repair.choose(report.prices, left if len(said) < ROUNDS - 1 else 0.0)
         if chosen is None:
             break
@@ -64,6 +64,11 @@ def run(
         said.append(f"repair ends: {'; '.join(report.missed)}, and {_end(repair, len(said))}")
         reporter.note(said[-1])
     return run_once(recipe, output, reporter=reporter, **options).model_copy(update={"repairs": said})
+
+
+def _allowed(device: str = "cpu", max_ram: int | None = None, max_vram: int | None = None, **_: Any) -> int:
+    """The memory that the rounds may take."""
+    return allowed_on(torch.device(device), max_ram, max_vram)
 
 
 def _error_left(recipe: Recipe, report: RunReport) -> float | None:
@@ -100,14 +105,14 @@ class Repair:
     ceiling: tuple[int, str]
 
     @classmethod
-    def of(cls, recipe: Recipe, bits: Mapping[str, Rung], max_ram: int | None, reporter: Reporter) -> Repair:
+    def of(cls, recipe: Recipe, bits: Mapping[str, Rung], max_ram: int, reporter: Reporter) -> Repair:
         """Opens what the recipe names once more, for its headers; `bits` are those that a stage of it chose."""
         reporter.tell("looking for what can be raised")
-        opened, memory = outline_recipe(recipe, Reporter(), None), max_ram or memory_here()
+        opened = outline_recipe(recipe, Reporter(), None)
         ceiling = opened.ceiling
         if bits:
             opened = outline_recipe(_decided(opened, bits), Reporter(), None)
-        return cls(opened.written, opened, fitting_rungs(opened, memory), memory, ceiling)
+        return cls(opened.written, opened, fitting_rungs(opened, max_ram), max_ram, ceiling)
 
     def choose(self, prices: Sequence[Price], left: float) -> Raised | None:
         """The fewest bits with which `left` of the present error may be expected to stay, within the gate on size.

@@ -93,6 +93,7 @@ def replay(
     check: bool = False,
     device: str = "cpu",
     max_ram: int | None = None,
+    max_vram: int | None = None,
     reporter: Reporter | None = None,
 ) -> Replay:
     """Run the recipe of the artifact's manifest into `output`, and compare every file's SHA-256 with the recorded one.
@@ -110,7 +111,7 @@ def replay(
         unlike += _texts(recipe, manifest, reporter)
     if check or any(found.part != "versions" for found in unlike):
         return Replay(path=str(path), output=None, reproduced=False, files=0, unlike=unlike)
-    report = run(recipe, output, device=device, max_ram=max_ram, reporter=reporter)
+    report = run(recipe, output, device=device, max_ram=max_ram, max_vram=max_vram, reporter=reporter)
     made = _same_of(report, manifest.artifact.path)
     recorded = manifest.files
     differs = list(_files(_manifest(made).files, recorded, same_recipe=not changes))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from compress.cli.app import entry, main
 
@@ -132,13 +133,18 @@ def test_the_end_takes_no_collection_of_what_is_imported(python: Python) -> None
     )
 
 
-def test_no_memory_is_no_bug(failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "option"),
+    [(MemoryError(), "--max-ram"), (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), "--max-vram")],
+)
+def test_no_memory_is_no_bug(error: Exception, option: str, failure: Failure, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
-        raise MemoryError
+        raise error
 
     monkeypatch.setattr("compress.recipes.jobs.inspect.open_checkpoint", full)
     assert main(["inspect", ".", "--json"]) == 1
-    assert failure()["message"] == "out of memory"
+    told = failure()
+    assert told["message"] == "out of memory" and told["hint"].endswith(option)
 
 
 def test_a_reader_that_goes_away_is_no_error(environment: Mapping[str, str]) -> None:

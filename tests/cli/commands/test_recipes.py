@@ -11,7 +11,7 @@ import pytest
 
 from compress.cli.app import main
 from compress.cli.commands import recipes
-from compress.formats.errors import UsageError
+from compress.formats.errors import RefusedError, UsageError
 
 Failure = Callable[[], dict[str, Any]]
 
@@ -94,6 +94,33 @@ def test_a_plan_of_several_processes_says_what_each_of_them_takes(
     assert "2 × " in (shown := capsys.readouterr().out) and "sharded" in shown
     assert main(["plan", str(path), "--processes", "2", "--max-vram", "8GiB", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stages"][0]["processes"] == 1  # that share a memory
+
+
+def test_a_plan_within_a_gpu_refuses_what_does_not_fit_and_says_what_would(recipe: Path, failure: Failure) -> None:
+    assert main(["plan", str(recipe), "--max-vram", "100MiB", "--json"]) == 3
+    message = failure()["message"]
+    least = int(message.partition("about ")[2].partition(" MiB")[0])
+    assert message.endswith("MiB of memory, and 100 MiB are allowed")
+    assert main(["plan", str(recipe), "--max-vram", f"{least - 1}MiB", "--json"]) == 3
+    assert main(["plan", str(recipe), "--max-vram", f"{least}MiB", "--quiet"]) == 0
+
+
+def test_a_plan_is_of_one_memory(recipe: Path, failure: Failure) -> None:
+    assert main(["plan", str(recipe), "--max-vram", "8GiB", "--max-ram", "8GiB", "--json"]) == 2
+    assert "one memory" in failure()["message"]
+
+
+def test_a_run_on_a_gpu_is_told_what_it_may_take(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+
+    def run(*_: Any, **options: Any) -> None:
+        told.update(options)
+        raise RefusedError("seen")
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("compress.recipes.jobs.repair.run", run)
+    assert main(["run", str(recipe), "--device", "cuda:1", "--max-vram", "2GiB"]) == 3
+    assert (told["device"], told["max_vram"], told["max_ram"]) == ("cuda:1", 2 << 30, None)
 
 
 def test_a_plan_says_what_the_cache_takes(tiny_llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

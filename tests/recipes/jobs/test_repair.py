@@ -122,7 +122,7 @@ def test_types_of_gguf_are_raised_where_most_is_gained_and_plans_say_how_far(wor
     assert planned.repair and planned.repair.passes == ["gptq", "evaluate"]
     dear, cheap = (Price(modules={f"model.layers.{layer}.mlp.down_proj": (64, 128)}, cost=cost)
                    for layer, cost in ((1, 0.5), (0, 0.01)))  # fmt: skip
-    repair = Repair.of(recipe, {}, None, Reporter())
+    repair = Repair.of(recipe, {}, 1 << 40, Reporter())
     found = repair.choose([dear, cheap], left=0.3)
     assert found and found.told.startswith("modules raised: 1 to q5_0; 4.500 → 5.000 bits per weight")
     step = found.recipe.passes[1].model_dump(mode="json", exclude_unset=True)
