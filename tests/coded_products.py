@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.float import FloatFormat
+from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.numbers.k_scaled import KScaledFormat
@@ -29,6 +30,9 @@ def few_cases(device: torch.device) -> Iterator[Case]:
         (3, 65, 1024, IntFormat(4, 256, "real")),
         (2, 16, 384, CodebookFormat("nf4", 64)),
         (2, 16, 96, FloatFormat()),
+        (3, 65, 512, KScaledFormat("q6_k")),
+        (2, 16, 320, IntFormat(4, 16, "integer")),
+        (2, 16, 96, Float4Format("nvfp4")),
         *on_gpu * [(count, 4096, 14336, IntFormat(4, 128)) for count in (1, 8, 16, 33, 64)],
         *on_gpu * [(1, 576, 1536, IntFormat(bits, 64, "integer")) for bits in (2, 5, 6, 7)],
         *on_gpu * [(5, 1000, 2304, KAffineFormat("q4_k"))],
@@ -102,12 +106,18 @@ def few_builds(_: int) -> Iterator[Build]:
         (1, IntFormat(4, 128), torch.bfloat16),
         (64, IntFormat(3, 64, "integer"), torch.float16),
         (16, CodebookFormat("nf4", 64), torch.bfloat16),
+        (1, KScaledFormat("q6_k"), torch.bfloat16),
+        (64, Float4Format("nvfp4"), torch.bfloat16),
     ]:
         words = coded(number_format, 16, 256, torch.device("cpu"))[1]
-        table = None if words.table is None else words.table.to(dtype)
-        more = {"table": table, "sums": words.minimum, "result": torch.empty(0)}
+        zeros = torch.empty(0, dtype=dtype)
+        more = {
+            "table": module.levels(words, dtype),
+            "sums": module.sums_of(torch.zeros(1, 256), words),
+            "result": torch.empty(0),
+        }
         constants = module.specialised(tokens, words, dtype)
-        yield product_build(module.products, words, {"inputs": torch.empty(0, dtype=dtype), **more}, constants)
+        yield product_build(module.products, words, {"inputs": zeros, **more}, constants)
     signature = {"parts": "*fp32", "result": "*bf16", "count": "i32"}
     yield Build(module.joined, signature, {*signature}, {"SPLITS": 8, "WIDTH": 1024}, {}, tensor_cores=False)
 
@@ -145,4 +155,4 @@ def product_build(kernel: Any, words: Words, more: dict[str, Tensor | None], con
     constants = {name: None for name, tensor in tensors.items() if tensor is None} | constants
     signature = {name: pointer(tensors[name]) if name in tensors else "i32" for name in kernel.arg_names}
     even = {*tensors, "rows", "columns", "stride", "group"} & {*signature} - constants.keys()
-    return Build(kernel, signature, even, constants, module.launched())
+    return Build(kernel, signature, even, constants, module.launched(words))

@@ -32,8 +32,7 @@ def decode_codes(weight: Words, dtype: torch.dtype) -> Tensor:
 def specialised(weight: Words) -> dict[str, Any]:
     """The kernel's constants."""
     low, high = weight.widths
-    fine = weight.group % STEP != 0
-    return {"LOW": low, "HIGH": high, "CENTER": weight.center, "TILE": TILE, "STEP": STEP, "FINE": fine}
+    return {"LOW": low, "HIGH": high, "CENTER": weight.center, "TILE": TILE, "STEP": STEP, "FINE": weight.fine}
 
 
 @triton.jit

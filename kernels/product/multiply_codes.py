@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from compress.kernels.op import op
-from compress.kernels.product.words import STEP, Words
+from compress.kernels.product.words import Words
 
 FEW, MANY = 64, 1024
 """Inputs up to which reading codes is what takes time; and from which on a decoded weight pays, once written. Not
@@ -54,7 +54,7 @@ def _outline(inputs: Tensor, *weight: object) -> Tensor:
 
 def _multiplied(inputs: Tensor, weight: Words) -> Tensor:
     """By the version for so many inputs."""
-    if len(inputs) <= FEW and weight.group % STEP == 0:
+    if len(inputs) <= FEW:
         return multiply_few(inputs, weight)
     if len(inputs) <= MANY:
         return multiply_many(inputs, weight)

@@ -46,6 +46,11 @@ class Words:
         """Bits of a code in each plane: eight codes are a word."""
         return self.low.itemsize, 0 if self.high is None else self.high.itemsize
 
+    @property
+    def fine(self) -> bool:
+        """Whether 32 neighbouring columns may have two scales."""
+        return self.group % STEP != 0
+
     def values(self) -> Tensor:
         """The weight, fp32."""
         rows, columns = self.shape
