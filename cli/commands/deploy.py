@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,4 +64,8 @@ def _view(found: Deployment) -> list[RenderableType]:
     weights, cache = memory_size(found.weights_bytes), memory_size(found.cache_bytes)
     head = f"{found.name}: {found.image}, {where}, {memory_size(found.memory_bytes)} of memory a replica"
     files = [f"  {found.output}/{name}" for name in found.files]
-    return [f"{head} (weights {weights}, cache {cache})", *files, f"next: kubectl apply -f {found.output}/kubernetes"]
+    return [
+        f"{head} (weights {weights}, cache {cache})",
+        *files,
+        f"next: kubectl apply -f {shlex.quote(found.output)}/kubernetes",
+    ]

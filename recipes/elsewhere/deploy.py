@@ -7,7 +7,6 @@ model says: weights and cache, times 1.2.
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,6 +22,7 @@ from compress.formats.errors import RefusedError
 from compress.formats.files.source import name_of
 from compress.formats.files.storage import write_bytes
 from compress.recipes.artifacts import artifact_at, manifest_at
+from compress.recipes.elsewhere.spelling import as_yaml, escaped, image_parts, in_one_line, label, mounted, refuse_odd
 from compress.recipes.engines.verdicts import subject_of, verdict
 from compress.recipes.figures.cache import cache_of
 from compress.recipes.figures.footprint import USED_VRAM, with_room
@@ -74,9 +74,11 @@ class Deployment(BaseModel):
 def deploy(artifact: Path, output: Path, wishes: Wishes | None = None) -> Deployment:
     """Write the files that deploy `artifact` into `output`, which is empty or not there.
 
-    Raises RefusedError where the engine of its container cannot load it, or no image for it is known.
+    Raises RefusedError where the engine of its container cannot load it, no image for it is known, or its path holds
+    what no file of these can; UsageError for an image or a host that is none.
     """
     wishes, path = wishes or Wishes(), artifact_at(artifact, "compress deploy")
+    refuse_odd(wishes.image, wishes.host)
     checkpoint = open_checkpoint(path)
     engine = "llama.cpp" if checkpoint.dialect == "gguf" else "vllm"
     found = verdict(engine, str(path), subject_of(checkpoint))
@@ -128,18 +130,25 @@ def _started(
 ) -> dict[str, Any]:
     """How the engine is started."""
     folder = checkpoint.path if checkpoint.path.is_dir() else checkpoint.path.parent
-    name, gpus = _label(_name(checkpoint, folder)), figures["gpus"]
+    name, gpus = label(_name(checkpoint, folder)), figures["gpus"]
     known = settings.get("gpu_image", settings["image"]) if gpus else settings["image"]
     options = _vllm_options(name, gpus, wishes, checkpoint)
     if engine == "llama.cpp":
         options = _llama_options(name, checkpoint.path, gpus, wishes)
+    arguments, image = [*options, "--host", "0.0.0.0", "--port", str(_PORT)], wishes.image or known
+    repository, tag = image_parts(image)
+    where = in_one_line(folder.absolute())
     return {
         **wishes.model_dump(include={"context", "parallel", "cpus", "max_replicas", "host"}),
         "name": name,
-        "artifact": str(folder.absolute()),
-        "quoted": shlex.quote(str(folder.absolute())),
-        "image": wishes.image or known,
-        "arguments": [*options, "--host", "0.0.0.0", "--port", str(_PORT)],
+        "artifact": where,
+        "quoted": shlex.quote(where),
+        "mounted": mounted(where),
+        "image": image,
+        "repository": repository,
+        "tag": tag,
+        "arguments": arguments,
+        "escaped": [escaped(part) for part in arguments],
         "model": _MODEL,
         "port": _PORT,
         "user": _USER,
@@ -156,9 +165,10 @@ def _vllm_options(name: str, gpus: int, wishes: Wishes, checkpoint: Checkpoint) 
 
 def _llama_options(name: str, path: Path, gpus: int, wishes: Wishes) -> list[str]:
     file = path if path.is_file() else next(iter(sorted(path.glob("*.gguf"))))
+    name_there = in_one_line(Path(file.name))
     limits = ["--ctx-size", str(wishes.context * wishes.parallel), "--parallel", str(wishes.parallel)]
     layers = ["--n-gpu-layers", "999"] if gpus else []
-    return ["--model", f"{_MODEL}/{file.name}", "--alias", name, *limits, *layers, "--metrics"]
+    return ["--model", f"{_MODEL}/{name_there}", "--alias", name, *limits, *layers, "--metrics"]
 
 
 def _name(checkpoint: Checkpoint, folder: Path) -> str:
@@ -168,17 +178,12 @@ def _name(checkpoint: Checkpoint, folder: Path) -> str:
     return name_of(made_of) if isinstance(made_of, str) else checkpoint.spec.name or folder.name
 
 
-def _label(name: str) -> str:
-    """`name` as Kubernetes takes it (RFC 1123): small letters, digits and dashes, a letter first."""
-    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return (plain if plain[:1].isalpha() else f"model-{plain}")[:50].strip("-")
-
-
 def _rendered(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     loader = FileSystemLoader(_TEMPLATES)
     jinja = Environment(
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
+    jinja.filters["yaml"] = as_yaml
     for name in loader.list_templates():
         if name.endswith(_ENDING):
             yield name.removesuffix(_ENDING), jinja.get_template(name).render(values)
