@@ -30,6 +30,7 @@ class Figures:
         self._whole = Histogram("request_seconds", "Until an answer ended.", ["path"], buckets=_SECONDS, **labels)
         self.held = Gauge("held", "Requests that wait or are being answered.", **labels)
         self.waiting = Gauge("waiting", "Requests that wait for the engine.", **labels)
+        self.connections = Gauge("connections", "Connections that clients have open.", **labels)
         Gauge("engine_up", "Whether the engine answers.", **labels).set_function(lambda: float(not state.down))
         Gauge("engine_restarts", "How often it was started again.", **labels).set_function(lambda: state.restarts)
 

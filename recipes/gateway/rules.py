@@ -18,18 +18,25 @@ _LONGEST_KEY = 4096
 class Rules:
     """`parallel` requests are with the engine at once (None: as many as come), `queue` more may wait.
 
-    Each may take `seconds`, waiting included. `key` is what clients must show; none if it is empty.
+    Each may take `seconds`, waiting included. `key` is what clients must show; none if it is empty. `idle` connections
+    may be open beside those of the requests.
     """
 
     queue: int = 64
     seconds: float = 600.0
     parallel: int | None = None
+    idle: int = 448
     key: bytes = field(default=b"", repr=False)
 
     @property
     def room(self) -> int:
         """How many requests may be here at once."""
         return self.queue + (self.parallel or 0)
+
+    @property
+    def connections(self) -> int:
+        """How many clients' connections may be open at once."""
+        return self.room + self.idle
 
     def admits(self, authorization: bytes) -> bool:
         """Whether an `Authorization` header shows the key. Takes as long for any that has the key's length."""

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from compress.formats.errors import CompressError
 from compress.recipes.gateway import reply
+from compress.recipes.gateway.connections import allow_files, limited_to
 from compress.recipes.gateway.figures import Figures
 from compress.recipes.gateway.proxy import Proxy
 from compress.recipes.gateway.rules import Rules, State
@@ -50,11 +51,12 @@ def application(proxy: Proxy, rules: Rules, state: State, figures: Figures) -> F
 class Gateway:
     """Listens on `host` and `port`, and passes on to `upstream` what `rules` let in, while it is not `down`.
 
-    Raises RefusedError if it cannot listen there.
+    Raises RefusedError if it cannot listen there, or not open as many files as that takes.
     """
 
     def __init__(self, upstream: str, host: str, port: int, rules: Rules, state: State) -> None:
         self.state = state
+        allow_files(rules.connections + rules.room)  # each request has one to its client, one to the engine
         self._socket = bound(host, port)
         figures = Figures(state)
         self._proxy = Proxy(upstream, rules, state, figures)
@@ -62,8 +64,10 @@ class Gateway:
         # No answer takes longer; a client that does not read it would.
         seconds = {"timeout_graceful_shutdown": math.ceil(rules.seconds + reply.LAST_SECONDS)}
         kept = {"timeout_keep_alive": _KEPT_SECONDS, "server_header": False}
-        options = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none", "http": "h11"}
-        self._server = uvicorn.Server(uvicorn.Config(app, **seconds, **kept, **options))
+        options = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none"}
+        limited = limited_to(rules.connections)
+        self._server = uvicorn.Server(uvicorn.Config(app, http=limited, **seconds, **kept, **options))
+        figures.connections.set_function(lambda: len(self._server.server_state.connections))
         self._thread = threading.Thread(target=self._run, name="gateway", daemon=True)
 
     @property
