@@ -18,7 +18,9 @@ from compress.passes.artifact.record import MANIFEST, SIGNATURE
 _LARGEST = 1 << 26
 """Bytes of a signature, which names every file."""
 _KEYS = "openssl ecparam -name prime256v1 -genkey -noout -out key.pem && openssl ec -in key.pem -pubout -out key.pub"
-
+_LOG_IN = (
+    "on a terminal it asks; in CI it needs a token (GitHub: `permissions: id-token: write`); `--key` needs neither"
+)
 _OFFLINE = "it needs the network, and to know who you are; `--key` signs, and `--public-key` verifies, without either"
 
 
@@ -128,14 +130,25 @@ def _sigstore_verifier(signer: Identity) -> Any:
 
 @contextmanager
 def _reaching() -> Iterator[None]:
-    """What goes wrong within is sigstore's. Raises CompressError, which says what to do without it."""
+    """What goes wrong within is sigstore's. Raises CompressError, which says why, and what to do without it."""
     try:
         yield
+    except EOFError as error:  # it asks on a terminal for what its page in a browser said
+        raise CompressError("sigstore: nobody here can log in, and nothing vouches for who you are", _LOG_IN) from error
     except Exception as error:
         if not isinstance(error, (OSError, *_sigstore_errors())):
             raise
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise CompressError(f"sigstore: {said[0]}", _OFFLINE) from error
+        raise CompressError(_why(error), _OFFLINE) from error
+
+
+def _why(error: BaseException) -> str:
+    """Its first line, and that of what it comes from: sigstore's own says that something failed, and not why."""
+    root = error
+    while (cause := root.__cause__ or root.__context__) is not None:
+        root = cause
+    lines = [str(each).strip().partition("\n")[0] or type(each).__name__ for each in (error, root)]
+    reached = isinstance(root, OSError) and root.filename is None
+    return f"sigstore {'cannot be reached' if reached else 'failed'}: {': '.join(dict.fromkeys(lines))}"
 
 
 def _sigstore_errors() -> tuple[type[Exception], ...]:

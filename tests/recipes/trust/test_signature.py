@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -177,14 +179,59 @@ def test_without_sigstore_it_is_said_what_needs_no_network(
     made_up: type[Signing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def unreachable(self: Signing, **options: object) -> None:
-        raise NetworkError("cannot reach it\nand more")
+        raise NetworkError("cannot refresh it\nand more") from ConnectionError("no such host")
 
     for name in ("use_sigstore_signer", "use_sigstore_verifier"):
         monkeypatch.setattr(made_up, name, unreachable, raising=False)
     for act in (lambda: sign(tmp_path, None), lambda: fault(tmp_path, Identity("me", "https://elsewhere"))):
-        with pytest.raises(CompressError, match=r"sigstore: cannot reach it$") as caught:
+        with pytest.raises(
+            CompressError, match=r"sigstore cannot be reached: cannot refresh it: no such host$"
+        ) as caught:
             act()
         assert "--key" in caught.value.hint
+
+
+def test_where_nobody_can_log_in_it_is_said_what_would_vouch(
+    made_up: type[Signing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asks(self: Signing, *_: object) -> None:
+        input("Enter verification code: ")
+
+    (tmp_path / "compress.json").write_text("{}")
+    monkeypatch.setattr(made_up, "sign", asks, raising=False)
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    with pytest.raises(CompressError, match="sigstore: nobody here can log in") as caught:
+        sign(tmp_path, None)
+    assert "id-token: write" in caught.value.hint
+
+
+@needs_signing
+@pytest.mark.filterwarnings("ignore")
+def test_without_a_network_sigstore_itself_is_told_of_in_a_line(
+    signed: tuple[Path, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real library, in a network that refuses all, with nothing kept from before."""
+    artifact, _, public = signed
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for act in (sign, fault):
+        who: Any = None if act is sign else Identity("me@example.org", "https://accounts.google.com")
+        with pytest.raises(CompressError, match=r"^sigstore cannot be reached: .+: .+$") as caught:
+            act(artifact, who)
+        assert "`--key` signs" in caught.value.hint and "\n" not in str(caught.value)
+    assert fault(artifact, public) == ""  # what was signed before still is
+
+
+@needs_signing
+@pytest.mark.filterwarnings("ignore")
+def test_model_signing_itself_finds_what_we_sign_signed(signed: tuple[Path, Path, Path]) -> None:
+    artifact, _, public = signed
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(artifact), "--public_key", str(public)]
+    command += ["--signature", str(artifact / "compress.sig"), "--ignore-paths", str(artifact / "compress.sig")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_signature_of_somebody_else_is_no_crash(
