@@ -24,6 +24,7 @@ import torch
 from device_agreement import agreement
 from device_attention import attention
 from device_codes import codes
+from device_experts import experts
 from device_hessian import hessians
 from device_layer import layers, traced
 from device_prefill import prefill
@@ -48,6 +49,7 @@ def main() -> int:
         report.section("The machine", partial(machine, bench), 60)
         report.section("Few inputs times codes", partial(codes, bench), 90)
         report.section("Many inputs times codes", partial(prefill, bench), 45)
+        report.section("Experts of a layer", partial(experts, bench), 30)
         report.section("A token's attention over a cache of 8 bits", partial(attention, bench), 25)
         report.section("GPTQ of one matrix", partial(solves, bench), 40)
         report.section("A layer of an 8B model", partial(layers, bench, {}), 100)

@@ -210,6 +210,7 @@ def generate(
     device: Device = "cpu",
 ) -> None:
     """Try a checkpoint: print its answer as it comes."""
+    from compress.kernels.fallbacks import counting
     from compress.recipes.jobs.generate import generate as generate_text
 
     text = sys.stdin.read() if prompt == "-" else prompt
@@ -220,7 +221,7 @@ def generate(
         stdout.flush()
 
     stdout = sys.stdout
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), counting() as fallbacks:
         generate_text(
             path,
             text,
@@ -233,6 +234,8 @@ def generate(
             device=place,
         )
     write("\n")
+    for what, times in fallbacks.items():
+        typer.echo(f"note: {what} ({times} times)", err=True)
 
 
 def _options(settings: Sequence[str]) -> dict[str, Any]:

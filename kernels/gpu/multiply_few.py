@@ -58,9 +58,9 @@ def add_parts(parts: Tensor, result: Tensor) -> None:
     joined[(triton.cdiv(count, 1024),)](parts, result, count, SPLITS=len(parts), WIDTH=1024)
 
 
-def split(tiles: int, chunks: int) -> int:
-    """Into how many parts columns are cut."""
-    return max(1, min(_PROGRAMS // tiles, chunks // _LEAST_CHUNKS))
+def split(programs: int, chunks: int) -> int:
+    """Into how many parts columns are cut, if there are so many `programs` for each."""
+    return max(1, min(_PROGRAMS // programs, chunks // _LEAST_CHUNKS))
 
 
 def levels(weight: Words, dtype: torch.dtype) -> Tensor | None:

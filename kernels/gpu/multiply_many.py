@@ -19,7 +19,7 @@ from compress.kernels.gpu.decode_codes import specialised as words_specialised
 from compress.kernels.gpu.multiply_few import add_parts
 from compress.kernels.product.words import CHUNK, Words
 
-_ROWS = 128
+ROWS = 128
 _PROGRAMS = 132
 """As many as an H100 has processors."""
 _LEAST_CHUNKS = 4
@@ -35,9 +35,9 @@ def multiply_many(inputs: Tensor, weight: Words) -> Tensor:
     """See the reference."""
     (tokens, columns), rows = inputs.shape, weight.shape[0]
     chunks = weight.low.shape[1]
-    block = at_a_time(tokens, torch.cuda.get_device_capability(inputs.device) if inputs.is_cuda else (9, 0))
-    blocks, tiles = triton.cdiv(tokens, block), triton.cdiv(rows, _ROWS)
-    splits = max(1, min(_PROGRAMS // (blocks * tiles), chunks // _LEAST_CHUNKS))
+    block = at_a_time(tokens, capability(inputs))
+    blocks, tiles = triton.cdiv(tokens, block), triton.cdiv(rows, ROWS)
+    splits = split(blocks * tiles, chunks)
     result = torch.empty(tokens, rows, dtype=inputs.dtype, device=inputs.device)
     parts = result if splits == 1 else torch.empty(splits, tokens, rows, dtype=torch.float32, device=inputs.device)
     products[(blocks, tiles, splits)](
@@ -50,6 +50,16 @@ def multiply_many(inputs: Tensor, weight: Words) -> Tensor:
     if splits > 1:
         add_parts(parts, result)
     return result
+
+
+def capability(inputs: Tensor) -> tuple[int, int]:
+    """Of the GPU that they are on; what is interpreted goes as on an H100."""
+    return torch.cuda.get_device_capability(inputs.device) if inputs.is_cuda else (9, 0)
+
+
+def split(programs: int, chunks: int) -> int:
+    """Into how many parts columns are cut, if there are so many `programs` for each."""
+    return max(1, min(_PROGRAMS // programs, chunks // _LEAST_CHUNKS))
 
 
 def at_a_time(tokens: int, capability: tuple[int, int]) -> int:
@@ -65,7 +75,7 @@ def levels(weight: Words) -> Tensor | None:
 
 def specialised(weight: Words, tokens: int) -> dict[str, Any]:
     """The kernel's constants."""
-    return words_specialised(weight) | {"EVEN": weight.shape[1] % CHUNK == 0, "ROWS": _ROWS, "TOKENS": tokens}
+    return words_specialised(weight) | {"EVEN": weight.shape[1] % CHUNK == 0, "ROWS": ROWS, "TOKENS": tokens}
 
 
 def launched() -> dict[str, Any]:
@@ -104,15 +114,56 @@ def products(
     part = tl.program_id(2)
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    total = added(
+        inputs, low, high, table, scale, minimum, tl.minimum(token, tokens - 1), row, 0, part * steps,
+        tl.minimum((part + 1) * steps, chunks), rows, columns, stride, group, groups, chunks,
+        LOW, HIGH, CENTER, TILE, STEP, FINE, EVEN, ROWS, TOKENS,
+    )  # fmt: skip
+    at_result = result + (part * tokens + token[None, :].to(tl.int64)) * rows + row[:, None]
+    tl.store(at_result, total.to(result.dtype.element_ty), mask=(row[:, None] < rows) & (token[None, :] < tokens))
+
+
+@triton.jit
+def added(
+    inputs: tl.tensor,
+    low: tl.tensor,
+    high: tl.tensor,
+    table: tl.tensor,
+    scale: tl.tensor,
+    minimum: tl.tensor,
+    token: tl.tensor,
+    row: tl.tensor,
+    start: tl.tensor,
+    begin: tl.tensor,
+    end: tl.tensor,
+    rows: tl.tensor,
+    columns: tl.tensor,
+    stride: tl.tensor,
+    group: tl.tensor,
+    groups: tl.tensor,
+    chunks: tl.tensor,
+    LOW: tl.constexpr,
+    HIGH: tl.constexpr,
+    CENTER: tl.constexpr,
+    TILE: tl.constexpr,
+    STEP: tl.constexpr,
+    FINE: tl.constexpr,
+    EVEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+) -> tl.tensor:
+    """The products [ROWS, TOKENS] fp32 of the `row`s of the weight whose words begin at `start` and of the `token`s.
+
+    Chunks of columns from `begin` up to `end`.
+    """
     place = tl.arange(0, STEP)
-    # Rows and tokens beyond the last are read as the last, and not written.
+    # Rows beyond the last are read as the last.
     near = tl.minimum(row, rows - 1)
-    words = (
-        (near // TILE).to(tl.int64)[:, None] * (chunks * TILE * STEP) + (near % TILE)[:, None] * STEP + place[None, :]
-    )
-    x_at = inputs + tl.minimum(token, tokens - 1)[None, :].to(tl.int64) * stride + place[:, None]
+    words = (near // TILE).to(tl.int64)[:, None] * (chunks * TILE * STEP) + (near % TILE)[:, None] * STEP
+    words += start + place[None, :]
+    x_at = inputs + token[None, :].to(tl.int64) * stride + place[:, None]
     total = tl.zeros((ROWS, TOKENS), dtype=tl.float32)
-    for chunk in range(part * steps, tl.minimum((part + 1) * steps, chunks)):
+    for chunk in range(begin, end):
         first = tl.load(low + words + chunk * (TILE * STEP)).to(tl.int32)
         second = first
         if HIGH:
@@ -126,5 +177,4 @@ def products(
             else:
                 x = tl.load(x_at + column, mask=(column + place < columns)[:, None], other=0.0)
             total = tl.dot(value.to(x.dtype), x, total)
-    at_result = result + (part * tokens + token[None, :].to(tl.int64)) * rows + row[:, None]
-    tl.store(at_result, total.to(result.dtype.element_ty), mask=(row[:, None] < rows) & (token[None, :] < tokens))
+    return total

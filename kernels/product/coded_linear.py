@@ -28,6 +28,11 @@ class CodedLinear(nn.Module):
         self._weight: QTensor | Words = (None if weight.codes.device.type == "cpu" else words_of(weight)) or weight
         self._few = packed(weight)
 
+    @property
+    def words(self) -> Words | None:
+        """The weight as a GPU reads it; None on a CPU, and where it cannot be had so."""
+        return self._weight if isinstance(self._weight, Words) else None
+
     def forward(self, x: Tensor) -> Tensor:
         """x [..., in] → [..., out], in the type of x."""
         rows = x.reshape(-1, self.in_features)

@@ -107,19 +107,19 @@ class LinearExperts(nn.ModuleList):
             linears = [list(expert.children())[product] for expert in experts]
             for linear, x, own in zip(linears, inputs, tokens):
                 with routed(own):
-                    PausePoints.meet(_parts(linear)[0], x)
+                    PausePoints.meet(parts_of(linear)[0], x)
             found = []
             for linear, x, own in zip(linears, inputs, tokens):
                 with routed(own):
                     found.append(_product(linear, x))
-            inputs = found if product else [self._between(first) for first in found]
+            inputs = found if product else [self.between(first) for first in found]
         return inputs
 
-    def _between(self, first: Tensor) -> Tensor:
+    @property
+    def between(self) -> Callable[[Tensor], Tensor]:
         """What goes into the second product, of what came out of the first."""
         (rules,) = self._rules
-        values: Tensor = rules._apply_gate(first) if rules.has_gate else rules.act_fn(first)
-        return values
+        return rules._apply_gate if rules.has_gate else rules.act_fn  # type: ignore[no-any-return]
 
     def origins(self, name: str, stored: Mapping[str, str]) -> dict[str, Origin]:
         """Where the files keep each expert's tensors if they keep them stacked.
@@ -161,9 +161,16 @@ class WeighedExperts(LinearExperts):
                 output[number, tokens] = values
         return output.flatten(0, 1)
 
-    def _between(self, first: Tensor) -> Tensor:
-        (rules,), (gate, up) = self._rules, first.chunk(2, -1)
-        return up * rules.act_fn(gate)  # type: ignore[no-any-return]
+    @property
+    def between(self) -> Callable[[Tensor], Tensor]:
+        """See `LinearExperts`."""
+        act: Callable[[Tensor], Tensor] = self._rules[0].act_fn
+
+        def gated(first: Tensor) -> Tensor:
+            gate, up = first.chunk(2, -1)
+            return up * act(gate)
+
+        return gated
 
 
 def linear_experts(experts: nn.Module, parts: Mapping[str, int]) -> LinearExperts:
@@ -205,13 +212,13 @@ def _extents(experts: Any, stack: str) -> tuple[int, int]:
     return (columns, rows) if experts.is_transposed else (rows, columns)
 
 
-def _parts(module: nn.Module) -> list[nn.Module]:
+def parts_of(module: nn.Module) -> list[nn.Module]:
     """The linears of one product of an expert."""
     return list(module) if isinstance(module, nn.ModuleList) else [module]
 
 
 def _product(module: nn.Module, x: Tensor) -> Tensor:
-    found: list[Tensor] = [linear(x) for linear in _parts(module)]
+    found: list[Tensor] = [linear(x) for linear in parts_of(module)]
     return found[0] if len(found) == 1 else torch.cat(found, -1)
 
 

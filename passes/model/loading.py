@@ -14,7 +14,9 @@ from compress.kernels.product.coded_linear import CodedLinear
 from compress.kernels.qtensor import QTensor
 from compress.passes.model.anatomy import find_layers
 from compress.passes.model.blank import empty_model
+from compress.passes.model.coded_experts import coded_experts
 from compress.passes.model.config import load_config
+from compress.passes.model.experts import LinearExperts
 from compress.passes.model.names import tensor_names
 from compress.passes.model.skeleton import assign
 from compress.passes.model.weights import dense, round_inputs
@@ -33,7 +35,8 @@ def load_model(
 ) -> PreTrainedModel:
     """The model with every tensor decoded to `dtype`, ready for inference; its linears round what engines round.
 
-    With `coded`, quantized weights of linear layers stay codes (`CodedLinear`), which is quicker with few tokens.
+    With `coded`, quantized weights of linear layers stay codes (`CodedLinear`), which is quicker with few tokens; on a
+    GPU those of a layer's experts are multiplied at once (`CodedExperts`).
 
     `blank` is its empty model (`fitted`), if that is there already; it is filled. `ready` is called for each decoder
     layer before the next one is filled, and may change it: so the model is never whole unless it stays so.
@@ -59,6 +62,9 @@ def load_model(
             ready(prefix.removesuffix("."), part)
     model.tie_weights()
     _check_filled(checkpoint, model)
+    for name, module in list(model.named_modules()) if coded else ():
+        if isinstance(module, LinearExperts) and (together := coded_experts(module)):
+            model.set_submodule(name, together)
     return model
 
 

@@ -15,6 +15,8 @@ import pytest
 from compress.cli.app import main
 from compress.cli.commands import checkpoints
 from compress.formats.errors import UsageError
+from compress.kernels.fallbacks import count
+from compress.recipes.jobs.generate import generate as generate_text
 from compress.recipes.tasks.harness import Score, TaskResult, TaskResults, TaskScore
 
 
@@ -60,6 +62,19 @@ def test_generate_prints_nothing_but_the_text(
     shown = capfd.readouterr()
     assert shown.out.endswith("\n") and len(shown.out) > 1
     assert shown.err == ""
+
+
+def test_generate_tells_what_ran_otherwise_than_asked(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fallen(path: str, prompt: str, write: Callable[[str], None], **others: object) -> None:
+        write("an answer")
+        count("no kernel")
+
+    monkeypatch.setattr(sys.modules[generate_text.__module__], "generate", fallen)
+    assert main(["generate", "model", "-p", "x"]) == 0
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("an answer\n", "note: no kernel (1 times)\n")
 
 
 def test_tasks_are_measured_instead_of_text(

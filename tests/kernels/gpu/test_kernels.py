@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from coded_attention import attention_builds, attention_cases
+from coded_experts import expert_builds, expert_cases
 from coded_products import decoded_builds, decoded_cases, few_builds, few_cases, many_builds, many_cases
 from gpu_case import Build, Case
 from torch import Tensor
@@ -102,6 +103,7 @@ CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "add_hessian": hessian_cases,
     "attend_codes": attention_cases,
     "decode_codes": decoded_cases,
+    "multiply_experts": expert_cases,
     "multiply_few": few_cases,
     "multiply_many": many_cases,
     "visit_block": block_cases,
@@ -135,6 +137,7 @@ BUILDS: dict[str, Callable[[int], Iterator[Build]]] = {
     "add_hessian": hessian_builds,
     "attend_codes": attention_builds,
     "decode_codes": decoded_builds,
+    "multiply_experts": expert_builds,
     "multiply_few": few_builds,
     "multiply_many": many_builds,
     "visit_block": block_builds,
