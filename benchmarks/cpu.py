@@ -28,7 +28,7 @@ from compress.formats.files.source import resolve
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.product.packed import int4, int8, packed
 from compress.passes.model.blank import fitted
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 from compress.recipes.artifacts import artifact_at
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run

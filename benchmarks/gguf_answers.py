@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 
 from compress.formats import open_checkpoint
 from compress.passes.forward.text import TextOptions, sequences_of
-from compress.passes.model.loading import load_model
 from compress.passes.model.tokenizer import load_tokenizer
+from compress.passes.model.whole.loading import load_model
 
 _HIDDEN = 1000.0
 """The server keeps quiet about tokens that are half a character, unless what it samples is said: this token is."""

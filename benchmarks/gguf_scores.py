@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from compress.formats import open_checkpoint
 from compress.passes.forward.scores import divergences
 from compress.passes.forward.text import TextOptions, sequences_of
-from compress.passes.model.loading import load_model
 from compress.passes.model.tokenizer import load_tokenizer
+from compress.passes.model.whole.loading import load_model
 
 TAIL = 0.999
 _CHUNK = 128

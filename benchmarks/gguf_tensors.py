@@ -26,7 +26,7 @@ from compress.kernels.measure.hessian import add_hessian, fill_lower
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.solve.gptq import gptq_solve
 from compress.kernels.solve.tune import tune
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from ggml import decoded

@@ -88,7 +88,7 @@ class _Text:
         return torch.cat([ids for file in files if isinstance(ids := file.read("ids"), Tensor)])
 
     def _go_on(self, rows: Tensor, done: int) -> None:
-        from compress.passes.model.loading import load_model
+        from compress.passes.model.whole.loading import load_model
 
         run, length = self._run, self._sequences.length
         run.reporter.tell("loading the model that writes")

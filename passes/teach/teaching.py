@@ -10,7 +10,7 @@ import torch
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.loss.losses import LogitLoss
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 from compress.passes.teach.cached import Asked
 from compress.passes.teach.distillation import Distillation
 from compress.passes.teach.features import FeatureLoss, layer_pairs

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from compress.passes.model.loading import Ready
+from compress.passes.model.whole.loading import Ready
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

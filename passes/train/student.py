@@ -16,9 +16,9 @@ from torch.utils.checkpoint import checkpoint
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.run import Run
-from compress.passes.model.loading import load_model
 from compress.passes.model.names import tensor_names
 from compress.passes.model.weights import decoded, dense
+from compress.passes.model.whole.loading import load_model
 from compress.passes.train.adapters import Adapter, adapt
 from compress.passes.train.loop import Group
 from compress.passes.train.options import TrainOptions

@@ -16,9 +16,9 @@ from compress.formats.files.storage import parse_json
 from compress.kernels.numbers.activations import Grid
 from compress.passes.model.blank import fitted
 from compress.passes.model.cache import cache_argument
-from compress.passes.model.loading import load_model
-from compress.passes.model.quantized_cache import cache_for, read_codes
 from compress.passes.model.tokenizer import load_tokenizer, render_chat
+from compress.passes.model.whole.loading import load_model
+from compress.passes.model.whole.quantized_cache import cache_for, read_codes
 from compress.recipes.artifacts import artifact_at
 
 Write = Callable[[str], None]

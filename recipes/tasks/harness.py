@@ -19,8 +19,8 @@ from compress.formats.files.source import resolve
 from compress.passes.core.report import Reporter
 from compress.passes.forward.documents import refuse_without_hub
 from compress.passes.model.blank import fitted
-from compress.passes.model.loading import load_model
 from compress.passes.model.tokenizer import load_tokenizer
+from compress.passes.model.whole.loading import load_model
 from compress.recipes.artifacts import artifact_at
 from compress.recipes.tasks.local import shipped, task_of
 

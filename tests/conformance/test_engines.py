@@ -24,7 +24,7 @@ from torch import Tensor
 
 from compress.formats import dialects, open_checkpoint
 from compress.formats.errors import CompressError
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 from compress.recipes.engines import scripts
 from compress.recipes.engines.ask import ask, serving
 from compress.recipes.engines.launch import versions

@@ -10,7 +10,7 @@ from compress.formats.errors import CompressError, RefusedError
 from compress.kernels.numbers.activations import CacheFormat
 from compress.passes.kv_cache import KVCache
 from compress.passes.model.cache import cache_argument
-from compress.passes.model.quantized_cache import cache_for
+from compress.passes.model.whole.quantized_cache import cache_for
 
 TOP = {"int8": 127, "fp8": 448}
 

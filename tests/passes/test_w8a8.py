@@ -14,8 +14,8 @@ from compress.passes.forward.statistics import LinearStats
 from compress.passes.fp8 import FP8
 from compress.passes.gptq import GPTQ
 from compress.passes.int8 import INT8
-from compress.passes.model.loading import load_model
 from compress.passes.model.weights import Weights
+from compress.passes.model.whole.loading import load_model
 from compress.passes.mxfp4 import MXFP4
 from compress.passes.nvfp4 import NVFP4
 from compress.passes.options.inputs import smoothing_scale

@@ -14,7 +14,7 @@ from compress.formats import open_checkpoint
 from compress.formats.awq.dialect import AWQ
 from compress.formats.bitsandbytes.dialect import BitsAndBytes
 from compress.formats.errors import RefusedError
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run

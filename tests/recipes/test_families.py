@@ -21,10 +21,10 @@ from compress.kernels.qtensor import QTensor
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.blank import fitted
-from compress.passes.model.loading import load_model
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.model.weights import dense
+from compress.passes.model.whole.loading import load_model
 from compress.recipes.recipe import build
 from compress.recipes.run import RunReport, run
 from compress.recipes.yaml import Document

@@ -238,5 +238,5 @@ def test_text_of_the_models_own_is_sampled_once(
     recipe = from_data({"model": str(tiny_llama), "passes": [*steps, {"export": {"dialect": "gptq"}}]})
     with stopped_after(3), pytest.raises(KeyboardInterrupt):  # begun, sampled, done
         run(recipe, tmp_path / "out")
-    monkeypatch.setattr("compress.passes.model.loading.load_model", lambda *_: pytest.fail("sampled again"))
+    monkeypatch.setattr("compress.passes.model.whole.loading.load_model", lambda *_: pytest.fail("sampled again"))
     run(recipe, tmp_path / "out")

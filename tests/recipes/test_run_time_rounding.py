@@ -14,7 +14,7 @@ from compress.formats.views.fit import Decoded, without_runtime
 from compress.kernels.numbers.activations import CacheFormat
 from compress.passes.artifact.fingerprint import largest_difference
 from compress.passes.artifact.record import Record
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 from compress.recipes.jobs.evaluate import evaluate
 from compress.recipes.jobs.generate import generate
 from compress.recipes.jobs.verify import verify

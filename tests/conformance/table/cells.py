@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from compress.formats import open_checkpoint
 from compress.formats.errors import CompressError
 from compress.formats.views.fit import Decoded, without_runtime
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 from compress.recipes.engines.ask import ask
 from compress.recipes.engines.here import unable_here
 from compress.recipes.engines.machine import Machine

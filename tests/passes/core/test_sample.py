@@ -46,7 +46,7 @@ def test_only_what_is_left_to_the_model_is_written_and_the_seed_decides(run: Run
 
 def test_it_is_written_once_whatever_stage_wants_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = completed(run, stage(run), WANTED)
-    monkeypatch.setattr("compress.passes.model.loading.load_model", lambda *_: pytest.fail("loaded again"))
+    monkeypatch.setattr("compress.passes.model.whole.loading.load_model", lambda *_: pytest.fail("loaded again"))
     assert completed(run, stage(run, "b"), WANTED).ids.equal(found.ids)
     with pytest.raises(pytest.fail.Exception, match="loaded again"):
         completed(run, stage(run), replace(WANTED, begun=torch.tensor([0, 3, LENGTH, 1, 4])))

@@ -10,7 +10,7 @@ import torch
 from compress.formats import open_checkpoint
 from compress.passes.loss.head import Head, hidden_states, last_hidden
 from compress.passes.model.blank import fitted
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 
 
 def test_both_halves_give_the_models_own_logits(every_family: str, make_model: object, tmp_path: Path) -> None:

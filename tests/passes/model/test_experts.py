@@ -22,7 +22,7 @@ from compress.passes.model.experts import (
     is_experts,
     unknown_stacks,
 )
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 
 
 @pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "mixtral"])

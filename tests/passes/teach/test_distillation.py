@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from compress.formats import open_checkpoint
 from compress.passes.loss.losses import LogitLoss
-from compress.passes.model.loading import load_model
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.whole.loading import load_model
 from compress.passes.teach.distillation import Distillation
 from compress.passes.teach.features import FeatureLoss
 from compress.passes.train.examples import Examples

@@ -18,8 +18,8 @@ from compress.passes.core.base import LayerPass
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.scores import Scores
-from compress.passes.model.loading import load_model
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.whole.loading import load_model
 from compress.passes.rtn import RTN
 from compress.passes.teach import layerwise
 from compress.passes.teach.layerwise import train_layers

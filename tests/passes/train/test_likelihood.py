@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from compress.formats import open_checkpoint
-from compress.passes.model.loading import load_model
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.whole.loading import load_model
 from compress.passes.train.examples import Examples
 from compress.passes.train.likelihood import Likelihood
 

@@ -17,7 +17,7 @@ from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.numbers.row_int8 import RowInt8Format
 from compress.kernels.qtensor import NumberFormat, QTensor, quantize
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 from compress.passes.train import quantized as module_under_test
 from compress.passes.train.quantized import (
     LatentWeight,

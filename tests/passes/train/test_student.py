@@ -10,7 +10,7 @@ import torch
 
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.run import Run
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 from compress.passes.rtn import RTN
 from compress.passes.train.options import TrainOptions
 from compress.passes.train.student import Student

@@ -14,9 +14,9 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.kernels.fallbacks import counting
 from compress.passes.model.blank import fitted
-from compress.passes.model.coded_experts import CodedExperts
 from compress.passes.model.experts import LinearExperts
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.coded_experts import CodedExperts
+from compress.passes.model.whole.loading import load_model
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run
 

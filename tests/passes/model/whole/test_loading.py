@@ -15,7 +15,7 @@ from compress.formats.errors import InputError
 from compress.kernels.product.coded_linear import CodedLinear
 from compress.kernels.product.words import Words, words_of
 from compress.kernels.qtensor import QTensor
-from compress.passes.model.loading import load_model
+from compress.passes.model.whole.loading import load_model
 
 CPU = torch.device("cpu")
 

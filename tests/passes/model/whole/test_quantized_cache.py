@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, MistralConfig
 from compress.formats import open_checkpoint
 from compress.kernels.numbers.activations import LARGEST, CacheFormat
 from compress.kernels.product.attend_codes import attend_codes
-from compress.passes.model import quantized_cache as module
 from compress.passes.model.cache import cache_argument
-from compress.passes.model.quantized_cache import Codec, QuantizedCache, cache_for
+from compress.passes.model.whole import quantized_cache as module
+from compress.passes.model.whole.quantized_cache import Codec, QuantizedCache, cache_for
 
 
 @pytest.mark.parametrize("grid", ["int8", "fp8"])

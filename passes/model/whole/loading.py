@@ -14,12 +14,12 @@ from compress.kernels.product.coded_linear import CodedLinear
 from compress.kernels.qtensor import QTensor
 from compress.passes.model.anatomy import find_layers
 from compress.passes.model.blank import empty_model
-from compress.passes.model.coded_experts import coded_experts
 from compress.passes.model.config import load_config
 from compress.passes.model.experts import LinearExperts
 from compress.passes.model.names import tensor_names
 from compress.passes.model.skeleton import assign
 from compress.passes.model.weights import dense, round_inputs
+from compress.passes.model.whole.coded_experts import coded_experts
 
 Ready = Callable[[str, nn.Module], None]
 """(the name of a decoder layer, the layer): it is filled."""

@@ -1,0 +1,1 @@
+"""How is a whole model held, that only computes?"""
