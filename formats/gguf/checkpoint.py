@@ -25,8 +25,9 @@ from compress.formats.gguf.names import Architecture, Place
 from compress.formats.gguf.placed import Source, join, sources
 from compress.formats.gguf.rope import FREQS, LONG, SHORT
 from compress.formats.gguf.shards import Parts, whole_stem
+from compress.formats.gguf.tokens.keys import read_vocab
 from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
-from compress.formats.gguf.tokens.vocab import Vocab, read_vocab
+from compress.formats.gguf.tokens.vocab import Vocab
 from compress.kernels.qtensor import QTensor
 
 _FACTORS = (FREQS, LONG, SHORT)

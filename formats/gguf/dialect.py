@@ -35,7 +35,8 @@ from compress.formats.gguf.names import TIED, Architecture, Place, is_tied
 from compress.formats.gguf.placed import found_in, shape_in
 from compress.formats.gguf.plan import Entry, Filling, Plan
 from compress.formats.gguf.tokens.from_tokenizer import vocab_of
-from compress.formats.gguf.tokens.vocab import write_vocab
+from compress.formats.gguf.tokens.keys import write_vocab
+from compress.formats.gguf.tokens.wordpiece import unlike
 from compress.formats.gguf.witness import read_with_library
 from compress.formats.options import PerTensor, resolve
 from compress.formats.views.casting import scale_misfit
@@ -156,6 +157,8 @@ class GGUF(Dialect):
                 f"llama.cpp has no sliding window in {family_of(model.config).name}: the file's context is the window, "
                 f"{window:,} tokens, as far as its answers are the model's; beyond, every layer would see all",
             )
+        if otherwise := unlike(plan.metadata):
+            told += (otherwise,)
         files = tuple(FileLayout(name, file_size(metadata, tensors)) for name, metadata, tensors in plan.files)
         return Layout(files, substitutes=told)
 

@@ -26,7 +26,8 @@ SPLIT = "split."
 FILE = "gguf.json"
 # What a file says of its own bytes, and what every file written here says anew.
 _OWN = (SPLIT, "general.alignment", "general.file_type", "general.quantization_version", "general.architecture",
-        "quantize.", "tokenizer.chat_template", "tokenizer.ggml.scores", "tokenizer.ggml.merges")  # fmt: skip
+        "quantize.", "tokenizer.chat_template", "tokenizer.ggml.scores", "tokenizer.ggml.merges",
+        "tokenizer.ggml.add_sep_token")  # fmt: skip
 
 
 class Metadata:

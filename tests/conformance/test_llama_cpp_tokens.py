@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedTokenizerFast
 
 from compress.formats import open_checkpoint
 from compress.formats.gguf.dialect import GGUF
@@ -89,14 +89,22 @@ def sentencepiece_vocab(size: int, space_prefix: bool) -> Vocab:
     )
 
 
+def save_model(family: str, vocab: int, directory: Path) -> None:
+    """A tiny model of random weights."""
+    if family == "gpt2":
+        config: Any = GPT2Config(vocab_size=vocab, n_embd=64, n_layer=1, n_head=2, n_positions=256)
+    else:
+        config = LlamaConfig(
+            vocab_size=vocab, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+            num_attention_heads=2, max_position_embeddings=256,
+        )  # fmt: skip
+    AutoModelForCausalLM.from_config(config).save_pretrained(directory)
+
+
 def check_tokens(vocab: Vocab, directory: Path, llama_cpp: Serve) -> None:
     """Both libraries cut the probes alike: llama.cpp by the metadata, `tokenizers` by the tokenizer.json."""
     source, out = directory / "source", directory / "out"
-    config = LlamaConfig(
-        vocab_size=len(vocab.tokens), hidden_size=64, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=2, max_position_embeddings=256,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(source)
+    save_model("llama", len(vocab.tokens), source)
     for name, data in tokenizer_files(vocab, context=256).items():
         (source / name).write_bytes(data)
     out.mkdir()
@@ -116,6 +124,69 @@ def test_every_pre_tokenizer_cuts_alike(name: str, tmp_path: Path, llama_cpp: Se
 @pytest.mark.parametrize("space_prefix", [True, False])
 def test_sentencepiece_cuts_alike(space_prefix: bool, tmp_path: Path, llama_cpp: Serve) -> None:
     check_tokens(sentencepiece_vocab(320, space_prefix), tmp_path, llama_cpp)
+
+
+def wordpiece(lowercase: bool, strip_accents: bool, *others: str) -> PreTrainedTokenizerFast:
+    """BERT's kind: the letters of the probes, in both cases, and some words and their ends."""
+    letters = sorted({letter for text in PROBES for letter in text + text.lower() if not letter.isspace()})
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = ["the", "The", "fox", "##es", "quick", "##ck", "don", "naive", "naïve", "cafe", "café", "##ll", "123", "33"]
+    tokens = [*special, *letters, *(f"##{letter}" for letter in letters), *words, *others]
+    tokenizer = Tokenizer(models.WordPiece({token: at for at, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(strip_accents=strip_accents, lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    ends = [("[CLS]", tokens.index("[CLS]")), ("[SEP]", tokens.index("[SEP]"))]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=ends
+    )
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", pad_token="[PAD]"
+    )
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("strip_accents", [True, False])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_wordpiece_cuts_alike(
+    family: str, lowercase: bool, strip_accents: bool, tmp_path: Path, llama_cpp: Serve
+) -> None:
+    """As transformers cuts with the files that the model came with, and with those that come back."""
+    tokenizer = wordpiece(lowercase, strip_accents)
+    save_model(family, len(tokenizer), tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    (tmp_path / "out").mkdir()
+    GGUF().write(open_checkpoint(tmp_path / "source"), tmp_path / "out", lambda name: None)
+    (tmp_path / "back").mkdir()
+    for name, data in GGUF.open(tmp_path / "out").files().items():
+        (tmp_path / "back" / name).write_bytes(data)
+    again = AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert (again.cls_token, again.sep_token, again.unk_token, again.pad_token) == ("[CLS]", "[SEP]", "[UNK]", "[PAD]")
+    seen = set()
+    with llama_cpp(tmp_path / "out") as engine:
+        for text in [*PROBES, "Naïve CAFÉ e\u0301 [SEP] The foxes the the", "\u00ad\u200bx\ufffd 漢字kana"]:
+            for special in (False, True):
+                ids = tokenizer(text, add_special_tokens=special)["input_ids"]
+                assert engine.tokenize(text, special) == ids, text
+                assert again(text, add_special_tokens=special)["input_ids"] == ids, text
+                seen |= set(ids)
+    assert len(seen) > 100
+
+
+def test_what_llama_cpp_strips_besides_accents(tmp_path: Path, llama_cpp: Serve) -> None:
+    """That the plan's line on Hangul and vowel signs is true, and is said of a vocabulary that has them."""
+    tokenizer = wordpiece(True, True, "\u1112", "##\u1161", "##\u11ab", "ह", "##ि")
+    save_model("llama", len(tokenizer), tmp_path / "source")
+    tokenizer.save_pretrained(tmp_path / "source")
+    source = open_checkpoint(tmp_path / "source")
+    assert "vowel signs" in "".join(GGUF().layout(source.spec).substitutes)
+    (tmp_path / "out").mkdir()
+    GGUF().write(source, tmp_path / "out", lambda name: None)
+    first = tokenizer.convert_tokens_to_ids("\u1112"), tokenizer.convert_tokens_to_ids("ह")
+    with llama_cpp(tmp_path / "out") as engine:
+        assert engine.tokenize("한 हि") == list(first)
+    assert len(tokenizer("한 हि", add_special_tokens=False)["input_ids"]) == 5
 
 
 def test_the_cuts_are_not_all_the_same() -> None:

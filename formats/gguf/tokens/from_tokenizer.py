@@ -11,19 +11,15 @@ from typing import Any
 
 from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.storage import parse_json
+from compress.formats.gguf.tokens.bpe import byte_level, sentencepiece
 from compress.formats.gguf.tokens.chat_templates import templates_in
-from compress.formats.gguf.tokens.pretokenizers import BY_NAME, recognize
-from compress.formats.gguf.tokens.to_tokenizer import SPACE, halves
-from compress.formats.gguf.tokens.vocab import MAX_VOCAB, OWN_ROLES, ROLES, Merge, TokenType, Vocab, is_byte
+from compress.formats.gguf.tokens.ends import Ends, ends
+from compress.formats.gguf.tokens.vocab import MAX_VOCAB, OWN_ROLES, ROLES, TokenType, Vocab, is_byte
+from compress.formats.gguf.tokens.wordpiece import wordpiece
 
 Json = Mapping[str, Any]
 
 _FILE = "tokenizer.json"
-_NFC = ({"type": "NFC"}, {"type": "Sequence", "normalizers": [{"type": "NFC"}]})
-_REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-_PREPEND = {"type": "Prepend", "prepend": SPACE}
-# Gemma's: by then every space is a ▁.
-_CUT_AT_SPACES = {"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": False}
 _MAKE_ONE = "give a model directory with a tokenizer.json (AutoTokenizer.save_pretrained writes one)"
 
 
@@ -38,21 +34,22 @@ def vocab_of(files: Mapping[str, bytes], config: Json, size: int) -> Vocab:
         _object(files, name) for name in (_FILE, "tokenizer_config.json", "special_tokens_map.json")
     )
     model = _child(tokenizer, "model")
-    if model.get("type") != "BPE":
-        raise RefusedError(f"{_FILE}: only BPE tokenizers are written to GGUF, not {str(model.get('type'))[:40]!r}")
+    if model.get("type") not in ("BPE", "WordPiece"):
+        kind = str(model.get("type"))[:40]
+        raise RefusedError(f"{_FILE}: only BPE and WordPiece tokenizers are written to GGUF, not {kind!r}")
     tokens, types = _tokens(model, tokenizer, size)
     roles = _roles(tokens, {**names, **settings}, config)
     own = _child(settings, "gguf")
-    add_bos, add_eos = _added_ends(tokenizer, settings, tokens, roles)
-    parts = (_sentencepiece if model.get("byte_fallback") else _byte_level)(tokenizer, tokens, types, own)
-    return Vocab(
-        **parts,
-        tokens=tuple(tokens),
-        roles={**roles, **{role: own[role] for role in OWN_ROLES if type(own.get(role)) is int}},
-        add_bos=add_bos,
-        add_eos=add_eos,
-        chat_templates=templates_in(files, settings),
-    )
+    named = {role: tokens[at] for role, at in roles.items()}
+    around = ends(tokenizer.get("post_processor"), settings, named.get("bos"), named.get("eos"))
+    if model["type"] == "WordPiece":
+        parts = wordpiece(tokenizer, tokens, types, around)
+    else:
+        add_bos, add_eos = _added_ends(around, tokens, roles)
+        parts = (sentencepiece if model.get("byte_fallback") else byte_level)(tokenizer, tokens, types, own)
+        parts |= {"tokens": tuple(tokens), "add_bos": add_bos, "add_eos": add_eos}
+    roles |= {role: own[role] for role in OWN_ROLES if type(own.get(role)) is int}
+    return Vocab(**{**parts, "roles": roles | parts.get("roles", {})}, chat_templates=templates_in(files, settings))
 
 
 def _object(files: Mapping[str, bytes], name: str) -> Json:
@@ -125,115 +122,13 @@ def _roles(tokens: list[str], settings: Json, config: Json) -> dict[str, int]:
     return roles
 
 
-def _added_ends(tokenizer: Json, settings: Json, tokens: list[str], roles: Json) -> tuple[bool, bool]:
-    """Whether a text gets the beginning and the end: tokenizer_config.json decides if it says, as it does
-    for transformers, else the post-processor."""
-    flags = [settings.get(key) for key in ("add_bos_token", "add_eos_token")]
-    if any(isinstance(value, bool) for value in flags):
-        return bool(flags[0]), bool(flags[1])
-    before, after = _template(tokenizer.get("post_processor"))
-    ends = [[tokens[roles[role]]] if role in roles else [] for role in ("bos", "eos")]
-    if before not in ([], ends[0]) or after not in ([], ends[1]):
+def _added_ends(around: Ends, tokens: list[str], roles: Mapping[str, int]) -> tuple[bool, bool]:
+    """Whether a text gets the beginning and the end. Raises RefusedError for other tokens `around` it."""
+    before, after = around
+    known = [[tokens[roles[role]]] if role in roles else [] for role in ("bos", "eos")]
+    if before not in ([], known[0]) or after not in ([], known[1]):
         raise RefusedError(
             f"{_FILE}: the post-processor puts {before + after} around a text",
             "llama.cpp can put the beginning-of-text token before and the end-of-text token after",
         )
     return bool(before), bool(after)
-
-
-def _template(post: object) -> tuple[list[str], list[str]]:
-    """The tokens that a `post_processor` puts before and after a single text."""
-    steps = post.get("processors") if isinstance(post, dict) and post.get("type") == "Sequence" else [post]
-    before: list[str] = []
-    after: list[str] = []
-    for step in steps if isinstance(steps, list) else [post]:
-        fields: Json = step if isinstance(step, dict) else {"type": step}
-        kind, single = fields.get("type"), fields.get("single")
-        if kind in (None, "ByteLevel"):
-            continue
-        if kind != "TemplateProcessing" or not isinstance(single, list):
-            raise RefusedError(f"{_FILE}: llama.cpp has no post-processor of the kind {str(kind)[:40]!r}")
-        parts = [part for part in single if isinstance(part, dict)]
-        names = [str(_child(part, "SpecialToken").get("id", "")) for part in parts]
-        text = names.index("") if "" in names else len(names)
-        before, after = before + names[:text], after + names[text + 1 :]
-    return before, after
-
-
-def _byte_level(tokenizer: Json, tokens: list[str], types: list[TokenType], own: Json) -> dict[str, Any]:
-    """What only byte-level BPE has. `own` is what a GGUF file that these tokens came from said."""
-    model = _child(tokenizer, "model")
-    normalizer = tokenizer.get("normalizer")
-    if normalizer not in (None, *_NFC):
-        raise RefusedError(f"{_FILE}: llama.cpp cannot normalize text before byte-level BPE as asked here")
-    pre = recognize(tokenizer.get("pre_tokenizer"), bool(model.get("ignore_merges")), normalizer in _NFC)
-    original = str(own.get("pre"))
-    if original in BY_NAME and BY_NAME[original].cuts == BY_NAME[pre].cuts:
-        pre = original
-    return {
-        "kind": "gpt2",
-        "pre": pre,
-        "types": tuple(types),
-        "merges": tuple(_merges(model)),
-        "scores": (0.0,) * len(tokens),
-        "space_prefix": False,
-    }
-
-
-def _merges(model: Json) -> Iterator[Merge]:
-    for option in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
-        if model.get(option):
-            raise RefusedError(f"{_FILE}: llama.cpp's BPE has no {option}")
-    merges = model.get("merges")
-    for merge in merges if isinstance(merges, list) else []:
-        pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or list(map(type, pair)) != [str, str]:
-            raise InputError(f"{_FILE}: {str(merge)[:80]!r} is not a merge of two tokens")
-        yield pair[0], pair[1]
-
-
-def _sentencepiece(tokenizer: Json, tokens: list[str], types: list[TokenType], own: Json) -> dict[str, Any]:
-    """What only SentencePiece has: scores, from the order of the merges."""
-    missing = 256 - types.count(TokenType.BYTE)
-    if missing:
-        raise RefusedError(f"{_FILE}: {missing} of the 256 bytes that byte fallback needs are no tokens")
-    return {
-        "kind": "llama",
-        "pre": "default",
-        "types": tuple(types),
-        "merges": (),
-        "scores": _scores(tokens, types, list(_merges(_child(tokenizer, "model")))),
-        "space_prefix": _space_prefix(tokenizer),
-    }
-
-
-def _space_prefix(tokenizer: Json) -> bool:
-    """Whether a space goes before every text; spaces must become ▁ and nothing else may happen."""
-    normalizer, pre = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
-    steps = _child(tokenizer, "normalizer").get("normalizers", [normalizer])
-    if pre in (None, _CUT_AT_SPACES) and steps in ([_REPLACE], [_PREPEND, _REPLACE]):
-        return _PREPEND in steps
-    metaspace = _child(tokenizer, "pre_tokenizer")
-    whole = metaspace.get("replacement") == SPACE and metaspace.get("split") is False
-    if normalizer is None and metaspace.get("type") == "Metaspace" and whole:
-        return bool(metaspace.get("prepend_scheme", "always") != "never")
-    raise RefusedError(f"{_FILE}: this is neither byte-level BPE nor SentencePiece as llama.cpp does it")
-
-
-def _scores(tokens: list[str], types: list[TokenType], merges: list[Merge]) -> tuple[float, ...]:
-    """A piece's score is minus the rank of its first merge.
-
-    llama.cpp merges whatever makes a piece, best score first. The same tokens come out if the merges hold
-    every way to make every piece, one piece after the other. Raises RefusedError if they do not.
-    """
-    order = list(dict.fromkeys(left + right for left, right in merges))
-    rank = {piece: at for at, piece in enumerate(order)}
-    normal = {token: at for at, token in enumerate(tokens) if types[at] is TokenType.NORMAL}
-    possible = {merge for piece in normal for merge in halves(piece, normal)}
-    if missing := possible - set(merges):
-        example = " and ".join(map(repr, min(missing)))
-        raise RefusedError(f"{_FILE}: llama.cpp would join {example}, and the merges do not")
-    ranks = [rank[left + right] for left, right in merges]
-    if ranks != sorted(ranks):
-        raise RefusedError(f"{_FILE}: the merges are not in the order of any scores")
-    return tuple(float(-rank.get(token, len(rank) + at)) for at, token in enumerate(tokens))

@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from compress.formats.errors import InputError, RefusedError
-from compress.formats.gguf.tokens.splitting import PROBE, cut, differing
+from compress.formats.gguf.tokens.splitting import PROBE, cut, differing, told
 
 _DIGIT = r"\p{N}"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -151,16 +151,11 @@ def _unknown(pieces: Sequence[str], ignore_merges: bool) -> RefusedError:
     nearest = min(entries, key=lambda entry: len(differing(pieces, _pieces(entry))))
     differences = differing(pieces, _pieces(nearest))
     merges = " with ignore_merges" if ignore_merges else ""
-    told = "; ".join(f"{_few(mine)} is {_few(theirs)} there" for mine, theirs in differences[:3])
     return RefusedError(
         f"tokenizer.json: no pre-tokenizer of llama.cpp cuts words{merges} as this one does; nearest is "
-        f"{nearest.names[0]!r}, but {told or 'it is without them'}",
+        f"{nearest.names[0]!r}, but {told(differences) or 'it is without them'}",
         f"known are those of {', '.join(entry.names[0] for entry in _TABLE)}",
     )
-
-
-def _few(pieces: Sequence[str]) -> str:
-    return " ".join(repr(piece[:20]) for piece in pieces[:6])
 
 
 def _steps(pre: object) -> tuple[str, ...]:

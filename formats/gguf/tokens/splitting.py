@@ -18,8 +18,10 @@ PROBE = (
 )
 
 
-def cut(steps: Sequence[str], text: str) -> list[str]:
+def cut(steps: Sequence[str], text: str, removed: bool = False) -> list[str]:
     """`text` in pieces: every step cuts those that the one before it left into its matches and what lies between.
+
+    With `removed`, the matches are left out.
 
     Raises InputError for an expression that cannot be read, or takes longer than any that cuts words.
     """
@@ -27,7 +29,7 @@ def cut(steps: Sequence[str], text: str) -> list[str]:
     for step in steps:
         try:
             pattern = regex.compile(step)
-            pieces = [part for piece in pieces for part in _isolated(pattern, piece)]
+            pieces = [part for piece in pieces for part in _parts(pattern, piece, removed)]
         except (regex.error, TimeoutError) as error:
             raise InputError(
                 f"tokenizer.json: the expression {step[:80]!r} cuts no words: {error or 'it takes too long'}",
@@ -36,12 +38,21 @@ def cut(steps: Sequence[str], text: str) -> list[str]:
     return pieces
 
 
-def _isolated(pattern: regex.Pattern[str], text: str) -> list[str]:
+def _parts(pattern: regex.Pattern[str], text: str, removed: bool) -> list[str]:
     parts, at = [], 0
     for match in pattern.finditer(text, timeout=_SECONDS):
-        parts += [text[at : match.start()], match[0]]
+        parts += [text[at : match.start()], "" if removed else match[0]]
         at = match.end()
     return [part for part in (*parts, text[at:]) if part]
+
+
+def told(differences: Sequence[tuple[Sequence[str], Sequence[str]]]) -> str:
+    """The first of some differences, as a message says them: ours and theirs."""
+    return "; ".join(f"{_few(mine)} is {_few(theirs)} there" for mine, theirs in differences[:3])
+
+
+def _few(pieces: Sequence[str]) -> str:
+    return " ".join(repr(piece[:20]) for piece in pieces[:6]) or "nothing"
 
 
 def differing(ours: Sequence[str], theirs: Sequence[str]) -> list[tuple[list[str], list[str]]]:

@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from compress.formats.errors import InputError
 from compress.formats.files.storage import encode_json
 from compress.formats.gguf.tokens.chat_templates import DEFAULT, template_files
 from compress.formats.gguf.tokens.pretokenizers import pre_tokenizer, to_json
-from compress.formats.gguf.tokens.vocab import OWN_ROLES, ROLES, Merge, TokenType, Vocab
+from compress.formats.gguf.tokens.vocab import OWN_ROLES, ROLES, SPACE, Merge, TokenType, Vocab
+from compress.formats.gguf.tokens.wordpiece import in_hugging_face, parts
 
-SPACE = "▁"  # how SentencePiece writes a space
 _LONGEST_PIECE = 128  # its own limit is 16 by default; cutting a piece in all ways takes the square of it
 _ADDED = (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
 
 
 def tokenizer_files(vocab: Vocab, context: int) -> dict[str, bytes]:
     """The tokenizer's files by name; `context` is the longest text in tokens. Raises InputError."""
+    if vocab.kind == "bert":
+        vocab = replace(vocab, tokens=in_hugging_face(vocab))
     special = {name: vocab.tokens[vocab.roles[role]] for name, role in ROLES.items() if role in vocab.roles}
     files = {
         # Not indented: a line for each of 50,000 tokens takes five times as long to make.
@@ -38,9 +41,10 @@ def _tokenizer_config(vocab: Vocab, special: Mapping[str, str], context: int) ->
     template = {} if default is None else {"chat_template": default}
     # What Hugging Face has no words for is kept under GGUF's own, for the way back.
     own = {role: vocab.roles[role] for role in OWN_ROLES if role in vocab.roles}
+    # For transformers these two, where they stand, decide what goes around a text; they cannot say WordPiece's way.
+    added = {"add_bos_token": vocab.add_bos, "add_eos_token": vocab.add_eos}
     return {
-        "add_bos_token": vocab.add_bos,
-        "add_eos_token": vocab.add_eos,
+        **({"cls_token": special["bos_token"]} if vocab.kind == "bert" else added),
         "added_tokens_decoder": {
             str(added["id"]): {key: value for key, value in added.items() if key != "id"}
             for added in _added_tokens(vocab)
@@ -56,13 +60,13 @@ def _tokenizer_config(vocab: Vocab, special: Mapping[str, str], context: int) ->
 
 
 def _tokenizer_json(vocab: Vocab) -> dict[str, Any]:
-    byte_level = vocab.kind == "gpt2"
+    kinds = {"gpt2": _byte_level_parts, "llama": _sentencepiece_parts, "bert": parts}
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": _added_tokens(vocab),
-        **(_byte_level_parts(vocab) if byte_level else _sentencepiece_parts(vocab)),
+        **kinds[vocab.kind](vocab),
         "post_processor": _post_processor(vocab),
     }
 
@@ -157,7 +161,7 @@ def _post_processor(vocab: Vocab) -> dict[str, Any]:
     """What puts the beginning and the end around a text, or a pair of texts."""
     if not (vocab.add_bos or vocab.add_eos):
         return {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True}
-    ends = (("bos", vocab.add_bos), ("eos", vocab.add_eos))
+    ends = (("bos", vocab.add_bos), ("eos", vocab.add_eos), ("seperator", vocab.kind == "bert"))
     around = {role: vocab.tokens[vocab.roles[role]] for role, added in ends if added}
     ids = {token: {"id": token, "ids": [vocab.roles[role]], "tokens": [token]} for role, token in around.items()}
     return {
@@ -173,4 +177,4 @@ def _template(around: Mapping[str, str], text: str, type_id: int) -> list[dict[s
         token = around.get(role)
         return [] if token is None else [{"SpecialToken": {"id": token, "type_id": type_id}}]
 
-    return [*special("bos"), {"Sequence": {"id": text, "type_id": type_id}}, *special("eos")]
+    return [*special("bos"), {"Sequence": {"id": text, "type_id": type_id}}, *special("eos"), *special("seperator")]

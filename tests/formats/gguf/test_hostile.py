@@ -15,8 +15,8 @@ from compress.formats.gguf.dialect import GGUF
 from compress.formats.gguf.file import GGUFFile, gguf_file, write_gguf
 from compress.formats.gguf.header import Value, ValueType
 from compress.formats.gguf.metadata import Metadata
+from compress.formats.gguf.tokens.keys import read_vocab
 from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
-from compress.formats.gguf.tokens.vocab import read_vocab
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_the_smallest_tokenizer_is_read() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("model", Value(ValueType.STRING, "bert"), "known: gpt2, llama"),
+        ("model", Value(ValueType.STRING, "t5"), "known: gpt2, llama, bert"),
         ("model", Value(ValueType.UINT32, 7), "not a string"),
         ("pre", Value(ValueType.STRING, "no-such"), "unknown pre-tokenizer"),
         ("tokens", array(ValueType.INT32, 1, 2, 3, 4), "not an array of strings"),

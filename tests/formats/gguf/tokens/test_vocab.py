@@ -17,9 +17,10 @@ from compress.formats.errors import InputError, RefusedError
 from compress.formats.gguf.header import Value, ValueType
 from compress.formats.gguf.metadata import Metadata
 from compress.formats.gguf.tokens.from_tokenizer import vocab_of
+from compress.formats.gguf.tokens.keys import read_vocab, write_vocab
 from compress.formats.gguf.tokens.pretokenizers import BY_NAME
 from compress.formats.gguf.tokens.to_tokenizer import tokenizer_files
-from compress.formats.gguf.tokens.vocab import TokenType, Vocab, read_vocab, write_vocab
+from compress.formats.gguf.tokens.vocab import TokenType, Vocab
 
 TEXT = [
     "The quick brown fox's 42 foxes don't jump; they'Ll walk 1234567 miles.\n\n  Then, rest...",
@@ -222,7 +223,7 @@ def edited(tokenizer: Tokenizer, **changes: Any) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model": {"type": "Unigram", "vocab": []}}, "only BPE tokenizers"),
+        ({"model": {"type": "Unigram", "vocab": []}}, "only BPE and WordPiece tokenizers"),
         ({"normalizer": {"type": "Lowercase"}}, "normalize"),
         ({"pre_tokenizer": {"type": "Whitespace"}}, "not byte-level BPE"),
         ({"pre_tokenizer": None}, "not byte-level BPE"),
