@@ -75,7 +75,10 @@ def serve(path: Path) -> Iterator[Engine]:
     params.warmup = params.fit_params = False
     params.verbosity = 0
     server = xllamacpp.Server(params)
-    yield Engine(server)
+    engine = Engine(server)
+    # One that is told to end before its loop runs never ends, and on a busy machine it may not run yet.
+    engine.greedy([1], 1)
+    yield engine
     del server
 
 
