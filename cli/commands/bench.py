@@ -39,7 +39,13 @@ def bench(
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Of an engine.  [default: the cores that are here]")
     ] = None,
-    data: Annotated[str, typer.Option("--data", help="The text of prompts, as for `compress eval`.")] = "builtin",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="The text of prompts, as for `compress eval`.  [default: builtin; with --url: guidellm's own]",
+        ),
+    ] = None,
     url: Annotated[
         str | None, typer.Option("--url", help="Time a server that runs there, and serves PATH, through guidellm.")
     ] = None,

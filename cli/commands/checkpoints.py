@@ -66,8 +66,13 @@ def evaluate(
             "[default: builtin]",
         ),
     ] = None,
-    windows: Annotated[int, typer.Option("--windows", min=1, max=1 << 20, help="How many windows of each text.")] = 10,
-    seq_len: Annotated[int, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.")] = 1024,
+    windows: Annotated[
+        int | None,
+        typer.Option("--windows", min=1, max=1 << 20, help="How many windows of each text.  [default: 10]"),
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option("--seq-len", min=2, max=1 << 20, help="Tokens per window.  [default: 1024]")
+    ] = None,
     kv_cache: KVCache = None,
     tasks: Annotated[
         list[str] | None,
@@ -95,7 +100,8 @@ def evaluate(
     """Measure perplexity, KL divergence and top-1 agreement, or --tasks. Several checkpoints stand side by side."""
     place = device_here(device)
     if tasks:
-        _refuse("--tasks", {"--data": data, "--kv-cache": kv_cache, "--bench": bench, "--html": html})
+        text = {"--data": data, "--windows": windows, "--seq-len": seq_len, "--kv-cache": kv_cache}
+        _refuse("--tasks", {**text, "--bench": bench, "--html": html})
         _ask([*([reference] if reference else []), *paths], tasks, limit, shots, place, json=json, quiet=quiet)
         return
     if limit is not None or shots is not None:
@@ -111,8 +117,8 @@ def evaluate(
             paths,
             reference=reference,
             data=data or "builtin",
-            windows=windows,
-            seq_len=seq_len,
+            windows=windows or 10,
+            seq_len=seq_len or 1024,
             kv_cache=kv_cache,
             device=place,
             reporter=reporter,

@@ -6,16 +6,18 @@ and in every other round backwards: what else the machine does meanwhile slows a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from compress.formats.errors import CompressError, InputError, RefusedError
 from compress.formats.files.storage import read_bytes
 from compress.passes.core.report import Reporter
+from compress.passes.forward.blend import BUILTIN
 from compress.passes.forward.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.recipes.engines.ask import script_name
@@ -70,14 +72,23 @@ class Bench(BaseModel):
 
 @dataclass(frozen=True)
 class Load:
-    """What is written in a round, after prompts from the text `data`; `threads` are those of an engine."""
+    """What is written in a round, after prompts from the text `data`; `threads` are those of an engine.
+
+    Without `data` they are from the text that ships with Python, and from guidellm's own where a server is timed.
+    """
 
     prompt_tokens: int = 256
     tokens: int = 64
     concurrency: tuple[int, ...] = (1,)
     rounds: int = 5
     threads: int = field(default_factory=cores)
-    data: str = "builtin"
+    data: str | None = None
+
+    def prompts(self, tokenizer: Any, samples: int, note: Callable[[str], None]) -> list[list[int]]:
+        """So many, of `prompt_tokens` tokens each."""
+        text = TextOptions(data=self.data or BUILTIN, samples=samples, seq_len=self.prompt_tokens)
+        found: list[list[int]] = sequences_of(text, tokenizer, held_out=True, note=note).ids.tolist()
+        return found
 
 
 def bench(
@@ -129,9 +140,7 @@ class _Running:
     def __init__(self, case: Case, load: Load, python: Path | None, reporter: Reporter) -> None:
         self.case, self.load = case, load
         self.rounds: dict[int, list[Writing]] = {}
-        text = TextOptions(data=load.data, samples=max(load.concurrency), seq_len=load.prompt_tokens)
-        sequences = sequences_of(text, load_tokenizer(case.artifact), held_out=True, note=reporter.note)
-        self._prompts: list[list[int]] = sequences.ids.tolist()
+        self._prompts = load.prompts(load_tokenizer(case.artifact), max(load.concurrency), reporter.note)
         options = {
             "threads": load.threads,
             "context": load.prompt_tokens + load.tokens,

@@ -97,8 +97,9 @@ def test_tasks_are_measured_instead_of_text(
     assert [row["path"] for row in json.loads(capsys.readouterr().out)["results"]] == ["a", "b"]
     assert main(arguments) == 0
     assert "0.7500" in capsys.readouterr().out
-    assert main([*arguments, "--html", "x.html", "--json"]) == 2
-    assert "--tasks measures something else than --html" in failure()["message"]
+    for option, value in ("--html", "x.html"), ("--windows", "10"), ("--seq-len", "1024"):  # the defaults, too
+        assert main([*arguments, option, value, "--json"]) == 2
+        assert f"--tasks measures something else than {option}" in failure()["message"]
     assert main(["eval", "b", "--limit", "4", "--json"]) == 2
     assert "of tasks" in failure()["message"]
 

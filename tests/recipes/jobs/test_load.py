@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from compress.formats.errors import CompressError, RefusedError
+from compress.formats.errors import CompressError, InputError, RefusedError
 from compress.recipes.jobs.bench import Load
 from compress.recipes.jobs.load import pace_of_metrics, time_server
 
@@ -31,6 +33,8 @@ def guidellm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.write_text(
         f"#!{sys.executable}\nimport json, sys, os\n"
         "open(__file__ + '.asked', 'a').write(' '.join(sys.argv[1:]) + '\\n')\n"
+        "kind, _, data = dict(zip(sys.argv[2::2], sys.argv[3::2]))['--data'].partition(',path=')\n"
+        "if data: open(__file__ + '.sent', 'a').write(open(data).read() + '\\n')\n"
         "options = dict(zip(sys.argv[2::2], sys.argv[3::2]))\n"
         "assert os.path.isfile(options['--tokenizer'].partition('model=')[2] + '/tokenizer.json')\n"
         "if os.environ.get('FAILS'): sys.exit('no such server')\n"
@@ -52,6 +56,24 @@ def test_every_concurrency_is_a_run_of_its_own(tiny_llama: Path, guidellm: Path)
         (1, "http://127.0.0.1:8000/v1"), (2, "http://127.0.0.1:8000/v1"),
     ]  # fmt: skip
     assert json.loads(found.model_dump_json())["timed"][0]["pace"]["peak_bytes"] is None
+
+
+def test_prompts_are_of_the_text_that_was_given_and_each_is_sent_once(
+    tiny_llama: Path, corpus: Path, guidellm: Path
+) -> None:
+    time_server("http://127.0.0.1:8000", str(tiny_llama), replace(LOAD, data=str(corpus)))
+    assert all(
+        ",path=" in line and "kind=json_file" in line for line in Path(f"{guidellm}.asked").read_text().splitlines()
+    )
+    rows = [json.loads(line) for line in Path(f"{guidellm}.sent").read_text().splitlines()]
+    assert len({row["prompt"] for row in rows}) == len(rows) == 3 * (1 + 2)
+    assert {(row["prompt_tokens_count"], row["output_tokens_count"]) for row in rows} == {(32, 8)}
+    text, tokenizer = corpus.read_text(), AutoTokenizer.from_pretrained(tiny_llama)
+    for row in rows:
+        assert row["prompt"] in text
+        assert abs(len(tokenizer(row["prompt"]).input_ids) - 32) <= 1
+    with pytest.raises(InputError, match="short"):
+        time_server("http://127.0.0.1:8000", str(tiny_llama), replace(LOAD, rounds=1 << 16, data=str(corpus)))
 
 
 def test_its_milliseconds_become_paces() -> None:
