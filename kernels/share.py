@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,11 +32,13 @@ ALONE = Crew()
 class Share:
     """The part of process `index` of `count`, which computes on `device`; of one alone it is all.
 
-    All of them call the same methods in the same order. Raises RuntimeError if another one is gone.
+    All of them call the same methods in the same order. Raises RuntimeError if another one is gone, and
+    torch.OutOfMemoryError if another one's memory ran out `together` with it.
     """
 
     def __init__(self, index: int = 0, count: int = 1, device: str = "cpu") -> None:
         self.index, self.count, self._device = index, count, device
+        self._told = False
 
     @property
     def main(self) -> bool:
@@ -60,9 +63,11 @@ class Share:
         import torch.distributed as dist
 
         packed = _Packed(value) if self.index == owner else None
+        self.wait()
         head = [packed.head if packed else b""]
         dist.broadcast_object_list(head, src=owner, device=torch.device("cpu"))
         known = packed or _Taken(head[0], self._device)
+        self.wait()  # until there is room for what comes
         for tensor in known.tensors:
             dist.broadcast(tensor, owner)
         found: T = known.value
@@ -70,11 +75,37 @@ class Share:
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.count > 1:
-            import torch
-            import torch.distributed as dist
+        self._meet(short=False)
 
-            dist.all_reduce(torch.zeros(1))
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Where memory runs out in one process within, it does in all: here, or where they next wait for each other."""
+        if self.count == 1:
+            yield
+            return
+        import torch
+
+        self._told = False
+        try:
+            yield
+            self.wait()
+        except torch.OutOfMemoryError:
+            if not self._told:
+                self._meet(short=True)
+            raise
+
+    def _meet(self, short: bool) -> None:
+        """Wait for all, and tell them whether this one is `short` of memory; it raises if another one is."""
+        if self.count == 1:
+            return
+        import torch
+        import torch.distributed as dist
+
+        many = torch.tensor(float(short))
+        dist.all_reduce(many)
+        self._told = bool(many)
+        if self._told and not short:
+            raise torch.OutOfMemoryError("memory ran out in another one of the processes")
 
 
 WHOLE = Share()

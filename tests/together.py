@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -10,14 +11,18 @@ from typing import Any
 
 import torch
 from forkserver import forkserver
+from pytest import MonkeyPatch
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import start_processes
 
 from compress.formats.errors import InputError
+from compress.passes.core.linear import LinearPass
 from compress.passes.core.processes import Processes, joined
 from compress.passes.forward import cost
+from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.walk import Walk
+from compress.passes.model.skeleton import Skeleton
 from compress.passes.train.loop import Training
 from compress.recipes.recipe import load
 from compress.recipes.run import run
@@ -76,6 +81,39 @@ def sweep_together(processes: Processes, outputs: Mapping[Path, Path], tokens: i
     for recipe, output in outputs.items():
         run(load(str(recipe)), output, processes=processes)
     assert 0 < len(flown) < SEQUENCES
+
+
+PLACES: Mapping[str, tuple[type, str]] = {
+    "as a layer runs": (Skeleton, "call"),
+    "as it is rewritten": (LinearPass, "siblings"),
+    "as its outputs are written": (HiddenStates, "place"),
+}
+
+
+def run_short(processes: Processes, recipe: Path, outputs: Mapping[str, Path], tokens: int) -> None:
+    """For each place a run in which memory runs out there, in one process and later in the other.
+
+    Each writes into the output, in a file of its own, what it fell back to.
+    """
+    cost._LEAST_TOKENS = tokens
+    for place, output in outputs.items():
+        owner, name = PLACES[place]
+        with MonkeyPatch.context() as patch:
+            patch.setattr(owner, name, _short(getattr(owner, name), at=(7, 2)[processes.index]))
+            report = run(load(str(recipe)), output, processes=processes)
+        (output / f"process {processes.index}").write_text("\n".join(report.fallbacks))
+
+
+def _short(work: Callable[..., Any], at: int) -> Callable[..., Any]:
+    """`work`, that has no memory when it is called the `at`th time."""
+    calls = itertools.count(1)
+
+    def tried(*given: Any, **named: Any) -> Any:
+        if next(calls) == at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return work(*given, **named)
+
+    return tried
 
 
 def fail_together(processes: Processes, recipe: Path, output: Path, tokens: int) -> None:

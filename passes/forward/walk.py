@@ -81,11 +81,14 @@ class Walk:
 
     @property
     def may_shrink(self) -> bool:
-        """Whether batches can be run in smaller parts than they are: all that share the walk would have to."""
-        return self.share.count == 1 and self._parts < max(stop - start for start, stop in self.batches)
+        """Whether batches can be run in smaller parts than they are."""
+        return self._parts < max(stop - start for start, stop in self.batches)
 
     def shrink(self) -> None:
-        """From now on run batches in smaller parts, for memory ran out: of statistics sums are taken as before."""
+        """From now on run batches in smaller parts, for memory ran out: of statistics sums are taken as before.
+
+        All that share the walk do.
+        """
         self._parts *= 2
         count(f"memory ran out, and each batch was run in {self._parts} parts")
         gc.collect()
@@ -190,7 +193,8 @@ class Walk:
     def _fits(self, work: Callable[[], None], redone: bool) -> bool:
         """Do `work`, or say that it is to be done again in smaller parts, if it may be `redone`."""
         try:
-            work()
+            with self.share.together():
+                work()
         except torch.OutOfMemoryError:
             if not (redone and self.may_shrink):
                 raise
@@ -335,10 +339,10 @@ class Walk:
         for at, stream in enumerate(self.streams):
             with stream.hidden.write(boundary) if self.share.main else nullcontext() as file:
                 self.share.wait()
-                for number, flying in flights.items():
-                    self._tell_batch("running the layer", number)
-                    stream.hidden.place(boundary, self.batches[number][0], flying[at].next(), file)
-                self.share.wait()
+                with self.share.together():  # whoever is short leaves it to the others until they know
+                    for number, flying in flights.items():
+                        self._tell_batch("running the layer", number)
+                        stream.hidden.place(boundary, self.batches[number][0], flying[at].next(), file)
         self.share.wait()
 
     def _read(self, stream: Stream, boundary: int, batch: tuple[int, int]) -> Tensor:

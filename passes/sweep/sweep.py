@@ -157,7 +157,8 @@ class Sweep:
     def _tried(self, index: int, walk: Walk) -> Leavings | None:
         """A layer run and rewritten; None if memory ran out, and all is to be done again in smaller batches."""
         try:
-            return self._run_layer(index, walk)
+            with self.share.together():
+                return self._run_layer(index, walk)
         except torch.OutOfMemoryError:
             if not walk.may_shrink:
                 raise

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from together import SEQUENCES, fail_together, sweep_together, together
+from together import PLACES, SEQUENCES, fail_together, run_short, sweep_together, together
 
 from compress.kernels.share import Crew
 from compress.passes.core.journal import Journal
@@ -16,7 +16,7 @@ from compress.recipes.plan import plan
 from compress.recipes.recipe import load
 from compress.recipes.run import run
 
-pytestmark = pytest.mark.timeout(900)  # seven processes start
+pytestmark = pytest.mark.timeout(900)  # nine processes start
 
 TOKENS, LAYERS = 16, 2
 EVALUATE = "evaluate: {data: builtin, samples: 5, seq_len: 16}"
@@ -83,6 +83,19 @@ def test_one_that_fails_stops_the_others_and_one_alone_goes_on(swept: Path, tmp_
     assert len(Journal(tmp_path / "out" / ".compress" / "journal.jsonl").of(Unit)) == 1
     run(load(str(recipe)), tmp_path / "out")
     assert weights(tmp_path / "out") == weights(recipe.parent / "1")
+
+
+def test_where_one_runs_out_of_memory_all_shrink_and_bytes_stay(
+    swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, outputs = swept / "tuned" / "recipe.yaml", {place: tmp_path / place for place in PLACES}
+    together(run_short, recipe, outputs, 3 * TOKENS)
+    monkeypatch.setattr(cost, "_LEAST_TOKENS", 3 * TOKENS)  # batches of three sequences
+    run(load(str(recipe)), tmp_path / "alone")
+    said = "\n".join(f"memory ran out, and each batch was run in {parts} parts" for parts in (2, 4))
+    for output in outputs.values():
+        assert weights(output) == weights(tmp_path / "alone")
+        assert [(output / f"process {index}").read_text() for index in (0, 1)] == [said, said]
 
 
 def test_a_plan_says_what_is_shared_and_what_each_process_takes(swept: Path) -> None:
