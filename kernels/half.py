@@ -26,10 +26,16 @@ _FASTER = 1.5
 _SIDE = 512
 
 
+def has_half() -> bool:
+    """Whether this CPU has such units, AMX, and is let use them."""
+    known = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return known and bool(torch.cpu.get_capabilities()["amx_bf16"])
+
+
 @cache
 def half_pays() -> bool:
-    """Whether it pays on this CPU: if it has AMX, and is let use it, some hundredths of a second are spent to see."""
-    if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.cpu.get_capabilities()["amx_bf16"]:
+    """Whether it pays on this CPU: if it has them, some hundredths of a second are spent to see."""
+    if not has_half():
         return False
     side = torch.ones(_SIDE, _SIDE)
     plain = least_seconds(lambda: side @ side)

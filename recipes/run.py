@@ -19,7 +19,6 @@ from compress.formats.files.carried import TEMPLATE_PATTERN
 from compress.formats.files.source import is_hub_id
 from compress.formats.files.storage import require_space, sha256_file, write_json
 from compress.kernels.fallbacks import counting
-from compress.kernels.half import half_pays
 from compress.kernels.laps import laps
 from compress.passes.artifact.licence import licence_of
 from compress.passes.artifact.record import SIGNATURE
@@ -38,6 +37,7 @@ from compress.recipes.figures.planned import Plan
 from compress.recipes.figures.profile import profile_of
 from compress.recipes.opening import Opened, model_of, open_recipe
 from compress.recipes.plan import plan_opened
+from compress.recipes.products import HALF, products_of
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, metrics_of, with_paths
 from compress.recipes.stages import keyed, layerwise, writes
@@ -81,8 +81,10 @@ def run(
     files = source_hashes(opened.source.path, reporter)
     with counting(), kept_on(place, max_vram), shared_workshop(output, fresh, processes) as journal:
         processes.on_main(lambda: require_space(output, planned.folder_bytes - _lying_in(output / WORK)))
-        state = _state(opened, files, output, journal, budget, reporter, processes)
-        stages = keyed((*opened.recipe.passes, *(trial or ())), _base(opened, files), opened.texts, state.work)
+        passes = (*opened.recipe.passes, *(trial or ()))
+        stages = keyed(passes, _base(opened, files), opened.texts, output / WORK)
+        products = processes.share(device).given(products_of(journal, stages, place))  # measured, so by one for all
+        state = _state(opened, files, output, journal, budget, reporter, processes, products)
         if trial is not None:
             stages = [stage for stage in stages if not any(writes(step) for step in stage.passes)]
         report = _execute(opened.recipe, state, stages, trial is not None)
@@ -100,11 +102,10 @@ def _base(opened: Opened, files: Mapping[str, str]) -> dict[str, Any]:
 
 def _state(
     opened: Opened, files: Mapping[str, str], output: Path, journal: Journal, budget: int, reporter: Reporter,
-    processes: Processes,
+    processes: Processes, products: str,
 ) -> Run:  # fmt: skip
     """The run before its first stage."""
     device = opened.skeleton.device
-    half = processes.share(str(device)).given(device.type == "cpu" and half_pays())  # measured, so by one for all
     return Run(
         source=opened.source,
         skeleton=opened.skeleton,
@@ -118,13 +119,13 @@ def _state(
             "device": str(device),
             "threads": torch.get_num_threads(),
             "max_ram": budget,
-            "products": "bfloat16" if half else "float32",
+            **({"products": products} if products else {}),
         },
         manifest=_manifest(opened.recipe, opened.source, files),
         source_digest=_digest(files),
         loads=loading_lines,
         processes=processes,
-        half=half,
+        half=products == HALF,
     )
 
 
@@ -160,7 +161,7 @@ def _execute(recipe: Recipe, state: Run, stages: Sequence[Stage], trial: bool) -
     passes = [_timed(stages, number, state) for number in range(len(stages))]
     report = make_report(recipe, state, _artifacts(state, stages), passes)
     if kept := laps():
-        report = report.model_copy(update={"profile": profile_of(kept, state.device)})
+        report = report.model_copy(update={"profile": profile_of(kept, state.device, state.half)})
     return state.first(lambda: _told(report, state, key))
 
 

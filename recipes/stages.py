@@ -120,7 +120,7 @@ def keyed(passes: Sequence[Pass], base: Mapping[str, Any], texts: Texts, work: P
         }
         if isinstance(steps[0], Chooser):
             own |= {f"for {step.name}.{o}": value for step in following for o, value in step.depends(None).items()}
-        depends = {**chain, **(calibration if _calibrated(steps) else {}), **own}
+        depends = {**chain, **(calibration if calibrated(steps) else {}), **own}
         staged.append(Stage(steps, depends, work, following, text))
         if isinstance(steps[0], ModelPass) and steps[0].calibrates:
             calibration = own if text is not None else depends
@@ -129,7 +129,7 @@ def keyed(passes: Sequence[Pass], base: Mapping[str, Any], texts: Texts, work: P
     return staged
 
 
-def _calibrated(steps: Steps) -> bool:
+def calibrated(steps: Steps) -> bool:
     """Whether what a stage leaves depends on what was chosen to calibrate by."""
     first = steps[0]
     return first.heeds_calibration if isinstance(first, ModelPass) else any(step.needs() for step in layerwise(steps))

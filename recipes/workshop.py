@@ -69,7 +69,8 @@ def begin(
         earlier = [found for found in journal.of(Begun) if found.title == stage.title and found.stage not in ours]
         if earlier:
             _tell_changes(stage, earlier, stages[number - 1].depends if number else {}, reporter)
-        journal.append(Begun(stage=stage.key, title=stage.title, depends=stage.depends))
+        products = str(machine.get("products", ""))
+        journal.append(Begun(stage=stage.key, title=stage.title, depends=stage.depends, products=products))
     elif units := journal.of(Unit, stage.key):
         reporter.note(f"{stage.title}: goes on, {len(units)} layers are done")
         _tell_machine(units, machine, reporter)

@@ -31,10 +31,14 @@ class Committed(BaseModel):
 
 
 class Begun(Committed):
-    """A stage was begun: what it is called, and what its bytes depend on."""
+    """A stage was begun: what it is called, and what its bytes depend on.
+
+    `products` are those of its run where it calibrates (recipes/products.py), "" where nothing asked.
+    """
 
     title: str
     depends: Mapping[str, Any]
+    products: str = ""
 
 
 class Done(Committed):

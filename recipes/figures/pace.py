@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 
 import torch
@@ -21,18 +21,19 @@ _SIDE, _LARGE, _SMALL = 512, 1 << 22, 1 << 10
 
 @dataclass(frozen=True)
 class Pace:
-    """What is done in a second of each sort that `Effort` counts."""
+    """What is done in a second of each sort that `Effort` counts; how many `rounded` products, if it is asked."""
 
     flops: float
     elements: float
     calls: float
     half: float
-    rounded: float
+    rounded: Callable[[], float]
 
     def seconds(self, effort: Effort) -> float:
         """How long that takes."""
-        seconds: list[float] = [done / rate for done, rate in zip(astuple(effort), astuple(self))]
-        return sum(seconds)
+        rounded = effort.rounded / self.rounded() if effort.rounded else 0.0
+        plain = effort.flops / self.flops + effort.elements / self.elements
+        return plain + effort.calls / self.calls + effort.half / self.half + rounded
 
 
 @cache
@@ -42,13 +43,19 @@ def pace() -> Pace:
     halves = side.bfloat16()
     products = _rate(lambda: torch.mm(side, side), 2)
     half = _rate(lambda: torch.mm(halves, halves), 1)
-    with half_products(wanted=half_pays()):
-        rounded = _rate(lambda: torch.mm(side, side), 1)
     whole = _rate(lambda: large.mul_(large), 1)
     with single_thread():
         calls = _rate(lambda: small.mul_(small), 200)
     each = 2 * _SIDE**3
-    return Pace(each * products, _LARGE * whole, calls, each * half, each * rounded)
+    return Pace(each * products, _LARGE * whole, calls, each * half, _rounded)
+
+
+@cache
+def _rounded() -> float:
+    """Operations a second of products of fp32 that are rounded to bfloat16 where that pays."""
+    side = torch.ones(_SIDE, _SIDE)
+    with half_products(wanted=half_pays()):
+        return 2 * _SIDE**3 * _rate(lambda: torch.mm(side, side), 1)
 
 
 def _rate(work: Callable[[], object], times: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import BaseModel
 
-from compress.kernels.half import half_pays, half_products
+from compress.kernels.half import half_products
 from compress.kernels.laps import Laps, copy_rate, product_rate
 
 REST = "everything else"
@@ -25,7 +25,7 @@ class Work(BaseModel):
 class Profile(BaseModel):
     """`works`, the longest of each stage first; what the machine reaches: operations, bytes copied, a second.
 
-    `half_flops` are those of fp32 inputs rounded to bfloat16, where that pays; else 0.
+    `half_flops` are those of fp32 inputs rounded to bfloat16, where the run takes such; else 0.
     """
 
     works: list[Work]
@@ -39,16 +39,14 @@ class Profile(BaseModel):
         return sum(work.flops for work in self.works) / max(self.flops, self.half_flops)
 
 
-def profile_of(kept: Laps, device: torch.device) -> Profile:
-    """What was kept, and what `device` reaches (some hundredths of a second)."""
+def profile_of(kept: Laps, device: torch.device, half: bool) -> Profile:
+    """What was kept, and what `device` reaches, in some hundredths of a second; with rounded products if `half`."""
     works = []
     for stage, total in kept.total.items():
         found = sorted(kept.stages.get(stage, {}).items(), key=lambda item: -item[1].seconds)
         works += [Work(stage=stage, work=name, **vars(one)) for name, one in found]
         rest = total - sum(one.seconds for _, one in found)
         works.append(Work(stage=stage, work=REST, calls=1, seconds=rest, flops=0, nbytes=0))
-    half = 0.0
-    if device.type == "cpu" and half_pays():
-        with half_products():
-            half = product_rate(device)
-    return Profile(works=works, flops=product_rate(device), nbytes=copy_rate(device), half_flops=half)
+    with half_products():
+        rounded = product_rate(device) if half else 0.0
+    return Profile(works=works, flops=product_rate(device), nbytes=copy_rate(device), half_flops=rounded)

@@ -16,7 +16,7 @@ from compress.recipes.opening import outline_recipe
 from compress.recipes.recipe import from_data
 from compress.recipes.way import Way, walked
 
-PACE = Pace(1e9, 1e9, 1e6, 1e9, 1e9)
+PACE = Pace(1e9, 1e9, 1e6, 1e9, lambda: 1e9)
 TEXT = {"calibrate": {"samples": 4, "seq_len": 32}}
 RTN = {"rtn": {"group_size": 32}}
 DENSE = {"export": {"dialect": "dense", "requantize": True}}

@@ -10,9 +10,10 @@ from compress.recipes.figures.pace import Pace, pace
 
 
 def test_seconds_are_those_of_each_sort_together() -> None:
-    here = Pace(100, 10, 1, 1000, 500)
+    here = Pace(100, 10, 1, 1000, lambda: 500)
     assert here.seconds(Effort(200, 30, 4, 5000, 3000)) == 2 + 3 + 4 + 5 + 6
-    assert here.seconds(Effort()) == 0
+    unasked = Pace(100, 10, 1, 1000, lambda: pytest.fail("measured for nothing"))
+    assert unasked.seconds(Effort(flops=50)) == 0.5
 
 
 def test_a_machine_has_a_pace_and_is_left_as_it_was() -> None:
@@ -20,7 +21,9 @@ def test_a_machine_has_a_pace_and_is_left_as_it_was() -> None:
     threads = torch.get_num_threads()
     found = pace.__wrapped__()
     assert torch.get_num_threads() == threads
-    assert found.flops > 1e6 and found.elements > 1e6 and found.calls > 1e2 and found.half > 1e5 and found.rounded > 1e6
+    assert (
+        found.flops > 1e6 and found.elements > 1e6 and found.calls > 1e2 and found.half > 1e5 and found.rounded() > 1e6
+    )
     assert found.flops > found.elements > found.calls
 
 
