@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from compress.formats import open_checkpoint
-from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.forward.texts.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compress.formats import open_checkpoint
-from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.forward.texts.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.whole.loading import load_model
 

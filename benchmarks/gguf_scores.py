@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from compress.formats import open_checkpoint
 from compress.passes.forward.scores import divergences
-from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.forward.texts.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.whole.loading import load_model
 

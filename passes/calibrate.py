@@ -18,9 +18,10 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import completed, sample_cost
 from compress.passes.core.stage import Stage
-from compress.passes.forward.blend import beside
-from compress.passes.forward.cost import RUNTIME, Cost, Extent
-from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.forward.cost.base import RUNTIME, Cost
+from compress.passes.forward.cost.shapes import Extent
+from compress.passes.forward.texts.blend import beside
+from compress.passes.forward.texts.text import TextOptions, sequences_of
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer

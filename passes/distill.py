@@ -16,7 +16,7 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_cost
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost
+from compress.passes.forward.cost.base import Cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.teach.layer_cost import layerwise_cost
 from compress.passes.teach.lesson import LessonOptions

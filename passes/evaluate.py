@@ -19,9 +19,11 @@ from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, score_bytes, score_effort, walk_cost
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.logits import score_bytes, score_effort
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.forward.scores import Scores, score
-from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.forward.texts.text import TextOptions, sequences_of
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.weights import cached_as, dense
@@ -56,7 +58,7 @@ class Evaluate(TextOptions, ModelPass):
 
     def cost(self, setting: Setting) -> Cost:
         model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
-        once = walk_cost(model, anatomy, sequences, budget, crew=setting.crew)
+        once = Passage(model, anatomy, sequences).cost(budget, crew=setting.crew)
         effort = once.effort * 2 + score_effort(model, anatomy, sequences, 2)
         memory = max(once.memory, score_bytes(model, anatomy, 2))
         if once.shared and memory * once.processes > budget:

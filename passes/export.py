@@ -22,7 +22,9 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import HEAP, RUNTIME, Cost, score_effort, walk_cost
+from compress.passes.forward.cost.base import HEAP, RUNTIME, Cost
+from compress.passes.forward.cost.logits import score_effort
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.sweep.energies import gathered_energies
 from compress.passes.sweep.tensor_report import UNREACHED
@@ -98,7 +100,7 @@ class Export(ModelPass):
 
     def cost(self, setting: Setting) -> Cost:
         model, anatomy, budget = setting.model, setting.anatomy, setting.budget
-        few = walk_cost(model, anatomy, (1, TOKENS), budget)
+        few = Passage(model, anatomy, (1, TOKENS)).cost(budget)
         answers = few.effort + score_effort(model, anatomy, (1, TOKENS), 1)
         largest = max(spec.size for spec in model.tensors.values()) * 4
         matrices = sum(len(spec.shape) > 1 for spec in model.tensors.values())
@@ -112,8 +114,8 @@ class Export(ModelPass):
 
     def _weighing(self, setting: Setting) -> Cost:
         """What it takes to gather the energy of inputs; nothing where no text was chosen."""
-        given = setting.model, setting.anatomy, setting.sequences, setting.budget
-        walk = walk_cost(*given, statistics=True, squares=False)
+        passage = Passage(setting.model, setting.anatomy, setting.sequences, statistics=True, squares=False)
+        walk = passage.cost(setting.budget)
         return walk if setting.sequences[0] else Cost(Effort(), 0, 0)
 
     def _weighed(self, model: ModelSpec, anatomy: Anatomy) -> list[str]:

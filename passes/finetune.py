@@ -14,7 +14,7 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.sample import sample_cost
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost
+from compress.passes.forward.cost.base import Cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.train.cost import training_cost

@@ -21,7 +21,8 @@ from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import HEAP, Cost, walk_cost
+from compress.passes.forward.cost.base import HEAP, Cost
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.forward.statistics import Drift, Hessian, LinearStats
 from compress.passes.model.anatomy import Anatomy, Heads, LayerAnatomy
 from compress.passes.model.sequences import Sequences
@@ -83,7 +84,7 @@ class GQA(ModelPass):
         sharing = find_sharing(model, anatomy)
         heads, tokens = sharing[0], sequences[0] * sequences[1]
         several = 2 if self.repair else 1
-        walk = walk_cost(model, anatomy, sequences, budget, streams=several, statistics=True, rounds=several)
+        walk = Passage(model, anatomy, sequences, streams=several, statistics=True).cost(budget, rounds=several)
         rows, hidden = model.tensors[f"{heads.output}.weight"].shape[::-1]
         each = merge_effort(heads.kept // self.kv_heads, heads.width, hidden) * (2 * self.kv_heads)
         if heads.alike and self.kv_heads > 1:  # any two are tried

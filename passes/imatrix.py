@@ -21,7 +21,8 @@ from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost, walk_cost
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.forward.statistics import Energy
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.sweep.energies import gathered_energies
@@ -46,7 +47,7 @@ class Imatrix(ModelPass):
 
     def cost(self, setting: Setting) -> Cost:
         model, anatomy, (count, length) = setting.model, setting.anatomy, setting.sequences
-        walk = walk_cost(model, anatomy, (count, length), setting.budget, statistics=True, squares=False)
+        walk = Passage(model, anatomy, (count, length), statistics=True, squares=False).cost(setting.budget)
         inputs = [names[0] for layer in anatomy.layers for names in layer.siblings]
         efforts = [Energy.effort(count * length, model.tensors[f"{name}.weight"].shape[1], None) for name in inputs]
         return replace(walk, effort=sum(efforts, walk.effort))

@@ -29,7 +29,7 @@ from compress.passes.core.linear import LinearPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Cost
+from compress.passes.forward.cost.base import Cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.any_format import FormatOptions, GGMLType
 from compress.passes.options.integers import Bits

@@ -20,7 +20,8 @@ from compress.passes.core.base import ModelPass, Pass, Place, Setting
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import HEAP, Cost, walk_cost
+from compress.passes.forward.cost.base import HEAP, Cost
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.narrow.choice import Choice, Score
@@ -151,14 +152,14 @@ class Shrink(ModelPass):
     def cost(self, setting: Setting) -> Cost:
         model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         if self._aim.by_layers:
-            return walk_cost(model, anatomy, sequences, budget)
+            return Passage(model, anatomy, sequences).cost(budget)
         if self._aim.by_stream:
             return self._stream_cost(setting)
         sizes, tokens = self._aim.sizes(model, anatomy), sequences[0] * sequences[1]
         readers = {inner.reader for inners, _ in sizes.values() for inner in inners}
         rounds = max(len(layer.siblings) for layer in anatomy.layers) if self.correct else len(sizes)
         streams = 2 if self.correct else 1
-        walk = walk_cost(model, anatomy, sequences, budget, streams=streams, statistics=True, rounds=rounds)
+        walk = Passage(model, anatomy, sequences, streams=streams, statistics=True).cost(budget, rounds=rounds)
         choice, effort, solving = self._choice, walk.effort, 0
         for inners, units in sizes.values():
             shape = model.tensors[f"{inners[0].reader}.weight"].shape
@@ -173,7 +174,7 @@ class Shrink(ModelPass):
     def _stream_cost(self, setting: Setting) -> Cost:
         model, anatomy, sequences = setting.model, setting.anatomy, setting.sequences
         walk, stream = (
-            walk_cost(model, anatomy, sequences, setting.budget, statistics=True),
+            Passage(model, anatomy, sequences, statistics=True).cost(setting.budget),
             find_stream(model, anatomy),
         )
         width = self._aim.stream_width(model, anatomy, stream)

@@ -17,7 +17,7 @@ from compress.formats.views.fit import Decoded, decoded_spec
 from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product
 from compress.passes.core.report import Reporter
-from compress.passes.forward.blend import beside
+from compress.passes.forward.texts.blend import beside
 from compress.passes.model.outline import Known, outline_of
 from compress.passes.model.sequences import Amount
 from compress.recipes.artifacts import artifact_at

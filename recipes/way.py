@@ -9,7 +9,8 @@ from compress.formats.errors import RefusedError, UsageError
 from compress.formats.files.native import stored_bytes
 from compress.kernels.share import Crew
 from compress.passes.core.base import LayerPass, ModelPass, Pass, Product, Setting
-from compress.passes.forward.cost import Cost, Extent
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.shapes import Extent
 from compress.passes.model.outline import Known
 from compress.passes.sweep.cost import sweep_cost
 from compress.recipes.figures.pace import Pace

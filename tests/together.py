@@ -19,7 +19,7 @@ from torch.multiprocessing.spawn import start_processes
 from compress.formats.errors import InputError
 from compress.passes.core.linear import LinearPass
 from compress.passes.core.processes import Processes, joined
-from compress.passes.forward import cost
+from compress.passes.forward.cost import flow
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.walk import Walk
 from compress.passes.model.skeleton import Skeleton
@@ -69,7 +69,7 @@ def train_sharded(processes: Processes, outputs: Mapping[Path, Path], killed_at:
 
 def sweep_together(processes: Processes, outputs: Mapping[Path, Path], tokens: int) -> None:
     """Run the recipes in `outputs` into the folders there, in batches of so many tokens: each process runs its own."""
-    cost._LEAST_TOKENS = tokens
+    flow._LEAST_TOKENS = tokens
     fly, flown = Walk._fly, set[int]()
 
     def noted(self: Walk, index: int, modules: Any, batch: tuple[int, int]) -> Any:
@@ -95,7 +95,7 @@ def run_short(processes: Processes, recipe: Path, outputs: Mapping[str, Path], t
 
     Each writes into the output, in a file of its own, what it fell back to.
     """
-    cost._LEAST_TOKENS = tokens
+    flow._LEAST_TOKENS = tokens
     for place, output in outputs.items():
         owner, name = PLACES[place]
         with MonkeyPatch.context() as patch:
@@ -121,7 +121,7 @@ def fail_together(processes: Processes, recipe: Path, output: Path, tokens: int)
 
     None of them is ended by whoever started it.
     """
-    cost._LEAST_TOKENS = tokens
+    flow._LEAST_TOKENS = tokens
     fly = Walk._fly
 
     def torn(self: Walk, index: int, modules: Any, batch: tuple[int, int]) -> Any:

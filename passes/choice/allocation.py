@@ -22,7 +22,9 @@ from compress.kernels.effort import Effort
 from compress.passes.choice.bit_budget import Judge, Unit
 from compress.passes.choice.chooser import Chooser
 from compress.passes.core.base import LayerPass, Setting
-from compress.passes.forward.cost import Cost, score_effort, walk_cost
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.logits import score_effort
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.model.anatomy import Anatomy, kind_of
 from compress.passes.sweep.cost import gather_effort, rewrite_effort
 
@@ -50,8 +52,8 @@ class Allocation(Chooser):
     def cost(self, setting: Setting) -> Cost:
         model, anatomy, sequences, budget = setting.model, setting.anatomy, setting.sequences, setting.budget
         judged = (min(self.samples, sequences[0]), sequences[1])
-        walk = walk_cost(model, anatomy, sequences, budget, statistics=True)
-        check = walk_cost(model, anatomy, judged, budget).effort + score_effort(model, anatomy, judged, 2)
+        walk = Passage(model, anatomy, sequences, statistics=True).cost(budget)
+        check = Passage(model, anatomy, judged).cost(budget).effort + score_effort(model, anatomy, judged, 2)
         trials = Effort()
         attempts = self.attempts(setting.following, model, anatomy)
         for step in attempts:

@@ -16,7 +16,9 @@ from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat
 from compress.kernels.share import ALONE, Crew
 from compress.passes.core.change import Change
-from compress.passes.forward.cost import Cost, Extent, walk_cost
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.passage import Passage
+from compress.passes.forward.cost.shapes import Extent
 from compress.passes.forward.statistics import LinearStats, Statistic
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
@@ -186,7 +188,7 @@ class ModelPass(Pass):
     def cost(self, setting: Setting) -> Cost:
         """What it takes."""
         sequences = setting.sequences if self.calibrated else (0, 0)
-        return walk_cost(setting.model, setting.anatomy, sequences, setting.budget)
+        return Passage(setting.model, setting.anatomy, sequences).cost(setting.budget)
 
     @abstractmethod
     def model(self, run: Run, stage: Stage) -> Outcome:

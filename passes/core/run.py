@@ -16,7 +16,9 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
 from compress.passes.core.working_model import WorkingModel
-from compress.passes.forward.cost import Cost, Flow, flow_of, may_read_ahead
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.flow import Flow
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.model.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -64,15 +66,20 @@ class Run:
     def device(self) -> torch.device:
         return self.skeleton.device
 
-    def flow(self, sequences: Sequences, streams: int = 1, *, statistics: bool = False, squares: bool = True) -> Flow:
-        """How sequences go through the layers of so many models within `max_ram`."""
-        extent, anatomy = (sequences.count, sequences.length), self.skeleton.anatomy
-        return flow_of(self.model.spec, anatomy, extent, streams, self.max_ram, statistics, squares)
+    def passage(
+        self, sequences: Sequences, streams: int = 1, statistics: bool = False, squares: bool = True
+    ) -> Passage:
+        """Those sequences on their way through so many models of the stage at hand."""
+        extent = (sequences.count, sequences.length)
+        return Passage(self.model.spec, self.skeleton.anatomy, extent, streams, statistics, squares)
 
-    def reads_ahead(self, sequences: Sequences, streams: int, share: Share) -> bool:
-        """Whether a layer is read while the one before is computed, as `may_read_ahead` says."""
-        extent, crew = (sequences.count, sequences.length), ALONE if share is WHOLE else self.crew
-        return may_read_ahead(self.model.spec, self.skeleton.anatomy, extent, streams, self.max_ram, crew=crew)
+    def flow(self, sequences: Sequences, streams: int = 1) -> Flow:
+        """How sequences go through the layers of so many models within `max_ram`, where nothing is gathered."""
+        return self.passage(sequences, streams).flow(self.max_ram)
+
+    def reads_ahead(self, passage: Passage, share: Share) -> bool:
+        """Whether a layer is read while the one before is computed."""
+        return passage.reads_ahead(self.max_ram, ALONE if share is WHOLE else self.crew)
 
     @property
     def crew(self) -> Crew:

@@ -19,7 +19,7 @@ from compress.kernels.effort import Effort
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import RUNTIME, Cost
+from compress.passes.forward.cost.base import RUNTIME, Cost
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.tokenizer import load_tokenizer

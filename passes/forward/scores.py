@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.passes.forward.cost import SCORED_TOKENS
+from compress.passes.forward.cost.logits import SCORED_TOKENS
 from compress.passes.forward.walk import Walk
 from compress.passes.model.sequences import Sequences
 

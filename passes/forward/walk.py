@@ -21,7 +21,7 @@ from compress.kernels.half import half_products, halved
 from compress.kernels.laps import lap
 from compress.kernels.later import Later
 from compress.kernels.share import WHOLE, Share
-from compress.passes.forward.cost import FASTEST, Flow
+from compress.passes.forward.cost.flow import FASTEST, Flow
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.statistics import Guide, LinearStats, Pause, aligned

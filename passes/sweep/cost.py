@@ -11,7 +11,10 @@ from compress.kernels.half import halved_effort
 from compress.kernels.measure.error import error_effort
 from compress.kernels.share import ALONE, Crew
 from compress.passes.core.base import LayerPass
-from compress.passes.forward.cost import Cost, Extent, back_cost, reached, walk_cost
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.logits import back_cost
+from compress.passes.forward.cost.passage import Passage
+from compress.passes.forward.cost.shapes import Extent, reached
 from compress.passes.forward.statistics import Hessian, Statistic
 from compress.passes.model.anatomy import Anatomy
 
@@ -34,9 +37,7 @@ def sweep_cost(
     needs = _kinds(passes)
     streams = 2 if any(kind.teacher for kind in needs) else 1
     squares, extent = any(kind.square for kind in needs), sequences if needs else (0, 0)
-    walk = walk_cost(
-        model, anatomy, extent, budget, streams=streams, statistics=bool(needs), squares=squares, crew=crew
-    )
+    walk = Passage(model, anatomy, extent, streams, statistics=bool(needs), squares=squares).cost(budget, crew=crew)
     effort = walk.effort + gather_effort(passes, model, anatomy, sequences) + rewrite_effort(passes, model, anatomy)
     if not any(step.row_parts() for step in passes):
         return replace(walk, effort=effort)

@@ -29,7 +29,7 @@ from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Paus
 from compress.passes.forward.walk import Walk
 from compress.passes.model.anatomy import LayerAnatomy
 from compress.passes.model.weights import dense
-from compress.passes.sweep.calibrated import calibration_walk
+from compress.passes.sweep.calibrated import calibration_passage, calibration_walk
 from compress.passes.sweep.cost import sweep_cost
 from compress.passes.sweep.fold import Fold, Folds, Read
 from compress.passes.sweep.guidance import Guidance
@@ -76,7 +76,7 @@ class Sweep:
         self.walk = self._make_walk() if any(step.needs() for step in passes) else None
         guided = {name: step for step in passes if step.row_parts() for name in self.targets[step]}
         self.guidance = Guidance(run, stage, guided) if guided else None
-        self.ahead = self.walk is not None and run.reads_ahead(self.walk.sequences, len(self.walk.streams), share)
+        self.ahead = self.walk is not None and run.reads_ahead(calibration_passage(run, _needs(passes)), share)
         self._pending: _Pending | None = None
 
     def execute(self) -> Outcome:
@@ -124,8 +124,7 @@ class Sweep:
         if self.run.left.calibration is None:
             names = ", ".join(step.name for step in self.passes if step.needs())
             raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
-        kinds = [kind for step in self.passes for kind in step.needs()]
-        return calibration_walk(self.run, self.stage, kinds, self.share)
+        return calibration_walk(self.run, self.stage, _needs(self.passes), self.share)
 
     def _units(self) -> Iterator[tuple[str, partial[Leavings]]]:
         targeted = frozenset[str]().union(*self.targets.values())

@@ -17,7 +17,8 @@ from torch import Tensor
 from compress.passes.core.carry import carry
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Extent, boundary_bytes
+from compress.passes.forward.cost.base import boundary_bytes
+from compress.passes.forward.cost.shapes import Extent
 from compress.passes.forward.walk import Walk
 from compress.passes.loss.losses import LogitLoss, Target
 from compress.passes.model.sequences import Sequences

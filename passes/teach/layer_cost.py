@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
-from compress.passes.forward.cost import HEAP, Cost, Extent, linears, walk_cost
+from compress.passes.forward.cost.base import HEAP, Cost
+from compress.passes.forward.cost.passage import Passage
+from compress.passes.forward.cost.shapes import Extent, linears
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.train.cost import quantized
 from compress.passes.train.options import TrainOptions
@@ -27,7 +29,7 @@ def may_keep(sequences: Extent, width: int, budget: int) -> bool:
 
 def layerwise_cost(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, sequences: Extent, budget: int) -> Cost:
     """`options.steps` for every layer, what is held out measured between them, and both models carried along."""
-    walk = walk_cost(model, anatomy, sequences, budget, streams=2)
+    walk = Passage(model, anatomy, sequences, streams=2).cost(budget)
     if not sequences[0]:
         return walk
     micro = options.at_once(sequences[1])
@@ -46,7 +48,7 @@ def _effort(options: TrainOptions, model: ModelSpec, anatomy: Anatomy, length: i
         + looks * _parts(options.looked_at, micro) * forward
     )
     weights = sum(rows * columns for shapes in linears(model, anatomy) for rows, columns in shapes)
-    return walk_cost(model, anatomy, (run, length), budget).effort + Effort(elements=each * weights)
+    return Passage(model, anatomy, (run, length)).cost(budget).effort + Effort(elements=each * weights)
 
 
 def _memory(

@@ -13,7 +13,7 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.files.source import resolve
 from compress.formats.files.storage import sha256_file
-from compress.passes.forward.blend import beside
+from compress.passes.forward.texts.blend import beside
 from compress.passes.loss.losses import Divergence, LogitLoss
 
 SOURCE = "source"

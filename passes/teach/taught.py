@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from compress.formats.base import Checkpoint, ModelSpec
 from compress.passes.core.base import ModelPass, Setting
 from compress.passes.core.sample import sample_cost
-from compress.passes.forward.cost import Cost, Extent
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.shapes import Extent
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.teach.lesson import LessonOptions

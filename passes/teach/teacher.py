@@ -14,7 +14,7 @@ from compress.formats import open_checkpoint
 from compress.formats.base import Checkpoint
 from compress.formats.errors import RefusedError
 from compress.formats.files.source import resolve
-from compress.passes.forward.blend import beside
+from compress.passes.forward.texts.blend import beside
 from compress.passes.model.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:

@@ -9,7 +9,9 @@ from typing import NamedTuple
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.kernels.share import ALONE, Crew
-from compress.passes.forward.cost import RUNTIME, Cost, Extent, elements, linears, walk_cost
+from compress.passes.forward.cost.base import RUNTIME, Cost
+from compress.passes.forward.cost.passage import Passage
+from compress.passes.forward.cost.shapes import Extent, elements, linears
 from compress.passes.loss.chunked import CHUNK
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.train.options import Precision, TrainOptions
@@ -76,7 +78,7 @@ def training_cost(
     effort += Effort(
         elements=sum(n * (w.both * backwards + w.forward * forwards + w.step * options.steps) for n, w in weights)
     )
-    ask = walk_cost(model, anatomy, sequences if asked else (0, 0), budget)
+    ask = Passage(model, anatomy, sequences if asked else (0, 0)).cost(budget)
     if options.precision == "bf16":  # the teacher's, too
         ask = replace(ask, effort=replace(ask.effort, flops=0.0, half=ask.effort.flops))
     memory, sharded = _memory(model, anatomy, options, length, budget, teacher, crew)

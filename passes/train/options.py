@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compress.formats.errors import UsageError
-from compress.passes.forward.cost import BATCH_TOKENS
+from compress.passes.forward.cost.flow import BATCH_TOKENS
 
 if TYPE_CHECKING:
     from compress.passes.core.run import Run

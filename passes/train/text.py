@@ -10,8 +10,8 @@ from pydantic import Field
 
 from compress.formats.base import Checkpoint
 from compress.formats.errors import UsageError, within
-from compress.passes.forward.cut import joined
-from compress.passes.forward.text import Place, Source, TextOptions, cut_of
+from compress.passes.forward.texts.cut import joined
+from compress.passes.forward.texts.text import Place, Source, TextOptions, cut_of
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.train.examples import Marked
 from compress.passes.train.options import HeldOut, TrainOptions

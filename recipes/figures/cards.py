@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from compress.formats.errors import UsageError
-from compress.passes.forward.cost import RUNTIME
+from compress.passes.forward.cost.base import RUNTIME
 from compress.recipes.figures.budgets import memory_here
 
 

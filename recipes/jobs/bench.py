@@ -17,8 +17,8 @@ from pydantic import BaseModel, ValidationError
 from compress.formats.errors import CompressError, InputError, RefusedError
 from compress.formats.files.storage import read_bytes
 from compress.passes.core.report import Reporter
-from compress.passes.forward.blend import BUILTIN
-from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.forward.texts.blend import BUILTIN
+from compress.passes.forward.texts.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.recipes.engines.ask import script_name
 from compress.recipes.engines.choice import first_installed

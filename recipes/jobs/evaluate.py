@@ -19,7 +19,7 @@ from compress.passes.core.report import Reporter
 from compress.passes.evaluate import Evaluate
 from compress.passes.forward.hidden import HiddenStates
 from compress.passes.forward.scores import Scores, score_parts
-from compress.passes.forward.text import sequences_of
+from compress.passes.forward.texts.text import sequences_of
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton

@@ -17,7 +17,7 @@ from compress.formats import open_checkpoint
 from compress.formats.errors import InputError, RefusedError, UsageError, suggest
 from compress.formats.files.source import resolve
 from compress.passes.core.report import Reporter
-from compress.passes.forward.documents import refuse_without_hub
+from compress.passes.forward.texts.documents import refuse_without_hub
 from compress.passes.model.blank import fitted
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.model.whole.loading import load_model

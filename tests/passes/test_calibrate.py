@@ -15,7 +15,7 @@ from compress.passes.calibrate import Calibrate
 from compress.passes.core.base import Setting
 from compress.passes.core.run import Run
 from compress.passes.core.sample import Sampled
-from compress.passes.forward.cost import RUNTIME
+from compress.passes.forward.cost.base import RUNTIME
 
 
 def test_the_text_is_there_before_anything_is_computed(

@@ -15,7 +15,8 @@ from compress.passes.core.carry import Boundary
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.evaluate import Evaluate, Measured
-from compress.passes.forward.cost import score_bytes, score_effort, walk_cost
+from compress.passes.forward.cost.logits import score_bytes, score_effort
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.model.weights import decoded
 from compress.passes.rtn import RTN
 
@@ -87,6 +88,6 @@ def test_what_was_measured_is_not_measured_again(evaluated: Evaluated) -> None:
 def test_two_models_are_run_and_compared(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> None:
     run, extent = begin(tiny_llama, tmp_path / "work"), (3, 16)
     given = run.model.spec, run.skeleton.anatomy, extent
-    cost, once = Evaluate().cost(Setting(*given, 1 << 40)), walk_cost(*given, 1 << 40)
+    cost, once = Evaluate().cost(Setting(*given, 1 << 40)), Passage(*given).cost(1 << 40)
     assert cost.effort == once.effort * 2 + score_effort(*given, 2)
     assert cost.memory == max(once.memory, score_bytes(*given[:2], 2))

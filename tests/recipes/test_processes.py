@@ -10,7 +10,7 @@ from together import PLACES, SEQUENCES, fail_together, run_short, sweep_together
 
 from compress.kernels.share import Crew
 from compress.passes.core.journal import Journal
-from compress.passes.forward import cost
+from compress.passes.forward.cost import flow
 from compress.passes.sweep.sweep import Unit
 from compress.recipes.plan import plan
 from compress.recipes.recipe import load
@@ -41,7 +41,7 @@ def swept(make_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFact
     together(sweep_together, {recipe: recipe.parent / "2" for recipe in recipes}, TOKENS)
     together(sweep_together, {recipe: recipe.parent / "3" for recipe in recipes[:2]}, TOKENS, count=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "_LEAST_TOKENS", TOKENS)
+        patch.setattr(flow, "_LEAST_TOKENS", TOKENS)
         for recipe in recipes:
             run(load(str(recipe)), recipe.parent / "1")
         yield folder
@@ -90,7 +90,7 @@ def test_where_one_runs_out_of_memory_all_shrink_and_bytes_stay(
 ) -> None:
     recipe, outputs = swept / "tuned" / "recipe.yaml", {place: tmp_path / place for place in PLACES}
     together(run_short, recipe, outputs, 3 * TOKENS)
-    monkeypatch.setattr(cost, "_LEAST_TOKENS", 3 * TOKENS)  # batches of three sequences
+    monkeypatch.setattr(flow, "_LEAST_TOKENS", 3 * TOKENS)  # batches of three sequences
     run(load(str(recipe)), tmp_path / "alone")
     said = "\n".join(f"memory ran out, and each batch was run in {parts} parts" for parts in (2, 4))
     for output in outputs.values():

@@ -16,7 +16,8 @@ from compress.kernels.solve.gptq import solve_effort
 from compress.passes.awq import AWQ
 from compress.passes.core.base import LayerPass
 from compress.passes.core.run import Run
-from compress.passes.forward.cost import back_cost, walk_cost
+from compress.passes.forward.cost.logits import back_cost
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.forward.statistics import Drift
 from compress.passes.gptq import GPTQ
 from compress.passes.model.anatomy import Anatomy
@@ -40,7 +41,7 @@ def test_only_what_wants_data_costs_forwards(model: tuple[ModelSpec, Anatomy]) -
     )
     assert (plain.forwards, solved.forwards) == (0, 1)
     assert plain.effort.flops == 0 < solved.effort.flops < corrected.effort.flops
-    walk = walk_cost(*model, EXTENT, PLENTY, statistics=True).effort
+    walk = Passage(*model, EXTENT, statistics=True).cost(PLENTY).effort
     assert solved.effort == walk + gather_effort([GPTQ()], *model, EXTENT) + rewrite_effort([GPTQ()], *model)
 
 

@@ -13,7 +13,7 @@ from compress.kernels.qtensor import QTensor
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.cost import Flow
+from compress.passes.forward.cost.flow import Flow
 from compress.passes.gptq import GPTQ
 from compress.passes.rtn import RTN
 from compress.passes.sweep.calibrated import calibration_walk

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from compress.formats.base import ModelSpec, TensorSpec
-from compress.passes.forward.cost import Cost, walk_cost
+from compress.passes.forward.cost.base import Cost
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.model.anatomy import Anatomy, LayerAnatomy
 from compress.passes.teach.layer_cost import layerwise_cost, may_keep
 from compress.passes.train.options import TrainOptions
@@ -32,7 +33,7 @@ def cost(layers: int = 2, budget: int = PLENTY, **options: Any) -> Cost:
 
 def test_a_step_takes_three_forwards_of_its_batch_and_a_look_one_of_what_is_held_out() -> None:
     """10 steps of 4 sequences, 3 looks (at 0, 5 and 10 steps) at 3, and 40 sequences through two models."""
-    flops = walk_cost(*model(2), (3 * 10 * 4 + 3 * 3 + 2 * 40, 5), PLENTY).effort.flops
+    flops = Passage(*model(2), (3 * 10 * 4 + 3 * 3 + 2 * 40, 5)).cost(PLENTY).effort.flops
     assert cost().effort.flops == flops
 
 
@@ -62,4 +63,4 @@ def test_hidden_states_are_kept_where_they_are_small() -> None:
 def test_without_a_text_there_is_nothing_to_learn() -> None:
     spec, anatomy = model(2)
     nothing = layerwise_cost(TrainOptions(), spec, anatomy, (0, 0), PLENTY)
-    assert nothing == walk_cost(spec, anatomy, (0, 0), PLENTY, streams=2)
+    assert nothing == Passage(spec, anatomy, (0, 0), streams=2).cost(PLENTY)

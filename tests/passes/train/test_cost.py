@@ -14,7 +14,7 @@ from compress.formats import open_checkpoint
 from compress.formats.base import ModelSpec
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.share import ALONE, Crew
-from compress.passes.forward.cost import RUNTIME, Cost
+from compress.passes.forward.cost.base import RUNTIME, Cost
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.train.cost import training_cost
 from compress.passes.train.options import TrainOptions

@@ -10,7 +10,7 @@ import pytest
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import UsageError
-from compress.passes.forward.blend import Part
+from compress.passes.forward.texts.blend import Part
 from compress.passes.model.tokenizer import load_tokenizer
 from compress.passes.train.examples import Examples
 from compress.passes.train.options import HeldOut

@@ -12,7 +12,7 @@ import torch
 from transformers import LlamaConfig
 
 from compress.formats.errors import UsageError
-from compress.passes.forward.cost import RUNTIME
+from compress.passes.forward.cost.base import RUNTIME
 from compress.recipes.figures.cards import allowed_on, kept_on
 from compress.recipes.plan import plan
 from compress.recipes.recipe import Recipe, from_data

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError, UsageError
-from compress.passes.forward.blend import Part
-from compress.passes.forward.rows import Document
-from compress.passes.forward.text import TextOptions, sequences_of
+from compress.passes.forward.texts.blend import Part
+from compress.passes.forward.texts.rows import Document
+from compress.passes.forward.texts.text import TextOptions, sequences_of
 from compress.passes.model.tokenizer import load_tokenizer
 
 TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
@@ -196,7 +196,7 @@ def test_of_a_dataset_no_more_is_read_than_is_wanted(
     tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = (Document("word " * 8, "set") for _ in count())
-    monkeypatch.setattr("compress.passes.forward.documents.dataset", lambda *_: endless)
+    monkeypatch.setattr("compress.passes.forward.texts.documents.dataset", lambda *_: endless)
     found = sequences_of(TextOptions(data="some/set", samples=5, seq_len=16), tokenizer, held_out=False)
     assert found.ids.shape == (5, 16)
 

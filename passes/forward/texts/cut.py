@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from compress.formats.errors import InputError
-from compress.passes.forward.chats import learned
-from compress.passes.forward.rows import Document
+from compress.passes.forward.texts.chats import learned
+from compress.passes.forward.texts.rows import Document
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

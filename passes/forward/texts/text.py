@@ -17,11 +17,11 @@ from compress.formats.base import Checkpoint
 from compress.formats.errors import InputError, UsageError, within
 from compress.formats.files.kept import code_digest
 from compress.formats.files.storage import sha256_file
-from compress.passes.forward import documents
-from compress.passes.forward.blend import BUILTIN, OWN, Part, shares
-from compress.passes.forward.cut import Cut, Cutter, joined
-from compress.passes.forward.own import begun
-from compress.passes.forward.rows import Document, Rows
+from compress.passes.forward.texts import documents
+from compress.passes.forward.texts.blend import BUILTIN, OWN, Part, shares
+from compress.passes.forward.texts.cut import Cut, Cutter, joined
+from compress.passes.forward.texts.own import begun
+from compress.passes.forward.texts.rows import Document, Rows
 from compress.passes.model.sequences import Sequences
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from compress.passes.forward.cut import Cut, bos, joined
+from compress.passes.forward.texts.cut import Cut, bos, joined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

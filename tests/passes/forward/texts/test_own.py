@@ -9,8 +9,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from compress.formats import open_checkpoint
-from compress.passes.forward.cut import Cut
-from compress.passes.forward.own import begun
+from compress.passes.forward.texts.cut import Cut
+from compress.passes.forward.texts.own import begun
 from compress.passes.model.tokenizer import load_tokenizer
 
 TEXT = Cut(torch.arange(1, 81).reshape(4, 20))
@@ -26,7 +26,7 @@ def test_alone_it_begins_with_what_the_tokenizer_puts_in_front(
 ) -> None:
     found = begun(tokenizer, 3, 10)
     assert found.begun is not None and found.begun.tolist() == [0, 0, 0] and found.mask is None
-    monkeypatch.setattr("compress.passes.forward.own.bos", lambda _: [5])
+    monkeypatch.setattr("compress.passes.forward.texts.own.bos", lambda _: [5])
     found = begun(tokenizer, 3, 10, padded=True)
     assert found.begun is not None and found.begun.tolist() == [1, 1, 1] and found.ids.shape == (3, 10)
     assert found.ids[:, 0].tolist() == [5, 5, 5] and found.mask is not None and bool(found.mask.all())

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.formats.errors import InputError
-from compress.passes.forward.chats import Span, answers
+from compress.passes.forward.texts.chats import Span, answers
 from compress.passes.model.tokenizer import render_chat
 
 if TYPE_CHECKING:

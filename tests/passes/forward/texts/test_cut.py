@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
-from compress.passes.forward.cut import Cut, Cutter, joined
-from compress.passes.forward.rows import Document
+from compress.passes.forward.texts.cut import Cut, Cutter, joined
+from compress.passes.forward.texts.rows import Document
 from compress.passes.model.tokenizer import load_tokenizer
 
 BOS = 0

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from compress.formats.errors import InputError
-from compress.passes.forward.chats import Message, answers, learned
+from compress.passes.forward.texts.chats import Message, answers, learned
 
 SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|user|>", "<|assistant|>", "<|end|>", "<|eot|>", "<turn>"]
 # As families write them. [[ ]] stand where the judge's copy says `generation`; a plain template says nothing there.

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
-from compress.passes.forward.rows import Document, Rows
+from compress.passes.forward.texts.rows import Document, Rows
 from compress.passes.model.tokenizer import load_tokenizer
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]}

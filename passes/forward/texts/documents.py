@@ -11,7 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from compress.formats.errors import InputError
-from compress.passes.forward.rows import Document, Rows
+from compress.passes.forward.texts.rows import Document, Rows
 
 _MAX_TEXT = 1 << 30
 _PATIENCE = 3.0

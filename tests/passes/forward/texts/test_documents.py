@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from compress.formats import open_checkpoint
 from compress.formats.errors import InputError
-from compress.passes.forward import documents
-from compress.passes.forward.rows import Rows
+from compress.passes.forward.texts import documents
+from compress.passes.forward.texts.rows import Rows
 from compress.passes.model.tokenizer import load_tokenizer
 
 GOOD = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from compress.passes.forward.blend import Part, beside, shares
+from compress.passes.forward.texts.blend import Part, beside, shares
 
 WEIGHTS = st.lists(st.floats(min_value=0, exclude_min=True, allow_infinity=False), min_size=1, max_size=6)
 

@@ -1,0 +1,1 @@
+"""What text runs through it, and in which sequences?"""
