@@ -36,7 +36,7 @@ from compress.passes.model.config import load_config
 from compress.passes.model.flight import Flight
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
-from compress.passes.sweep import rewriting
+from compress.passes.sweep import rewriting, units
 from compress.passes.sweep import sweep as sweeping
 
 PLACES: list[Place] = [
@@ -58,8 +58,8 @@ PLACES: list[Place] = [
     ("tuning: scales", tuning, "fit_scales"),
     ("tuning: codes", tuning, "revisit_codes"),
     ("errors for the report", rewriting, "tensor_report"),
-    ("commit to disk", sweeping, "save_tensors"),
-    ("commit: digest", sweeping, "sha256_file"),
+    ("commit to disk", units, "save_tensors"),
+    ("commit: digest", units, "sha256_file"),
 ]
 
 
@@ -74,10 +74,10 @@ def layers(bench: Bench, options: dict[str, Any], count: int = 128, length: int 
     with watch.watching(PLACES):
         sweeping.sweep(run, stage, steps)
     total = time.perf_counter() - started
-    units = run.journal.of(sweeping.Unit, stage.key)
-    seconds = [unit.seconds for unit in units]
+    committed = run.journal.of(units.Unit, stage.key)
+    seconds = [unit.seconds for unit in committed]
     peak = torch.cuda.max_memory_allocated(bench.device) / 1e9 if bench.device.type == "cuda" else 0.0
-    errors = [report.relative_error for unit in units for report in unit.tensors.values()]
+    errors = [report.relative_error for unit in committed for report in unit.tensors.values()]
     yield f"{count} × {length} tokens, `gptq: {options}`, {source.name}: "
     yield f"**seconds a layer: {', '.join(f'{each:.1f}' for each in seconds)}** (the first warms up), "
     yield f"{total:.1f} s in all; "

@@ -28,7 +28,8 @@ from compress.kernels.solve.awq import (
 from compress.passes.core.base import Tie
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
-from compress.passes.forward.statistics import Hessian, LinearStats, MeanAbs, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Hessian, MeanAbs, Statistic
 from compress.passes.options.any_format import FormatOptions
 
 Gamma = Annotated[float, Field(ge=0, le=1)]

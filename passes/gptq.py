@@ -24,7 +24,8 @@ from compress.kernels.solve.kept import solve_kept
 from compress.kernels.solve.tune import tune, tune_effort
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Drift, Hessian, Statistic
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.any_format import FormatOptions
 

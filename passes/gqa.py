@@ -23,7 +23,8 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost.base import HEAP, Cost
 from compress.passes.forward.cost.passage import Passage
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Drift, Hessian
 from compress.passes.model.anatomy import Anatomy, Heads, LayerAnatomy
 from compress.passes.model.sequences import Sequences
 from compress.passes.narrow.heads import tensors_of

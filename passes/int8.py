@@ -11,7 +11,7 @@ from compress.formats.options import plain
 from compress.kernels.numbers.activations import ActivationFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import NumberFormat, Params
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.options.inputs import InputOptions
 
 

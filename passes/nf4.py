@@ -10,7 +10,7 @@ from compress.kernels.numbers.codebook import CodebookFormat, quantize_plainly
 from compress.kernels.numbers.tables import Table
 from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.change import Change
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.options.rounding import SEARCH, RoundingOptions, Search
 from compress.passes.options.tables import TableOptions
 

@@ -29,7 +29,8 @@ from compress.passes.core.rules import refuse_idle_rules
 from compress.passes.core.targets import Selection
 from compress.passes.distill import Distill
 from compress.passes.finetune import Finetune
-from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Statistic
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.narrow.pruning import Method, Pruning
 from compress.passes.narrow.zeros import counts, with_zeros

@@ -37,11 +37,10 @@ from compress.recipes.figures.planned import Plan
 from compress.recipes.figures.profile import profile_of
 from compress.recipes.opening import Opened, model_of, open_recipe
 from compress.recipes.plan import plan_opened
-from compress.recipes.products import HALF, products_of
 from compress.recipes.recipe import Recipe
 from compress.recipes.report import PassReport, Reported, RunReport, make_report, mark, metrics_of, with_paths
 from compress.recipes.stages import keyed, layerwise, writes
-from compress.recipes.workshop import WORK, begin, shared_workshop
+from compress.recipes.workshop import HALF, WORK, begin, products_of, shared_workshop
 
 _COMPUTING = ("compress-llm", "torch", "transformers", "tokenizers")
 _WRITING = ("safetensors", "gguf")

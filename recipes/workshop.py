@@ -1,4 +1,4 @@
-"""The folder that a run works in: made, locked, and gone again if nothing was committed there."""
+"""The folder that a run works in: made, locked, gone again if nothing was committed there; what is gone on with."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from compress.formats.errors import RefusedError
 from compress.formats.files.storage import Lock
+from compress.kernels.half import half_pays, has_half
 from compress.passes.artifact.write import FOLDER, Written
 from compress.passes.core.journal import Begun, Done, Followed, Journal
 from compress.passes.core.processes import Processes
 from compress.passes.core.report import Reporter
 from compress.passes.core.stage import Stage
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep.units import Unit
+from compress.recipes.stages import calibrated
 
 WORK = ".compress"
 _JOURNAL = "journal.jsonl"
+HALF, WHOLE = "bfloat16", "float32"
 
 
 @contextmanager
@@ -75,6 +80,20 @@ def begin(
         reporter.note(f"{stage.title}: goes on, {len(units)} layers are done")
         _tell_machine(units, machine, reporter)
     return False
+
+
+def products_of(journal: Journal, stages: Sequence[Stage], device: torch.device) -> str:
+    """`HALF` or `WHOLE`, as the first of these stages that asked was begun; "" where none that is left asks.
+
+    Where none has asked before it is measured, which the same machine might answer otherwise on another day.
+    """
+    if not any(calibrated(stage.passes) and not journal.of(Done, stage.key) for stage in stages):
+        return ""
+    ours = {stage.key for stage in stages}
+    before = [begun.products for begun in journal.of(Begun) if begun.stage in ours and begun.products]
+    if device.type != "cpu" or not has_half():
+        return WHOLE
+    return before[0] if before else HALF if half_pays() else WHOLE
 
 
 def _tell_changes(stage: Stage, earlier: Sequence[Begun], inherited: Mapping[str, Any], reporter: Reporter) -> None:

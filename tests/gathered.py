@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from compress.passes.forward.statistics import Energy, Hessian, LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Energy, Hessian, Statistic
 
 
 def stats_of(hessian: Tensor, *kinds: type[Statistic]) -> LinearStats:

@@ -18,7 +18,7 @@ from compress import passes
 from compress.formats import open_checkpoint
 from compress.formats.errors import RefusedError
 from compress.kernels.qtensor import QTensor
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.recipes.jobs.export import export
 from compress.recipes.recipe import from_data
 from compress.recipes.run import run

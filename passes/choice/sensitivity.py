@@ -20,8 +20,10 @@ from compress.passes.core.base import LayerPass
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.pauses import Pause
 from compress.passes.forward.scores import score
-from compress.passes.forward.statistics import Hessian, LinearStats, Pause
+from compress.passes.forward.statistics import Hessian
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.anatomy import kind_of
 from compress.passes.model.weights import dense

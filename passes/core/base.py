@@ -19,7 +19,8 @@ from compress.passes.core.change import Change
 from compress.passes.forward.cost.base import Cost
 from compress.passes.forward.cost.passage import Passage
 from compress.passes.forward.cost.shapes import Extent
-from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Statistic
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.sequences import Sequences
 

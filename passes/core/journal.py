@@ -33,7 +33,7 @@ class Committed(BaseModel):
 class Begun(Committed):
     """A stage was begun: what it is called, and what its bytes depend on.
 
-    `products` are those of its run where it calibrates (recipes/products.py), "" where nothing asked.
+    `products` are those of its run where it calibrates (recipes/workshop.py), "" where nothing asked.
     """
 
     title: str

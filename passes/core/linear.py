@@ -15,7 +15,7 @@ from compress.kernels.qtensor import NumberFormat, quantize
 from compress.passes.core.base import LayerPass
 from compress.passes.core.change import Change, stacked
 from compress.passes.core.targets import Targets
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 
 
 class LinearPass(Targets, LayerPass):

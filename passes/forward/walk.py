@@ -17,14 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from compress.kernels.fallbacks import count
-from compress.kernels.half import half_products, halved
+from compress.kernels.half import halved
 from compress.kernels.laps import lap
 from compress.kernels.later import Later
 from compress.kernels.share import WHOLE, Share
 from compress.passes.forward.cost.flow import FASTEST, Flow
 from compress.passes.forward.heap import return_freed_memory
 from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.statistics import Guide, LinearStats, Pause, aligned
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.pauses import Gathering, Pause
 from compress.passes.model.experts import abreast
 from compress.passes.model.flight import Flight, Formation, PausePoints, dropped, dropped_on_error
 from compress.passes.model.sequences import Sequences
@@ -66,6 +67,7 @@ class Walk:
         self._tell = tell
         self.batches = flow.batches(sequences.count, sequences.length)
         """(start, stop) of the sequences that run through a layer together, and whose statistics are added at once."""
+        self._gathering = Gathering(sequences, skeleton.device, half)
         self._parts = 1
         self._ahead: tuple[int, Later[list[nn.Module]]] | None = None
 
@@ -208,7 +210,7 @@ class Walk:
             boundary, batch = len(self.skeleton.anatomy.layers), self.batches[number]
             hidden = [self._read(stream, boundary, batch) for stream in self.streams]
             flying = [Flight(partial(project, x)) for x in hidden]
-            self._add(stats[0], batch, [Formation([(flight, 0)]) for flight in flying], pause)
+            self._gathering.add(stats[0], batch, [Formation([(flight, 0)]) for flight in flying], pause)
             for flight in flying:
                 flight.drop()
 
@@ -243,7 +245,7 @@ class Walk:
 
         def gather(number: int, gathered: Sequence[LinearStats]) -> None:
             for stats, pause in zip(gathered, pauses):
-                self._add(stats, self.batches[number], flights[number], pause)
+                self._gathering.add(stats, self.batches[number], flights[number], pause)
 
         found = self._summed(pauses, gather, f"running to {pauses[0].first}")
         self._rewrite(pauses, self.share if len(pauses) > 1 else WHOLE, found)
@@ -266,7 +268,7 @@ class Walk:
                 for flight in flying * passed:
                     flight.next()
                 for stats, pause in zip(gathered, pauses):
-                    self._add(stats, self.batches[number], flying, pause)
+                    self._gathering.add(stats, self.batches[number], flying, pause)
 
         for pause, stats in zip(pauses, self._summed(pauses, gather, "gathering statistics")):
             self._rewrite([pause], WHOLE, [stats])
@@ -298,41 +300,6 @@ class Walk:
 
     def _tell_batch(self, doing: str, number: int) -> None:
         self._tell(f"{doing}, batch {number + 1} of {len(self.batches)}")
-
-    def _add(self, stats: LinearStats, batch: tuple[int, int], flying: Sequence[Formation], pause: Pause) -> None:
-        """Fly on to the next siblings and feed its inputs to `stats`, without padding."""
-        arrived = [self._arrival(flight, batch) for flight in flying]
-        (x, tokens), teacher = arrived[0], arrived[1:]
-        gap = None
-        if pause.residual is not None and teacher:
-            mine, other = (self._real(flight.note(pause.residual).flatten(0, -2), batch) for flight in flying)
-            gap = other - mine
-        weights = self._weights(pause.guide, batch, tokens) if pause.guide else None
-        with half_products(x.shape[1], self.half):
-            stats.add(x, aligned(x, tokens, *teacher[0]) if teacher else None, gap, weights)
-
-    def _weights(self, guide: Guide, batch: tuple[int, int], tokens: Tensor | None) -> Mapping[str, Tensor]:
-        """What the tokens of a batch count for [tokens, parts], by module: all that are real, or those given."""
-        found = {}
-        for name, whole in guide.weights.items():
-            weights = whole[slice(*batch)].flatten(0, 1).to(self.skeleton.device)
-            found[name] = self._real(weights, batch) if tokens is None else weights[tokens]
-        return found
-
-    def _real(self, x: Tensor, batch: tuple[int, int]) -> Tensor:
-        """x [sequences · length, width] without padding."""
-        mask = self.sequences.batch(*batch).mask
-        return x if mask is None else x[mask.flatten().to(x.device)]
-
-    def _arrival(self, flight: Formation, batch: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
-        """The input [tokens, in] of the next siblings, and which tokens of the batch these are (None: all)."""
-        x = flight.next().flatten(0, -2)
-        mask, tokens = self.sequences.batch(*batch).mask, flight.tokens
-        if mask is not None:
-            real = mask.flatten().to(x.device)
-            real = real if tokens is None else real[tokens]
-            x, tokens = x[real], None if tokens is None else tokens[real]
-        return x, tokens
 
     def _land(self, boundary: int, flights: Mapping[int, Sequence[Formation]]) -> None:
         """All write into one file, which one of them makes and gives its name."""

@@ -17,7 +17,8 @@ from compress.kernels.measure.channels import cheapest, cheapest_effort, energie
 from compress.kernels.measure.hessian import shrunk
 from compress.kernels.solve.correct import correct_effort, corrected_target
 from compress.kernels.solve.repair import repair, repair_effort
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Drift, Hessian, Statistic
 from compress.passes.narrow.inner import Inner, ascending
 from compress.passes.narrow.walk import Narrower, Part
 

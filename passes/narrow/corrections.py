@@ -13,7 +13,8 @@ from torch import Tensor
 from compress.formats.base import ModelSpec
 from compress.kernels.effort import Effort
 from compress.kernels.solve.correct import correct_effort, corrected_target
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Drift, Hessian
 from compress.passes.model.anatomy import LayerAnatomy
 from compress.passes.narrow.walk import Narrower, Part
 

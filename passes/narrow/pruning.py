@@ -17,7 +17,8 @@ from compress.kernels.solve.mask import Score, keep_groups, keep_share, keep_sha
 from compress.kernels.solve.sparsegpt import sparsegpt, sparsegpt_effort
 from compress.kernels.solve.swap import swap, swap_effort
 from compress.passes.core.change import Change
-from compress.passes.forward.statistics import Drift, Energy, Hessian, LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Drift, Energy, Hessian, Statistic
 
 Method = Literal[Score, "sparsegpt", "alps"]
 _SOLVERS = {"sparsegpt": (sparsegpt, sparsegpt_effort), "alps": (alps, alps_effort)}

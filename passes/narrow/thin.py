@@ -27,7 +27,9 @@ from compress.kernels.solve.repair import repair, repair_effort
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import Hessian, LinearStats, Pause, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.pauses import Pause
+from compress.passes.forward.statistics import Hessian, Statistic
 from compress.passes.forward.walk import Walk
 from compress.passes.narrow.choice import Choice
 from compress.passes.narrow.inner import ascending

@@ -18,7 +18,9 @@ from compress.kernels.measure.error import relative_error
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import Hessian, LinearStats, Pause, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.pauses import Pause
+from compress.passes.forward.statistics import Hessian, Statistic
 from compress.passes.sweep.calibrated import calibration_walk
 
 

@@ -19,7 +19,8 @@ from compress.kernels.qtensor import NumberFormat
 from compress.passes.core.base import Tie
 from compress.passes.core.change import Change
 from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
-from compress.passes.forward.statistics import LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Statistic
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.options.rounding import RoundingOptions
 

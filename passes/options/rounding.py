@@ -14,7 +14,8 @@ from compress.kernels.effort import Effort
 from compress.kernels.qtensor import NumberFormat, Params, quantize
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
-from compress.passes.forward.statistics import Energy, LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Energy, Statistic
 
 Search = Literal["off", "weights", "inputs"]
 SEARCH = (

@@ -13,7 +13,9 @@ from compress.formats.gguf.importance import modules
 from compress.passes.core.journal import Committed
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import Energy, LinearStats, Pause, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.pauses import Pause
+from compress.passes.forward.statistics import Energy, Statistic
 from compress.passes.forward.walk import Walk
 from compress.passes.sweep.calibrated import calibration_walk
 

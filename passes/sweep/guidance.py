@@ -20,7 +20,8 @@ from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.backward import WayBack
 from compress.passes.forward.heap import return_freed_memory
-from compress.passes.forward.statistics import Guide, Statistic
+from compress.passes.forward.linear_stats import Guide
+from compress.passes.forward.statistics import Statistic
 from compress.passes.model.weights import decoded, dense
 
 _ALIKE = torch.ones(())

@@ -12,7 +12,7 @@ from compress.formats.errors import CompressError
 from compress.kernels.qtensor import QTensor
 from compress.kernels.solve.mask import packed
 from compress.passes.core.base import LayerPass
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.model.anatomy import kind_of
 from compress.passes.sweep.fold import Fold
 from compress.passes.sweep.tensor_report import UNREACHED, TensorReport, tensor_report

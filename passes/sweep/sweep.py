@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial, reduce
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from compress.formats.errors import UsageError
-from compress.formats.files.native import save_tensors
-from compress.formats.files.storage import sha256_file
 from compress.kernels.laps import lap
-from compress.kernels.later import Later
 from compress.kernels.share import WHOLE, Share
 from compress.passes.core.base import LayerPass
-from compress.passes.core.journal import Committed
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.core.working_model import KEPT
-from compress.passes.forward.heap import return_freed_memory
-from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Pause, Statistic
+from compress.passes.forward.linear_stats import Guide, LinearStats
+from compress.passes.forward.pauses import Pause
+from compress.passes.forward.statistics import Hessian, Statistic
 from compress.passes.forward.walk import Walk
 from compress.passes.model.anatomy import LayerAnatomy
 from compress.passes.model.weights import dense
@@ -34,32 +27,7 @@ from compress.passes.sweep.cost import sweep_cost
 from compress.passes.sweep.fold import Fold, Folds, Read
 from compress.passes.sweep.guidance import Guidance
 from compress.passes.sweep.rewriting import Leavings, Rewriting
-from compress.passes.sweep.tensor_report import TensorReport
-
-
-class Unit(Committed):
-    """One unit of a sweep: an end of the model, or a layer.
-
-    `file` lies in the stage's folder; `tensors` are reports by module, `authors` the passes that rewrote each
-    tensor, joined by +. `machine` is what computed it.
-    """
-
-    unit: str
-    file: str
-    sha256: str
-    tensors: Mapping[str, TensorReport]
-    authors: Mapping[str, str]
-    seconds: float
-    machine: Mapping[str, str | int]
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """A unit that is being committed: its name, its mean error, its file once it is."""
-
-    name: str
-    error: float
-    written: Later[Path]
+from compress.passes.sweep.units import Units
 
 
 class Sweep:
@@ -77,45 +45,44 @@ class Sweep:
         guided = {name: step for step in passes if step.row_parts() for name in self.targets[step]}
         self.guidance = Guidance(run, stage, guided) if guided else None
         self.ahead = self.walk is not None and run.reads_ahead(calibration_passage(run, _needs(passes)), share)
-        self._pending: _Pending | None = None
+        self.units = Units(run, stage, share, self._walked)
 
     def execute(self) -> Outcome:
         """Do what is left to do. Every unit is committed: its hidden states, its file, then its journal line.
 
         The last two are written while the next unit begins, and are there before it rewrites anything.
         """
-        units = list(self._units())
+        works = list(self._works())
         planned = reduce(lambda spec, step: step.plan(spec, self.anatomy), self.passes, self.run.model.spec)
-        committed = self._committed()
-        for record in committed:
-            self.run.model.overlay(self.stage.file(record.file))
+        committed = self.units.committed()
+        self.units.take_over(committed)
         if self.guidance:
             self.run.first(self.guidance.gather)
-        self.run.reporter.start(self.stage.title, len(units), "layer", done=len(committed))
-        with self._settled():
-            for name, process in units[len(committed) :]:
+        self.run.reporter.start(self.stage.title, len(works), "layer", done=len(committed))
+        with self.units.settled():
+            for name, process in works[len(committed) :]:
                 started = time.perf_counter()
                 left = process()
                 left.lend()
-                self._settle()
-                if self.share.main:
-                    written = Later(partial(self._commit, name, left, time.perf_counter() - started))
-                    self._pending = _Pending(name, left.error, written)
+                self.units.settle()
+                self.units.commit(name, left, time.perf_counter() - started)
                 for told in left.unreached():
                     self.run.reporter.note(told)
         self.run.reporter.finish()
-        done = self._committed()
-        for record in () if self.share.main else done[len(committed) :]:
-            self.run.model.overlay(self.stage.file(record.file))
+        done = self.units.committed()
+        if not self.share.main:
+            self.units.take_over(done[len(committed) :])
         self.run.model.become(planned)
         return Outcome(
             authors={tensor: author for unit in done for tensor, author in unit.authors.items()},
             reports={module: report.flat() for unit in done for module, report in unit.tensors.items()},
         )
 
-    def _committed(self) -> list[Unit]:
-        """The units that are committed by now, as the process knows that does it."""
-        return self.share.given(self.run.journal.of(Unit, self.stage.key))
+    def _walked(self, name: str) -> None:
+        """The unit `name` is committed: if it is a layer, nothing goes back before it."""
+        names = [layer.name for layer in self.anatomy.layers]
+        if self.walk and name in names:
+            self.walk.finish(1 + names.index(name))
 
     def _make_walk(self) -> Walk | None:
         """None where the run goes by energies: there is nothing to run."""
@@ -126,7 +93,7 @@ class Sweep:
             raise UsageError(f"{names} needs calibration data", "put `- calibrate: {data: builtin}` before it")
         return calibration_walk(self.run, self.stage, _needs(self.passes), self.share)
 
-    def _units(self) -> Iterator[tuple[str, partial[Leavings]]]:
+    def _works(self) -> Iterator[tuple[str, partial[Leavings]]]:
         targeted = frozenset[str]().union(*self.targets.values())
         embedding, head = (name.removesuffix(".weight") for name in (self.anatomy.embedding, self.anatomy.head))
         if embedding in targeted and not self.anatomy.tied:
@@ -147,7 +114,7 @@ class Sweep:
                 left.take(self._rewrite(weights, self._known(weights), folds.get(siblings[0]))[0])
             return left
         if index == 0:
-            self._settle()  # an embedding that was rewritten is where the walk starts from
+            self.units.settle()  # an embedding that was rewritten is where the walk starts from
             self.walk.start()
         while (done := self._tried(index, self.walk)) is None:
             self.walk.shrink()
@@ -171,7 +138,7 @@ class Sweep:
             pause for siblings in layer.siblings if (pause := self._pause_at(index, modules[0], siblings, left, folds))
         ]
         if not pauses:
-            self._settle()
+            self.units.settle()
         walk.layer(index, modules, pauses, hold=walk.flow.hold)
         left.sort(name for siblings in layer.siblings for name in siblings)
         return left
@@ -276,7 +243,7 @@ class Sweep:
         self, weights: Mapping[str, Tensor], stats: LinearStats, fold: Fold | None = None
     ) -> tuple[Leavings, Mapping[str, Tensor]]:
         """What passes make of their targets among `weights`, and the values that the forward goes on with."""
-        self._settle()
+        self.units.settle()
         masks = {name: self.run.model.kept(name) for name in weights}
         kept = {name: mask.to(self.run.device) for name, mask in masks.items() if mask is not None}
         rewriting = Rewriting(weights, stats, left := Leavings(), fold, kept)
@@ -284,47 +251,6 @@ class Sweep:
             for step, targets in self.targets.items():
                 rewriting.take(step, targets)
             return left, rewriting.finish()
-
-    @contextmanager
-    def _settled(self) -> Iterator[None]:
-        """Whatever happens within, what is being written at its end is written and told before it is left."""
-        try:
-            yield
-        finally:
-            self._settle()
-
-    def _settle(self) -> None:
-        """Wait until the unit before is committed, and go on from it. Raises what its writing raised."""
-        pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        with lap("write") as written:
-            path = pending.written.result()
-            written.nbytes += path.stat().st_size
-        self.run.model.overlay(path)
-        return_freed_memory()
-        self.run.reporter.advance(pending.name, error=pending.error)
-
-    def _commit(self, name: str, left: Leavings, seconds: float) -> Path:
-        """Write a unit down; its file. Beside other work, of which nothing may count on it before `_settle`."""
-        number = len(self.run.journal.of(Unit, self.stage.key))
-        path = self.stage.file(f"unit-{number:04d}.safetensors")
-        save_tensors(path, {**left.tensors, **{f"{name}{KEPT}": mask for name, mask in left.masks.items()}})
-        self.run.journal.append(
-            Unit(
-                stage=self.stage.key,
-                unit=name,
-                file=path.name,
-                sha256=sha256_file(path),
-                tensors=left.reports,
-                authors=left.authors,
-                seconds=seconds,
-                machine=self.run.machine,
-            )
-        )
-        if self.walk and name in {layer.name for layer in self.anatomy.layers}:
-            self.walk.finish(1 + [layer.name for layer in self.anatomy.layers].index(name))
-        return path
 
 
 def _needs(steps: Iterable[LayerPass]) -> frozenset[type[Statistic]]:

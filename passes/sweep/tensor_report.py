@@ -10,7 +10,8 @@ from torch import Tensor
 from compress.kernels.measure.error import relative_error, sqnr
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.change import Change
-from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Hessian
 
 UNREACHED = "no calibration token reached it"
 _LOSSLESS = 200.0  # dB; JSON has no infinity

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 
 from compress.kernels.qtensor import QTensor
 from compress.passes.core.run import Run
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.weights import decoded
 from compress.passes.options.any_format import FormatOptions

@@ -18,7 +18,7 @@ from compress.passes.core.linear import LinearPass
 from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.gptq import GPTQ
 from compress.passes.model.sequences import Sequences

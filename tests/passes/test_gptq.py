@@ -14,7 +14,9 @@ from compress.formats.errors import RefusedError
 from compress.kernels.qtensor import quantize
 from compress.passes.core.linear import LinearPass
 from compress.passes.forward.hidden import HiddenStates
-from compress.passes.forward.statistics import Hessian, LinearStats, Pause
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.pauses import Pause
+from compress.passes.forward.statistics import Hessian
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.gptq import GPTQ
 from compress.passes.model.sequences import Sequences

@@ -9,7 +9,7 @@ import torch
 
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.int import IntFormat
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.gptq import GPTQ
 from compress.passes.nf4 import NF4
 

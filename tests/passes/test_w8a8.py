@@ -10,7 +10,7 @@ from compress.formats.errors import InputError, RefusedError
 from compress.kernels.numbers.activations import ActivationFormat
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import QTensor
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.fp8 import FP8
 from compress.passes.gptq import GPTQ
 from compress.passes.int8 import INT8

@@ -11,7 +11,7 @@ from together import PLACES, SEQUENCES, fail_together, run_short, sweep_together
 from compress.kernels.share import Crew
 from compress.passes.core.journal import Journal
 from compress.passes.forward.cost import flow
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep.units import Unit
 from compress.recipes.plan import plan
 from compress.recipes.recipe import load
 from compress.recipes.run import run

@@ -11,11 +11,11 @@ from transformers import LlamaConfig
 
 from compress.passes.core.journal import Begun, Committed, Journal
 from compress.passes.core.stage import Stage
-from compress.passes.sweep.sweep import Unit
-from compress.recipes import products
-from compress.recipes.products import HALF, WHOLE, products_of
+from compress.passes.sweep.units import Unit
+from compress.recipes import workshop
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
+from compress.recipes.workshop import HALF, WHOLE, products_of
 
 Measured = Callable[[bool], list[None]]
 
@@ -26,8 +26,8 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
 
     def answer(pays: bool) -> list[None]:
         asked = list[None]()
-        monkeypatch.setattr(products, "has_half", lambda: True)
-        monkeypatch.setattr(products, "half_pays", lambda: (asked.append(None), pays)[1])
+        monkeypatch.setattr(workshop, "has_half", lambda: True)
+        monkeypatch.setattr(workshop, "half_pays", lambda: (asked.append(None), pays)[1])
         return asked
 
     return answer

@@ -17,7 +17,7 @@ from told import Notes
 from compress.formats.errors import InputError, RefusedError
 from compress.passes.core.journal import Committed, Journal
 from compress.passes.core.linear import LinearPass
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep.units import Unit
 from compress.recipes.jobs.export import export
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run

@@ -15,8 +15,8 @@ from compress.formats.errors import StorageError
 from compress.passes.core.journal import Journal
 from compress.passes.core.linear import LinearPass
 from compress.passes.model.skeleton import Skeleton
-from compress.passes.sweep import sweep
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep import units
+from compress.passes.sweep.units import Unit
 from compress.recipes.page.of_run import leave_page
 from compress.recipes.recipe import Recipe, from_data
 from compress.recipes.run import run
@@ -55,7 +55,7 @@ def test_an_error_of_the_write_surfaces_and_what_was_committed_stays(
     recipe: Recipe, undisturbed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second unit cannot be written while the third begins: no unit after it may be committed."""
-    save = sweep.save_tensors
+    save = units.save_tensors
 
     def full(path: Path, tensors: Any) -> None:
         if path.name == "unit-0001.safetensors":
@@ -63,7 +63,7 @@ def test_an_error_of_the_write_surfaces_and_what_was_committed_stays(
         save(path, tensors)
 
     with monkeypatch.context() as patch, pytest.raises(StorageError, match="the disk is full"):
-        patch.setattr(sweep, "save_tensors", full)
+        patch.setattr(units, "save_tensors", full)
         run(recipe, tmp_path / "out")
     assert len(committed(tmp_path / "out")) == 1
     rewritten = solved(monkeypatch)

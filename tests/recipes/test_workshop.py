@@ -16,7 +16,7 @@ from compress.passes.core.processes import Joined
 from compress.passes.core.stage import Stage
 from compress.passes.gptq import GPTQ
 from compress.passes.rtn import RTN
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep.units import Unit
 from compress.recipes.workshop import WORK, begin, shared_workshop, workshop
 
 

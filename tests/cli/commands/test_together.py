@@ -18,7 +18,7 @@ from compress.cli.commands.together import one_voice
 from compress.formats.errors import RefusedError, UsageError
 from compress.passes.core.journal import Followed
 from compress.passes.core.processes import Processes
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep.units import Unit
 from compress.passes.train.state import Checkpointed
 from compress.recipes.recipe import load
 from compress.recipes.run import run

@@ -12,7 +12,7 @@ from compress.passes.choice.bit_budget import Unit
 from compress.passes.choice.sensitivity import Checked, Trials
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.rtn import RTN
 
 NO_STATS = LinearStats(frozenset(), 0, torch.device("cpu"))

@@ -18,7 +18,7 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.report import Reporter
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.model.anatomy import Anatomy
 
 ANATOMY = Anatomy((), "embedding.weight", "embedding.weight", True, lambda: ())

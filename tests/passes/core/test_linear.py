@@ -13,7 +13,7 @@ from compress.formats.errors import RefusedError, UsageError
 from compress.kernels.numbers.int import IntFormat
 from compress.passes.core.change import Change
 from compress.passes.core.linear import LinearPass
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.gptq import GPTQ
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.model.config import load_config

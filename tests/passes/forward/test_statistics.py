@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
-from compress.passes.forward.statistics import Drift, Energy, Guide, Hessian, LinearStats, MeanAbs, Statistic
+from compress.passes.forward.linear_stats import Guide, LinearStats
+from compress.passes.forward.statistics import Drift, Energy, Hessian, MeanAbs, Statistic
 
 CPU = torch.device("cpu")
 ALL: frozenset[type[Statistic]] = frozenset({Hessian, Drift, MeanAbs, Energy, Extremes, Moments, Histogram})

@@ -13,10 +13,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from compress.formats import open_checkpoint
 from compress.kernels import half
-from compress.passes.forward import walk as walk_module
+from compress.passes.forward import pauses
 from compress.passes.forward.hidden import HiddenStates
+from compress.passes.forward.linear_stats import Guide, LinearStats
+from compress.passes.forward.pauses import Pause
 from compress.passes.forward.scores import score
-from compress.passes.forward.statistics import Guide, Hessian, LinearStats, Pause, Statistic
+from compress.passes.forward.statistics import Hessian, Statistic
 from compress.passes.forward.walk import Stream, Walk
 from compress.passes.model.sequences import Sequences
 from compress.passes.model.skeleton import Skeleton
@@ -37,10 +39,10 @@ def judge(path: Path) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
-def make_walk(path: Path, rows: Sequences, folder: str = "hidden") -> Walk:
+def make_walk(path: Path, rows: Sequences, folder: str = "hidden", half: bool = False) -> Walk:
     checkpoint, skeleton = Skeleton.open(open_checkpoint(path), torch.device("cpu"))
     hidden = HiddenStates(path / folder, rows.length, skeleton.width, rows.count)
-    return Walk(skeleton, rows, [Stream(dense(checkpoint), hidden)])
+    return Walk(skeleton, rows, [Stream(dense(checkpoint), hidden)], half=half)
 
 
 def random_rows(padded: bool) -> Sequences:
@@ -187,11 +189,11 @@ def test_with_half_statistics_round_their_inputs_and_so_do_linears_of_a_model_al
     """On any processor: what the products are is tests/kernels/test_half.py's to say."""
     inside: list[str] = []
     monkeypatch.setattr(half, "half_products", lambda columns: _noted(inside, "linear"))
-    monkeypatch.setattr(walk_module, "half_products", lambda columns, wanted: _noted(inside, "statistic", wanted))
+    monkeypatch.setattr(pauses, "half_products", lambda columns, wanted: _noted(inside, "statistic", wanted))
     for wanted in (False, True):
-        walk = make_walk(path, random_rows(False))
+        walk = make_walk(path, random_rows(False), half=wanted)
         others = [make_walk(path, random_rows(False), f"beside{number}") for number in range(1, models)]
-        walk.half, walk.streams = wanted, [*walk.streams, *(stream for other in others for stream in other.streams)]
+        walk.streams = [*walk.streams, *(stream for other in others for stream in other.streams)]
         with torch.no_grad():
             walk.start()
             modules = walk.modules(0)

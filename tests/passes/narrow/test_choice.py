@@ -9,7 +9,8 @@ from torch import Tensor
 from compress.formats.base import ModelSpec, TensorSpec
 from compress.kernels.measure.hessian import shrunk
 from compress.kernels.solve.repair import repair
-from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Hessian
 from compress.passes.narrow.choice import Choice, Score
 from compress.passes.narrow.inner import Inner
 from compress.passes.narrow.walk import Narrower

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from compress.formats import open_checkpoint
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Drift, Hessian
 from compress.passes.model.skeleton import Skeleton
 from compress.passes.narrow.corrections import corrections, corrections_effort
 

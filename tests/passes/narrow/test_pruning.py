@@ -12,7 +12,8 @@ from hessians import problem
 from torch import Tensor
 
 from compress.kernels.measure.error import output_energy
-from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Hessian
 from compress.passes.narrow.pruning import Pruning
 
 USUAL = Pruning("alps", None, swap=False, solve=True, correct=False, damp=0.01, shrinkage=0.0)

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Hessian
 from compress.passes.model.sequences import Sequences
 from compress.passes.narrow.walk import Narrowed, Narrower, Part, narrow
 from compress.passes.rtn import RTN

@@ -7,7 +7,8 @@ import torch
 
 from compress.kernels.numbers.activations import grid_scale
 from compress.passes.forward.input_ranges import Extremes, Histogram, Moments
-from compress.passes.forward.statistics import Energy, LinearStats, Statistic
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Energy, Statistic
 from compress.passes.fp8 import FP8
 from compress.passes.int8 import INT8
 from compress.passes.options.inputs import InputOptions

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compress.passes.core.linear import LinearPass
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.mxfp4 import MXFP4
 from compress.passes.nf4 import NF4
 from compress.passes.nvfp4 import NVFP4

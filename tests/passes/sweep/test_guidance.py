@@ -16,11 +16,12 @@ from compress.kernels.solve.gptq import gptq_solve
 from compress.passes.awq import AWQ
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
-from compress.passes.forward.statistics import Drift, Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Drift, Hessian
 from compress.passes.gptq import GPTQ
 from compress.passes.sweep import guidance
 from compress.passes.sweep.guidance import Guidance, WalkedBack
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep.units import Unit
 
 Begin, CarryOut = Callable[..., Run], Callable[..., Run]
 OPTIONS: dict[str, Any] = {"group_size": 32, "end_loss": True}

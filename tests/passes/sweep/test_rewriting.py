@@ -11,7 +11,7 @@ from torch import Tensor
 from compress.formats.errors import CompressError
 from compress.passes.core.base import LayerPass
 from compress.passes.core.change import Change
-from compress.passes.forward.statistics import LinearStats
+from compress.passes.forward.linear_stats import LinearStats
 from compress.passes.model.anatomy import Anatomy
 from compress.passes.rtn import RTN
 from compress.passes.sweep.rewriting import Leavings, Rewriting

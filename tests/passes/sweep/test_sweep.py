@@ -14,10 +14,12 @@ from compress.passes.core.outcome import Outcome
 from compress.passes.core.run import Run
 from compress.passes.core.stage import Stage
 from compress.passes.forward.cost.flow import Flow
+from compress.passes.forward.cost.passage import Passage
 from compress.passes.gptq import GPTQ
 from compress.passes.rtn import RTN
 from compress.passes.sweep.calibrated import calibration_walk
-from compress.passes.sweep.sweep import Unit
+from compress.passes.sweep.sweep import sweep
+from compress.passes.sweep.units import Unit
 
 Begin, CarryOut = Callable[..., Run], Callable[..., Run]
 NAME = "model.layers.1.mlp.up_proj.weight"
@@ -61,12 +63,24 @@ def test_a_sweep_goes_on_after_its_last_unit(
         assert torch.equal(codes(again, name), codes(whole, name))
 
 
+def test_what_is_complete_is_not_computed_again(
+    tiny_llama: Path, tmp_path: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swept() -> Outcome:
+        run, step = begin(tiny_llama, tmp_path / "work"), RTN(group_size=32)
+        return sweep(run, Stage([step], {"own": 1}, run.work), [step])
+
+    first = swept()
+    monkeypatch.setattr(RTN, "siblings", lambda *_: pytest.fail("computed again"))
+    assert swept() == first and first.authors[NAME] == "rtn"
+
+
 def test_two_forwards_give_what_one_gives_where_nothing_before_was_changed(
     tiny_llama: Path, tmp_path: Path, begin: Begin, carry_out: CarryOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In two forwards a layer's statistics are all of its old weights; q's inputs are the same either way."""
     held = carry_out(begin(tiny_llama, tmp_path / "held"), GPTQ(group_size=32))
-    monkeypatch.setattr(Run, "flow", lambda *_, **__: Flow(hold=False))
+    monkeypatch.setattr(Passage, "flow", lambda *_: Flow(hold=False))
     apart = carry_out(begin(tiny_llama, tmp_path / "apart"), GPTQ(group_size=32))
     first = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(codes(held, first), codes(apart, first))

@@ -8,7 +8,8 @@ import torch
 from compress.kernels.numbers.int import IntFormat
 from compress.kernels.qtensor import quantize
 from compress.passes.core.change import Change
-from compress.passes.forward.statistics import Hessian, LinearStats
+from compress.passes.forward.linear_stats import LinearStats
+from compress.passes.forward.statistics import Hessian
 from compress.passes.sweep.tensor_report import TensorReport, tensor_report
 
 WEIGHT = torch.randn(8, 32, generator=torch.Generator().manual_seed(0))
