@@ -20,6 +20,7 @@ import typer
 from compress.cli.commands import checkpoints, listing, recipes, trust
 from compress.cli.commands.bench import bench
 from compress.cli.commands.deploy import deploy
+from compress.cli.commands.evaluate import evaluate
 from compress.cli.commands.serve import serve
 from compress.cli.terminal.help import Command, Group
 from compress.cli.terminal.output import print_json
@@ -39,7 +40,7 @@ app.command("quantize", cls=Command)(recipes.quantize)
 app.command("plan", cls=Command)(recipes.plan)
 app.command("inspect", cls=Command)(checkpoints.inspect)
 app.command("export", cls=Command)(checkpoints.export)
-app.command("eval", cls=Command)(checkpoints.evaluate)
+app.command("eval", cls=Command)(evaluate)
 app.command("verify", cls=Command)(checkpoints.verify)
 app.command("diff", cls=Command)(trust.diff)
 app.command("replay", cls=Command)(trust.replay)

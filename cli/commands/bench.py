@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from compress.cli.commands.shared import Quiet, working
+from compress.cli.commands.shared import Python, Quiet, working
 from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, emit
 from compress.formats.errors import UsageError
@@ -23,9 +22,7 @@ def bench(
             autocompletion=completion.writers,
         ),
     ] = None,
-    python: Annotated[
-        Path | None, typer.Option("--python", metavar="PATH", help="The interpreter that engines are installed for.")
-    ] = None,
+    python: Python = None,
     draft: Annotated[
         str | None, typer.Option("--draft", metavar="PATH", help="A small model that proposes tokens: timed as well.")
     ] = None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from compress.cli.commands.shared import Quiet, working
+from compress.cli.commands.shared import Python, Quiet, working
 from compress.cli.terminal import completion
 from compress.cli.terminal.output import Json, print_json
 from compress.cli.terminal.signals import forwarded
@@ -27,49 +27,58 @@ _BEHIND = "127.0.0.1"
 """Where an engine listens that a gateway stands before."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
+Artifact = Annotated[str, typer.Argument(metavar="ARTIFACT", help="A checkpoint, or a model as recipes name it.")]
+ServerName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        help="vllm, llama.cpp or transformers.  [default: the first that is installed and loads it]",
+        autocompletion=completion.servers,
+    ),
+]
+Host = Annotated[str, typer.Option("--host", help="The address to listen on.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes one that is free.")]
+Context = Annotated[int | None, typer.Option("--context", min=1, help="Tokens of one conversation.")]
+CacheType = Annotated[
+    str | None,
+    typer.Option("--cache", metavar="TYPE", help="Of keys and values, in the engine's word: q8_0, or vLLM's fp8."),
+]
+Parallel = Annotated[int | None, typer.Option("--parallel", min=1, help="Conversations at once.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait until it answers.")]
+WithGateway = Annotated[
+    bool,
+    typer.Option("--gateway", help="Stand before the engine: /health, /metrics, limits. So does each that follows."),
+]
+Queue = Annotated[
+    int | None, typer.Option("--queue", min=0, help="Requests that may wait; more get 429.  [default: 64]")
+]
+TimeLimit = Annotated[float | None, typer.Option("--time-limit", min=0.1, help="Seconds of a request.  [default: 600]")]
+KeyFile = Annotated[
+    Path | None, typer.Option("--key-file", metavar="FILE", help="Holds the key that clients must show.")
+]
+Restarts = Annotated[
+    int | None,
+    typer.Option("--restarts", min=0, help="How often an engine that died is started again.  [default: 0]"),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say which engine, why, and its command.")]
+
 
 def serve(
-    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="A checkpoint, or a model as recipes name it.")],
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            "--engine",
-            help="vllm, llama.cpp or transformers.  [default: the first that is installed and loads it]",
-            autocompletion=completion.servers,
-        ),
-    ] = None,
-    python: Annotated[
-        Path | None, typer.Option("--python", metavar="PATH", help="The interpreter that engines are installed for.")
-    ] = None,
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes one that is free.")] = 8000,
-    context: Annotated[int | None, typer.Option("--context", min=1, help="Tokens of one conversation.")] = None,
-    cache: Annotated[
-        str | None,
-        typer.Option("--cache", metavar="TYPE", help="Of keys and values, in the engine's word: q8_0, or vLLM's fp8."),
-    ] = None,
-    parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="Conversations at once.")] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds to wait until it answers.")] = 600.0,
-    gateway: Annotated[
-        bool,
-        typer.Option(
-            "--gateway", help="Stand before the engine: /health, /metrics, limits. So does each that follows."
-        ),
-    ] = False,
-    queue: Annotated[
-        int | None, typer.Option("--queue", min=0, help="Requests that may wait; more get 429.  [default: 64]")
-    ] = None,
-    time_limit: Annotated[
-        float | None, typer.Option("--time-limit", min=0.1, help="Seconds of a request.  [default: 600]")
-    ] = None,
-    key_file: Annotated[
-        Path | None, typer.Option("--key-file", metavar="FILE", help="Holds the key that clients must show.")
-    ] = None,
-    restarts: Annotated[
-        int | None,
-        typer.Option("--restarts", min=0, help="How often an engine that died is started again.  [default: 0]"),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which engine, why, and its command.")] = False,
+    artifact: Artifact,
+    engine: ServerName = None,
+    python: Python = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    context: Context = None,
+    cache: CacheType = None,
+    parallel: Parallel = None,
+    timeout: Timeout = 600.0,
+    gateway: WithGateway = False,
+    queue: Queue = None,
+    time_limit: TimeLimit = None,
+    key_file: KeyFile = None,
+    restarts: Restarts = None,
+    dry_run: DryRun = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -34,6 +35,9 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run
 KVCache = Annotated[
     Literal["int8", "fp8"] | None,
     typer.Option("--kv-cache", help="Keep keys and values in 8 bits, scales per token and head."),
+]
+Python = Annotated[
+    Path | None, typer.Option("--python", metavar="PATH", help="The interpreter that engines are installed for.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, and no word of libraries.")]
 

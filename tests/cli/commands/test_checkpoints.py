@@ -17,7 +17,6 @@ from compress.cli.commands import checkpoints
 from compress.formats.errors import UsageError
 from compress.kernels.fallbacks import count
 from compress.recipes.jobs.generate import generate as generate_text
-from compress.recipes.tasks.harness import Score, TaskResult, TaskResults, TaskScore
 
 
 def test_plan_of_a_model_and_inspect(tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,33 +74,6 @@ def test_generate_tells_what_ran_otherwise_than_asked(
     assert main(["generate", "model", "-p", "x"]) == 0
     shown = capfd.readouterr()
     assert (shown.out, shown.err) == ("an answer\n", "note: no kernel (1 times)\n")
-
-
-def test_tasks_are_measured_instead_of_text(
-    failure: Callable[[], dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """lm-eval itself is asked in tests/recipes/tasks."""
-    score = TaskScore(samples=8, shots=2, metrics={"acc": Score(value=0.75, stderr=None)})
-    asked: list[Any] = []
-
-    def measure(paths: list[str], tasks: list[str], **options: Any) -> TaskResults:
-        asked.extend([paths, tasks, options["limit"], options["shots"]])
-        return TaskResults(
-            results=[TaskResult(path=path, bytes=9, tasks={"facts": score}) for path in paths], versions={}
-        )
-
-    monkeypatch.setattr("compress.recipes.tasks.harness.measure", measure)
-    arguments = ["eval", "b", "--reference", "a", "--tasks", "facts,mine.jsonl", "--tasks", "gsm8k", "--shots", "2"]
-    assert main([*arguments, "--json"]) == 0
-    assert asked == [["a", "b"], ["facts", "mine.jsonl", "gsm8k"], None, 2]
-    assert [row["path"] for row in json.loads(capsys.readouterr().out)["results"]] == ["a", "b"]
-    assert main(arguments) == 0
-    assert "0.7500" in capsys.readouterr().out
-    for option, value in ("--html", "x.html"), ("--windows", "10"), ("--seq-len", "1024"):  # the defaults, too
-        assert main([*arguments, option, value, "--json"]) == 2
-        assert f"--tasks measures something else than {option}" in failure()["message"]
-    assert main(["eval", "b", "--limit", "4", "--json"]) == 2
-    assert "of tasks" in failure()["message"]
 
 
 @pytest.mark.parametrize(
