@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from collections.abc import Callable
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import ModuleType
 from typing import Any
 
@@ -125,6 +128,21 @@ def test_where_no_hub_is_reached_it_is_said_at_once(monkeypatch: pytest.MonkeyPa
     with pytest.raises(InputError, match="of the task gsm8k: the hub cannot be reached") as caught:
         measure(["/nowhere"], ["gsm8k"])
     assert "jsonl" in caught.value.hint
+
+
+@needs_lm_eval
+@pytest.mark.parametrize("offline", ["0", "1"])
+def test_names_are_lm_eval_s_and_without_a_hub_it_says_so_in_a_line(
+    offline: str, python: Callable[..., CompletedProcess[str]], tmp_path: Path
+) -> None:
+    """The real library, at once where no hub is reached, and where none is to be, when it has found no copy."""
+    command = "import sys; from compress.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    hub = {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": offline}
+    done = python(command, "eval", "/nowhere", "--tasks", "mmlu,gsm8k", "--json", **hub)
+    error = json.loads(done.stdout)["error"]
+    told = "the hub cannot be reached" if offline == "0" else "mmlu, gsm8k: .*cais/mmlu"  # the names are known
+    assert re.search(told, error["message"]) and "jsonl" in error["hint"]
+    assert done.returncode == 2 and "Traceback" not in done.stderr
 
 
 def test_groups_filters_and_errors_of_what_lm_eval_returns() -> None:
