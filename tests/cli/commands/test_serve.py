@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -152,12 +153,9 @@ def test_behind_a_gateway_with_a_key(
     assert "whoever reaches" not in shown.err and "secret" not in shown.out + shown.err
 
 
-@pytest.mark.engine
-@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
-def test_a_real_engine_serves(name: str, gguf: str, tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip({"llama.cpp": "xllamacpp", "transformers": "openai"}[name])
+def served(name: str, artifact: str, *options: str) -> tuple[int, list[dict[str, Any]]]:
+    """The exit status of the command, told to end while it answers, and what it answered."""
     port, replies = free_port("127.0.0.1", 0), []
-    artifact = gguf if name == "llama.cpp" else str(tiny_llama)
 
     def ask() -> None:
         body = json.dumps({**PROMPT, "model": artifact}).encode()
@@ -167,7 +165,29 @@ def test_a_real_engine_serves(name: str, gguf: str, tiny_llama: Path, capsys: py
         interrupt()
 
     once_it_answers(port, ask)
-    assert main(["serve", artifact, "--engine", name, "--port", str(port)]) in (0, 143)
+    status = main(["serve", artifact, "--engine", name, "--port", str(port), *options])
+    return status, replies
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
+def test_a_real_engine_serves(name: str, gguf: str, tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip({"llama.cpp": "xllamacpp", "transformers": "openai"}[name])
+    artifact = gguf if name == "llama.cpp" else str(tiny_llama)
+    status, replies = served(name, artifact)
+    assert status in (0, 143)
     assert replies[0]["choices"][0]["text"] and replies[0]["usage"]["completion_tokens"] == 4
     shown = capsys.readouterr().out
-    assert f"http://127.0.0.1:{port}/v1" in shown and f'"model": "{artifact}' in shown
+    assert "http://127.0.0.1:" in shown and f'"model": "{artifact}' in shown
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(900)  # to import it takes minutes where a machine is busy
+@pytest.mark.skipif(which("vllm") is None, reason="no vllm on PATH: make conformance puts one there")
+def test_vllm_serves(make_model: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In an environment of its own, which is found beside the program; heads as wide as its kernels take them."""
+    artifact = str(make_model(tmp_path / "model", "qwen3"))
+    status, replies = served("vllm", artifact, "--context", "128", "--parallel", "2")
+    assert status == 0
+    assert replies[0]["choices"][0]["text"] and replies[0]["usage"]["completion_tokens"] == 4
+    assert "--max-model-len 128" in capsys.readouterr().out

