@@ -20,6 +20,7 @@ from compress.recipes.engines.verdicts import refuse_idle_patterns, refuse_unloa
 from compress.recipes.figures.budgets import least_memory, memory_here, refuse_disk, refuse_memory
 from compress.recipes.figures.pace import Pace, pace
 from compress.recipes.figures.planned import ArtifactPlan, FileSize, Plan, RepairPlan
+from compress.recipes.figures.ranges import ranged
 from compress.recipes.opening import Outlined, outline_recipe
 from compress.recipes.recipe import Recipe
 from compress.recipes.stages import even, given, largest, least, stages, writes
@@ -59,9 +60,9 @@ def plan_opened(opened: Outlined, max_ram: int, crew: Crew = ALONE, max_disk: in
     if not any(isinstance(step, Chooser) for step in passes):
         _refuse_large(opened.recipe, planned.artifacts)
         return planned
-    for steps in even(passes, headers, anatomy):
-        _plan(opened, steps, max_ram, here, crew)
-    return planned.model_copy(update={"artifacts": _bounds([plan.artifacts for plan in plans])})
+    others = [_plan(opened, steps, max_ram, here, crew) for steps in even(passes, headers, anatomy)]
+    known = ranged([plan.artifacts for plan in plans], [plan.artifacts for plan in others])
+    return planned.model_copy(update={"artifacts": known})
 
 
 def planned_bytes(opened: Outlined, passes: Sequence[Pass], max_ram: int) -> int:
@@ -133,13 +134,6 @@ def _refuse_large(recipe: Recipe, artifacts: Sequence[ArtifactPlan]) -> None:
             f"and {limit:,} are allowed",
             "fewer bits, larger groups, or a narrower type for the embeddings; or raise the gate",
         )
-
-
-def _bounds(ways: Sequence[Sequence[ArtifactPlan]]) -> list[ArtifactPlan]:
-    """The largest that each artifact may become."""
-    note = "at most so many bytes: a stage of the run chooses the bits"
-    most = [max(same, key=lambda artifact: artifact.bytes) for same in zip(*ways)]
-    return [artifact.model_copy(update={"notes": [*artifact.notes, note]}) for artifact in most]
 
 
 def _plan(opened: Outlined, passes: Sequence[Pass], max_ram: int, here: Pace, crew: Crew) -> Plan:

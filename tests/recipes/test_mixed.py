@@ -55,6 +55,24 @@ def test_artifacts_hold_the_bits_and_stay_within_the_plan(
             assert torch.equal(witness(name), reopened.read(name).dequantize())  # type: ignore[union-attr]
 
 
+def test_what_goes_by_the_choice_is_no_fact_of_the_plan_or_the_run(
+    tiny_llama: Path, corpus: Path, tmp_path: Path
+) -> None:
+    mixed = {"mixed": {"average_bits": 6, "formats": ["q4_0", "q5_0", "q8_0"]}}
+    written = {"export": {"dialect": "gguf", "type": "q4_1"}}
+    asked = recipe(tiny_llama, corpus, mixed, {"gptq": {}}, written)
+    (planned,) = plan(asked).artifacts
+    least = plan(recipe(tiny_llama, corpus, {"gptq": {"format": "q4_0"}}, written))
+    assert f"{least.artifacts[0].bytes:,} to at most {planned.bytes:,} bytes, as the run chooses" in planned.notes
+    # Three types stay in the fullest file, one where a single one is taken everywhere.
+    assert [note for note in planned.notes if "stay" in note] == [
+        "with the most bits, 14 tensors are quantized already and stay q4_0, q5_0, q8_0: `type: q4_1` is for the others"
+    ]
+    assert planned.told == []
+    report = run(asked, tmp_path)
+    assert not [note for note in report.notes if "stay" in note]
+
+
 def test_gptq_files_say_which_layers_differ(tiny_llama: Path, corpus: Path, tmp_path: Path) -> None:
     report = run(recipe(tiny_llama, corpus, {"mixed": {"average_bits": 4.3}}, GPTQ, export("gptq")), tmp_path)
     settings = json.loads((Path(report.artifacts[0].path) / "quantize_config.json").read_bytes())
