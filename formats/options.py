@@ -9,7 +9,7 @@ The first rule that matches decides; `default`, or a rule without `match`, speak
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Generic, TypeVar, cast, get_args
 
@@ -70,6 +70,16 @@ def _rules(kind: type[Match[T]], values: Mapping[str, T]) -> tuple[Match[T], ...
     """The rules that a short form stands for: the default last, wherever it was written."""
     named = sorted(values.items(), key=lambda item: item[0] == DEFAULT)
     return tuple(kind(match=None if pattern == DEFAULT else pattern, value=value) for pattern, value in named)
+
+
+def in_small_letters(said: Any, names: Collection[str]) -> Any:
+    """What is said of an option, as it was written, where that is one of these `names` but for its capitals."""
+    if isinstance(said, str):
+        return said.lower() if said.isupper() and said.lower() in names else said
+    if isinstance(said, Mapping):
+        # A rule keeps its pattern, and the short form its patterns.
+        return {key: value if key == "match" else in_small_letters(value, names) for key, value in said.items()}
+    return [in_small_letters(rule, names) for rule in said] if isinstance(said, list | tuple) else said
 
 
 PerTensor = TypeAliasType("PerTensor", T | Annotated[tuple[Match[T], ...], _ShortForm()], type_params=(T,))

@@ -2,8 +2,8 @@
 
 A mix gives most matrices one type, and some that cost much a finer one. Which those are is llama.cpp's choice, said
 here anew (`src/llama-quant.cpp`, October 2026: llama_tensor_get_type_impl). As in llama-quantize, capitals mean a file
-and small letters a type: `Q4_0` has an output matrix in Q6_K, `q4_0` is one type for all. Where no type has that name,
-either spelling will do (`q4_k_m`; `q2_k_m` is Q2_K).
+and small letters a type: `Q4_0` has an output matrix in Q6_K, `q4_0` is one type for all (`told_apart` says where they
+differ). Where no type has that name, either spelling will do (`q4_k_m`; `q2_k_m` is Q2_K).
 """
 
 from __future__ import annotations
@@ -75,6 +75,33 @@ def label_of(mix: Mix) -> str:
 def base_of(mix: Mix) -> str:
     """The type of most matrices."""
     return re.sub(r"_([sml]|moe)$", "", mix.lower())
+
+
+def twin_of(kind: str) -> str | None:
+    """The type whose name has small letters for a mix's capitals, or the mix of a type; None where there is none."""
+    if is_mix(kind):
+        return kind.lower() if kind.isupper() and base_of(kind) == kind.lower() else None
+    return kind.upper() if is_mix(kind.upper()) else None
+
+
+def told_apart(kind: str, types: Mapping[str, str], others: Mapping[str, str]) -> str | None:
+    """A line that says what `kind` was read as, where its twin would be something else; None where it would not.
+
+    `types` are those of tensors, by name, as `kind` has them, `others` as its twin has them.
+    """
+    differing = [name for name in types if types[name] != others[name]]
+    if not differing:
+        return None
+    first, count = differing[0], f"{len(differing)} of {len(types)} matrices"
+    if is_mix(kind):
+        return (
+            f"{kind} is llama.cpp's mix: {first} is {types[first]} ({count} are not {others[first]}); in small letters "
+            f"it is the type {twin_of(kind)} for all"
+        )
+    return (
+        f"{kind} is one type for all; in capitals it is llama.cpp's mix {twin_of(kind)}, in which {first} is "
+        f"{others[first]} ({count} are not {types[first]})"
+    )
 
 
 def mixed(mix: Mix, tensor: str, columns: int, traits: Traits) -> str:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Literal, Self, cast
+from contextlib import suppress
+from typing import Any, Literal, Self, cast, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import RefusedError
 from compress.formats.gguf.blocks.substitutes import Substitute, fitting, substitutes_told
-from compress.formats.gguf.mixes import Mix, base_of, is_mix, mixed_modules
-from compress.formats.options import Match, PerTensor, resolve, with_chosen
+from compress.formats.gguf.mixes import Mix, base_of, is_mix, mixed_modules, told_apart, twin_of
+from compress.formats.options import Match, PerTensor, in_small_letters, resolve, with_chosen
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
 from compress.kernels.numbers.half_tables import HalfTableFormat
@@ -68,11 +69,19 @@ class FormatOptions(IntegerOptions, TableOptions):
         description="refuse rows that a type of GGUF's does not divide; else they get llama.cpp's substitute for it",
     )
 
+    @field_validator("format", mode="before")
+    @classmethod
+    def _in_any_letters(cls, said: Any) -> Any:
+        """What no mix differs from by its letters may be said in capitals: NVFP4."""
+        return in_small_letters(said, [name for name in (*_NAMED, *get_args(Table)) if twin_of(name) is None])
+
     def settled(self, model: ModelSpec, anatomy: Anatomy, note: Callable[[str], None]) -> Self:
         """Mixes become types, and types whose super-blocks do not divide a module's rows their substitutes."""
         step = super().settled(model, anatomy, note)
         said = {name: str(resolve(step.format, name)) for name in sorted(step.formatted(model, anatomy))}
         wanted = said | self._of_mixes(model, said)
+        if apart := step._told_apart(model, wanted):
+            note(f"{self.name}: format: {apart}")
         substitutes = step.substitutes(model, wanted)
         for line in substitutes_told(Counter(substitutes.values())):
             note(f"{self.name}: {line}")
@@ -86,6 +95,16 @@ class FormatOptions(IntegerOptions, TableOptions):
     def _of_mixes(self, model: ModelSpec, said: Mapping[str, str]) -> dict[str, str]:
         """The types of modules that are said to have a mix."""
         return mixed_modules(model, {name: kind for name, kind in said.items() if is_mix(kind)}, self.weighs())
+
+    def _told_apart(self, model: ModelSpec, wanted: Mapping[str, str]) -> str | None:
+        """What `format` was read as, if other letters would mean something else."""
+        twin = twin_of(self.format) if isinstance(self.format, str) else None
+        if twin is None:
+            return None
+        others = dict.fromkeys(wanted, twin)
+        with suppress(RefusedError):  # what llama.cpp does not have has no mix
+            return told_apart(str(self.format), wanted, others | self._of_mixes(model, others))
+        return None
 
     def substitutes(self, model: ModelSpec, wanted: Mapping[str, str]) -> dict[str, Substitute]:
         """What modules get whose rows do not fit. Raises RefusedError if that is not wanted."""

@@ -226,3 +226,15 @@ def test_an_expert_that_was_not_reached_is_rounded_beside_the_others_and_named(
     (said,) = (line for line in listening.notes if "rounded without data" in line)
     assert 4 * 3 <= said.count(".experts.") < 8 * 3 and "self_attn" not in said
     assert library_values(only_file(report.artifacts[0].path))["blk.0.ffn_down_exps.weight"][0] == "q5_0"
+
+
+def test_a_type_whose_capitals_mean_a_mix_is_told_apart(make_model: MakeModel, corpus: Path, tmp_path: Path) -> None:
+    """With calibration, Q4_0 has the first eighth of the second feed-forward matrices in Q4_1."""
+    model = make_model(tmp_path / "model", "llama", 8)
+    calibrate = {"calibrate": {"data": str(corpus), "samples": 4, "seq_len": 16}}
+    for kind, said in (("q4_0", "q4_0 is one type for all"), ("Q4_0", "Q4_0 is llama.cpp's mix"), ("q8_0", None)):
+        reporter = Listening()
+        steps = [calibrate, {"gptq": {"format": kind}}, {"export": {"dialect": "gguf", "type": "f16"}}]
+        plan(build(Document("types", {"model": str(model), "passes": steps}, {})), reporter=reporter)
+        notes = [note for note in reporter.notes if note.startswith("gptq: format:")]
+        assert len(notes) == (said is not None) and all(str(said) in note for note in notes)

@@ -29,6 +29,8 @@ from compress.formats.gguf.mixes import (
     label_of,
     mixed,
     mixed_modules,
+    told_apart,
+    twin_of,
 )
 
 SHAPES = {
@@ -186,3 +188,27 @@ def test_mixes_that_heed_an_importance_matrix() -> None:
         )
         assert (with_one != without) == (label in HEEDING)
     assert GGUF(type="IQ4_NL").weighing() == {"weighed": True} and not GGUF(type="q4_k_m").weighing()
+
+
+@pytest.mark.parametrize(
+    ("kind", "twin"),
+    [("q4_0", "Q4_0"), ("Q4_0", "q4_0"), ("q2_k", "Q2_K"), ("Q6_K", "q6_k"), ("q4_k", None), ("q4_k_m", None),
+     ("Q4_K_M", None), ("f16", None), ("mxfp4", None), ("MXFP4_MOE", None)],
+)  # fmt: skip
+def test_names_that_differ_by_their_letters_alone(kind: str, twin: str | None) -> None:
+    assert twin_of(kind) == twin
+    if is_mix(kind) and twin is None:  # either spelling means the same file
+        assert label_of(kind) == label_of(kind.upper())  # type: ignore[arg-type]
+
+
+def test_what_other_letters_would_mean_is_told_where_it_differs() -> None:
+    types, others = {"a": "q4_0", "b": "q4_0"}, {"a": "q4_0", "b": "q6_k"}
+    assert told_apart("q4_0", types, others) == (
+        "q4_0 is one type for all; in capitals it is llama.cpp's mix Q4_0, in which b is q6_k (1 of 2 matrices are not "
+        "q4_0)"
+    )
+    assert told_apart("Q4_0", others, types) == (
+        "Q4_0 is llama.cpp's mix: b is q6_k (1 of 2 matrices are not q4_0); in small letters it is the type q4_0 for "
+        "all"
+    )
+    assert told_apart("q4_0", types, types) is None

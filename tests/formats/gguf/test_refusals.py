@@ -168,3 +168,27 @@ def test_tensors_that_do_not_make_the_model_are_named(headers: Headers) -> None:
         GGUF().layout(replace(spec, tensors=without))
     with pytest.raises(InputError, match=r"model\.norm\.weight has the shape"):
         GGUF().layout(replace(spec, tensors={**without, norm: TensorSpec((63,), "float32")}))
+
+
+def test_other_letters_mean_another_file_and_that_is_said(headers: Headers) -> None:
+    """Q4_0 gives the output matrix, here the embedding, Q8_0 (rows of 64); q4_0 is one type for all."""
+    model = headers("llama")
+    (small,) = GGUF(type="q4_0").layout(model).substitutes
+    assert small.startswith(
+        "type: q4_0 is one type for all; in capitals it is llama.cpp's mix Q4_0, in which token_embd"
+    )
+    (capital,) = GGUF(type="Q4_0").layout(model).substitutes
+    assert capital.startswith("type: Q4_0 is llama.cpp's mix: token_embd.weight is q8_0 (1 of 15 matrices")
+    for kind in ("q8_0", "Q8_0", "f16"):  # mean the same file
+        assert not GGUF(type=kind).layout(model).substitutes
+
+
+def test_types_that_no_mix_differs_from_may_be_said_in_capitals(headers: Headers) -> None:
+    model = headers("llama")
+    assert GGUF(type="BF16").layout(model) == GGUF(type="bf16").layout(model)
+    rules = [{"match": "*EMBED*", "value": "F32"}, {"value": "MXFP4"}]
+    assert GGUF.model_validate({"type": rules}).type[0].match == "*EMBED*"  # type: ignore[union-attr]
+    assert [rule.value for rule in GGUF.model_validate({"type": rules}).type] == ["f32", "mxfp4"]  # type: ignore[union-attr]
+    assert GGUF.model_validate({"type": {"*embed*": "F32", "default": "Q4_0"}}).type[1].value == "Q4_0"  # type: ignore[union-attr]
+    with pytest.raises(ValueError):
+        GGUF(type="Bf16")

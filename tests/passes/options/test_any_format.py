@@ -28,6 +28,8 @@ from compress.passes.options.any_format import FormatOptions
         ("q4_k", KAffineFormat("q4_k")),
         ("q6_k", KScaledFormat("q6_k")),
         ("iq4_nl", HalfTableFormat("iq4_nl")),
+        ("NVFP4", Float4Format("nvfp4")),
+        ("FP8", FloatFormat("channel")),
     ],
 )
 def test_a_name_is_a_number_format(name: str, expected: object) -> None:
