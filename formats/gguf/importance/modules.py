@@ -18,13 +18,13 @@ from torch import Tensor
 
 from compress.formats.base import ModelSpec
 from compress.formats.errors import InputError, RefusedError
+from compress.formats.files.config_limits import LIMITS
 from compress.formats.gguf.families.table import BY_MODEL_TYPE
 from compress.formats.gguf.importance.entry import Entry, entry
 from compress.formats.gguf.importance.legacy import never_reached
+from compress.formats.views.joined import JOINED
 
 _EXPERT = re.compile(r"(?P<stack>.*?\.(?P<layer>\d+)\..*\bexperts)\.(?P<number>\d+)\.(?P<product>\w+)")
-_JOINED = {"gate_up_proj": ("gate_proj", "up_proj")}
-"""What GGUF keeps apart: both have one input."""
 
 
 class Energy(NamedTuple):
@@ -47,7 +47,7 @@ class Names:
     def __init__(self, config: Mapping[str, Any]) -> None:
         kind = str(config.get("model_type"))
         layers = config.get("num_hidden_layers", config.get("n_layer"))
-        if (arch := _architecture(kind)) is None or not isinstance(layers, int):
+        if (arch := _architecture(kind)) is None or type(layers) is not int or layers > LIMITS["num_hidden_layers"]:
             raise RefusedError(f"an imatrix speaks of GGUF's tensors, and {kind!r} models have none that are known")
         self._map = gguf.get_tensor_name_map(arch, layers)
 
@@ -56,7 +56,8 @@ class Names:
         expert = _EXPERT.fullmatch(module)
         if expert is None:
             return tuple(Part(name, None) for name in self._tensors([module]))
-        products = _JOINED.get(expert["product"], (expert["product"],))
+        # What GGUF keeps apart has one input.
+        products = JOINED.get(expert["product"], (expert["product"],))
         usual = f"model.layers.{expert['layer']}.mlp.experts"
         for stack in (expert["stack"], usual):
             if tensors := self._tensors(f"{stack}.{product}" for product in products):
