@@ -15,7 +15,7 @@ from compress.formats.errors import InputError, RefusedError
 from compress.formats.files.config_limits import LIMITS
 from compress.formats.gguf.families.table import BY_MODEL_TYPE, FAMILIES, named
 from compress.formats.gguf.header import Value
-from compress.formats.gguf.metadata import Metadata, flag, real, required, shortest, uint
+from compress.formats.gguf.metadata import MAX_FLOAT, Metadata, flag, real, required, shortest, uint
 from compress.formats.gguf.names import Architecture, Dims, Setting
 from compress.formats.gguf.rope import Rope, rope_of
 from compress.formats.gguf.rope_metadata import read_rope_keys, write_rope
@@ -248,7 +248,8 @@ def unseen_window(config: Mapping[str, Any]) -> int | None:
 def _write_setting(setting: Setting, config: Mapping[str, Any]) -> Value:
     value = config.get(setting.name)
     value = setting.usual if value is None else value
-    if isinstance(value, bool) or not isinstance(value, int if setting.whole else int | float) or not value > 0:
+    kinds = int if setting.whole else int | float
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value <= MAX_FLOAT:
         raise InputError(f"config.json: {setting.name} is {value!r}, not a positive {'whole ' * setting.whole}number")
     return uint(int(value)) if setting.whole else real(shortest(value))
 

@@ -132,6 +132,13 @@ def name_problem(name: str) -> str | None:
     return None
 
 
+def key_problem(key: str) -> str | None:
+    """What is wrong with a key of metadata, or None."""
+    if not key or not key.isprintable():
+        return "is empty or holds control characters"
+    return f"is longer than {MAX_KEY} bytes" if len(key.encode()) > MAX_KEY else None
+
+
 def lay_out(tensors: Iterable[tuple[str, tuple[int, ...], BlockType]], alignment: int) -> list[TensorInfo]:
     """Entries for (name, torch shape, type), their data one behind the other.
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from compress.formats.errors import InputError
 from compress.formats.files.storage import encode_json, parse_json
-from compress.formats.gguf.header import Scalar, Value, ValueType
+from compress.formats.gguf.header import Scalar, Value, ValueType, key_problem
 
 T = TypeVar("T")
 MAX_FLOAT = 3.4e38  # float32 ends a little above
@@ -155,6 +155,9 @@ def kept_in(files: Mapping[str, bytes]) -> dict[str, Value]:
     value = parse_json(files[FILE], FILE) if FILE in files else {}
     if not isinstance(value, dict):
         raise InputError(f"{FILE} is not a JSON object")
+    for key in value:
+        if problem := key_problem(key):
+            raise InputError(f"{FILE}: the key {key[:80]!r} {problem}", "leave the file out, or mend it")
     return {key: _from_json(key, said) for key, said in value.items() if not key.startswith(_OWN)}
 
 

@@ -28,6 +28,7 @@ from compress.formats.gguf.header import (
     Value,
     ValueType,
     alignment_of,
+    key_problem,
     name_problem,
     padded,
 )
@@ -178,8 +179,8 @@ def _alignment(cursor: _Cursor, metadata: dict[str, Value]) -> int:
 
 def _key(cursor: _Cursor) -> str:
     key = cursor.string(MAX_KEY)
-    if not key.isprintable() or not key:
-        raise cursor.error(f"the metadata key {key[:80]!r} is empty or holds control characters")
+    if problem := key_problem(key):
+        raise cursor.error(f"the metadata key {key[:80]!r} {problem}")
     return key
 
 

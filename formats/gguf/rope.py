@@ -115,6 +115,10 @@ def _long_attention(merged: Mapping[str, Any], config: Mapping[str, Any], scalin
 def long_attention(context: float, scaling: Mapping[str, float]) -> float:
     """LongRoPE's usual factor for a model of so long a `context`."""
     old = scaling[_OLD_CONTEXT]
+    if old <= 1:
+        raise InputError(
+            f"LongRoPE of a model that was trained on {old:g} positions", "see the model's own config.json"
+        )
     return math.sqrt(1 + math.log(context / old) / math.log(old)) if context > old else 1.0
 
 

@@ -50,7 +50,7 @@ def _read_rope(family: Architecture, metadata: Metadata, head: int, factors: Map
     prefix = f"{family.name}.rope."
     theta = metadata.number(f"{prefix}freq_base") or 10000.0
     rotated = metadata.integer(f"{prefix}dimension_count", 2, head) or head
-    if rotated != head and family.partial_rope is None:
+    if rotated % 2 or (rotated != head and family.partial_rope is None):
         raise InputError(f"{prefix}dimension_count is {rotated}; {family.name} rotates whole heads of {head}")
     _check_factors(family, factors, rotated)
     if FREQS in factors:
@@ -101,8 +101,11 @@ def write_rope(family: Architecture, rope: Rope, head: int) -> dict[str, Value]:
         raise RefusedError(f"config.json: llama.cpp rotates whole heads in {family.name}")
     if rope.kind == "llama3" and not family.freq_factors:
         raise RefusedError(f"config.json: llama.cpp has no Llama 3 scaling of {family.name}'s positions")
+    rotated = int(rope.partial * head)
+    if not 2 <= rotated <= head or rotated % 2:
+        raise InputError(f"config.json: {rope.partial:g} of a head of {head} is no even number of dimensions in it")
     pairs = {
-        "rope.dimension_count": uint(int(rope.partial * head)),
+        "rope.dimension_count": uint(rotated),
         "rope.freq_base": real(rope.theta),
     }
     if rope.local is not None:

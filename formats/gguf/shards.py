@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from compress.formats.errors import InputError
+from compress.formats.errors import InputError, RefusedError
 from compress.formats.gguf.file import SUFFIX, GGUFFile, NewTensor
 from compress.formats.gguf.header import TensorInfo, Value, ValueType
 from compress.formats.gguf.metadata import Metadata
@@ -37,7 +37,7 @@ def whole_stem(path: Path) -> str:
 def parts_beside(path: Path) -> list[Path]:
     """All files of the model that `path` is a part of, as its name says; itself, if it says nothing."""
     match = _PART.fullmatch(path.stem)
-    if match is None or not 1 <= int(match["count"]) <= _MOST:
+    if match is None or not 1 <= int(match["number"]) <= int(match["count"]) <= _MOST:
         return [path]
     return [path.with_name(name) for name in part_names(match["name"], int(match["count"]))]
 
@@ -87,7 +87,10 @@ def _check(file: GGUFFile, number: int, count: int) -> None:
 
 
 def split(tensors: Sequence[NewTensor], largest: int) -> list[list[NewTensor]]:
-    """The tensors of each file, in order, with at most `largest` bytes of them in one; a larger tensor has its own."""
+    """The tensors of each file, in order, with at most `largest` bytes of them in one; a larger tensor has its own.
+
+    Raises RefusedError for more files than are read.
+    """
     parts: list[list[NewTensor]] = [[]]
     filled = 0
     for tensor in tensors:
@@ -97,6 +100,10 @@ def split(tensors: Sequence[NewTensor], largest: int) -> list[list[NewTensor]]:
             filled = 0
         parts[-1].append(tensor)
         filled += nbytes
+    if len(parts) > _MOST:
+        raise RefusedError(
+            f"max_shard_size {largest:,} makes {len(parts):,} parts; at most {_MOST:,} are read", "raise it"
+        )
     return parts
 
 

@@ -7,6 +7,7 @@ library hangs on crafted ones.
 
 from __future__ import annotations
 
+import glob
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -54,7 +55,9 @@ _TRANSPOSED = {
 
 def read_with_library(path: Path) -> Callable[[str], Tensor]:
     """Tensors by Hugging Face name, fp32; KeyError for other names."""
-    readers = [_Reader(part) for part in sorted(path.parent.glob(f"{_PART.sub('', path.stem)}*.gguf"))]
+    part = _PART.search(path.stem)
+    beside = f"{glob.escape(path.stem[: part.start()])}-*-of-*.gguf" if part else ""
+    readers = [_Reader(each) for each in (sorted(path.parent.glob(beside)) if part else [path])]
     fields = {name: field.contents() for name, field in readers[0].fields.items() if not _is_array(field)}
     tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
     family = str(fields["general.architecture"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from compress.formats.errors import InputError
 from compress.formats.gguf.families.dense import GRANITE_SETTINGS
 from compress.formats.gguf.families.parts import FFN_NORM, HEAD_NORMS, ROW_NORMS, TOP, attention, feed_forward
 from compress.formats.gguf.names import EXPERT, Architecture, Setting, Slot
@@ -85,6 +86,8 @@ def _llama4(config: Mapping[str, Any]) -> dict[str, Any]:
     if "moe_intermediate_size" in config:
         return {}
     expert, period = config.get("intermediate_size"), config.get(_PERIOD) or 1
+    if type(period) is not int or period < 1:
+        raise InputError(f"config.json: {_PERIOD} is {period!r}, not a number of layers")
     sizes = {"moe_intermediate_size": expert, "shared_expert_intermediate_size": expert}
     sizes["intermediate_size"] = config.get("intermediate_size_mlp") or expert
     tuned = bool(config.get("attn_temperature_tuning", True))  # 4 in Maverick's file

@@ -50,6 +50,11 @@ _FALCON_BLOCK = (
 )
 
 
+def _four_times(hidden: object) -> int | None:
+    """The usual inner size; None of what is no size, which is refused where sizes are read."""
+    return 4 * hidden if type(hidden) is int else None
+
+
 def _falcon(config: Mapping[str, Any]) -> dict[str, Any]:
     """Falcon says in three flags how many heads have keys, and how many norms a layer has (modeling_falcon.py)."""
     if "new_decoder_architecture" not in config:
@@ -59,7 +64,7 @@ def _falcon(config: Mapping[str, Any]) -> dict[str, Any]:
     two = new and config.get("num_ln_in_parallel_attn") in (None, 2)
     return {
         "max_position_embeddings": config.get("max_position_embeddings") or 2048,
-        "intermediate_size": config.get("ffn_hidden_size") or 4 * int(config.get("hidden_size") or 0),
+        "intermediate_size": config.get("ffn_hidden_size") or _four_times(config.get("hidden_size")),
         "num_key_value_heads": shared or config.get("num_attention_heads"),
         "two_norms": two,
     }
@@ -80,7 +85,7 @@ def _falcon_flags(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _gpt2(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"intermediate_size": config.get("n_inner") or 4 * int(config.get("hidden_size") or 0)}
+    return {"intermediate_size": config.get("n_inner") or _four_times(config.get("hidden_size"))}
 
 
 FAMILIES = (

@@ -45,15 +45,17 @@ def wordpiece(tokenizer: Json, tokens: list[str], types: list[TokenType], around
             f"{_FILE}: the post-processor puts {around[0]} before a text and {around[1]} after it",
             "with WordPiece, llama.cpp puts one token before every text and one after it, as BERT does",
         )
-    entries = tokenizer.get("added_tokens") or []
-    loose = [added["content"] for added in entries if added.get("normalized")]
+    entries = tokenizer.get("added_tokens")
+    loose = [added["content"] for added in entries if added.get("normalized")] if isinstance(entries, list) else []
     if loose and any(said.values()):
         raise RefusedError(
             f"{_FILE}: added token {loose[0]!r} is found in any case or with accents; llama.cpp goes by its letters",
             "add it with normalized=False",
         )
     ids = {token: at for at, token in enumerate(tokens)}
-    unknown = tokenizer["model"]["unk_token"]
+    unknown, vocab = (tokenizer["model"].get(key) for key in ("unk_token", "vocab"))
+    if not isinstance(unknown, str) or not isinstance(vocab, dict) or unknown not in vocab:
+        raise InputError(f"{_FILE}: the vocabulary has no token for unknown words, and WordPiece needs it")
     return {
         "kind": "bert",
         "pre": "default",
@@ -147,9 +149,6 @@ def _check_model(model: Json) -> None:
     longest = model.get("max_input_chars_per_word", _LONGEST_WORD)
     if type(longest) is not int or longest < _LONGEST_WORD:
         raise RefusedError(f"{_FILE}: words of over {longest} letters are unknown here; llama.cpp takes any length")
-    unknown = model.get("unk_token")
-    if not isinstance(unknown, str) or unknown not in model["vocab"]:
-        raise InputError(f"{_FILE}: the vocabulary has no token for unknown words, and WordPiece needs it")
 
 
 @cache

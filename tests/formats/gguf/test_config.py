@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from transformers import AutoConfig
 
 from compress.formats import open_checkpoint
-from compress.formats.gguf.config import dims_of
+from compress.formats.errors import InputError
+from compress.formats.gguf.config import dims_of, write_config
 from compress.formats.gguf.rope import rope_of
 
 Write = Callable[..., Path]
@@ -59,3 +61,28 @@ def test_sizes_are_found_under_every_familys_words() -> None:
     gpt2 = {"model_type": "gpt2", "vocab_size": 8, "n_embd": 12, "n_head": 2, "n_layer": 3, "n_positions": 64}
     dims = dims_of(gpt2)
     assert (dims.hidden, dims.inner, dims.heads, dims.kv_heads, dims.layers, dims.context) == (12, 48, 2, 2, 3, 64)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e39, 0, -1.0, True, "1"])
+def test_a_setting_that_float32_does_not_hold_is_an_input_error(value: object, make: Callable[[str], Path]) -> None:
+    config = {**open_checkpoint(make("llama")).spec.config, "model_type": "granite"}
+    assert write_config({**config, "embedding_multiplier": 2.0})
+    config["embedding_multiplier"] = value
+    with pytest.raises(InputError, match="embedding_multiplier"):
+        write_config(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "said"),
+    [("gpt2", "n_embd", "hidden_size"), ("falcon", "hidden_size", "hidden_size"),
+     ("llama4_text", "interleave_moe_layer_step", "interleave_moe_layer_step")],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["x", [2], -1, 1.5])
+def test_what_other_sizes_are_made_of_is_a_number_or_an_input_error(
+    kind: str, key: str, said: str, value: object
+) -> None:
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "vocab_size": 8, "n_embd": 64,
+             "n_head": 2, "n_layer": 2, "n_positions": 64, "intermediate_size": 64, "max_position_embeddings": 64,
+             "num_local_experts": 2, "new_decoder_architecture": False}  # fmt: skip
+    with pytest.raises(InputError, match=said):
+        write_config({"model_type": kind, **sizes, key: value})

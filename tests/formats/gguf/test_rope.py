@@ -11,7 +11,7 @@ from transformers import AutoConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from compress.formats.errors import InputError, RefusedError
-from compress.formats.gguf.metadata import Metadata, real
+from compress.formats.gguf.metadata import Metadata, real, uint
 from compress.formats.gguf.names import Architecture
 from compress.formats.gguf.rope import LONG, SHORT, Rope, llama3_factors, llama3_rope, long_attention, rope_of
 from compress.formats.gguf.rope_metadata import read_rope_keys, write_rope
@@ -60,3 +60,21 @@ def test_longrope_goes_through_metadata_and_tensors() -> None:
         read_rope_keys(family, Metadata(metadata), {}, 4, {LONG: rope.tensors(4)[LONG]})
     with pytest.raises(InputError, match=SHORT):
         read_rope_keys(family, Metadata({"phi3.rope.freq_base": real(1.0)}), {}, 8, {SHORT: rope.tensors(4)[SHORT]})
+
+
+@pytest.mark.parametrize("trained", [1, 0.5])
+def test_longrope_of_no_context_is_an_input_error(trained: float) -> None:
+    """The factor divides by the logarithm of the old context."""
+    scaling = {"rope_type": "longrope", "long_factor": [1.0], "short_factor": [1.0]}
+    config = {"rope_scaling": {**scaling, "original_max_position_embeddings": trained}, "max_position_embeddings": 8}
+    with pytest.raises(InputError, match="trained on"):
+        rope_of(config)
+
+
+@pytest.mark.parametrize("partial", [0.01, 0.2, 1.5])
+def test_a_part_of_a_head_that_is_no_pairs_is_an_input_error(partial: float) -> None:
+    family = Architecture("phi3", "phi3", "Phi3ForCausalLM", (), (), partial_rope=1.0)
+    with pytest.raises(InputError, match="even number of dimensions"):
+        write_rope(family, Rope(partial=partial), 16)
+    with pytest.raises(InputError, match="dimension_count"):
+        read_rope_keys(family, Metadata({"phi3.rope.dimension_count": uint(3)}), {}, 16, {})

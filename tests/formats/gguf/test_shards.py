@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ggml import encoded
 from transformers import LlamaConfig
 
 from compress.formats import open_checkpoint
-from compress.formats.errors import CompressError, InputError
+from compress.formats.errors import CompressError, InputError, RefusedError
 from compress.formats.gguf.blocks.types import BLOCKS
 from compress.formats.gguf.dialect import GGUF
 from compress.formats.gguf.file import gguf_file, model_name, write_gguf
@@ -144,3 +145,23 @@ def test_llama_cpps_own_blocks_go_through_bit_for_bit(
     again = Parts(next(write(open_checkpoint(file), tmp_path / "again").iterdir()))
     assert set(matrices.values()) == {"q8_0", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_nl", "q4_0"}
     assert {name: bytes(again._homes[name].read_raw(name)) for name in raw} == raw
+
+
+def test_a_number_beyond_the_count_is_no_part(tmp_path: Path) -> None:
+    path = tmp_path / "model-00009-of-00003.gguf"
+    assert parts_beside(path) == [path]
+
+
+def test_more_parts_than_are_read_are_refused() -> None:
+    tensors = [(f"t{number}", (32,), BLOCKS["f32"]) for number in range(5000)]
+    assert len(split(tensors, 128 * 2)) == 2500
+    with pytest.raises(RefusedError, match="makes 5,000 parts"):
+        split(tensors, 1)
+
+
+@pytest.mark.parametrize("key", ["", "a\n", "\ud800", "k" * 70_000])
+def test_a_key_that_no_file_can_have_is_an_input_error(key: str) -> None:
+    """Kept keys are written as they are: our own reader would refuse the file."""
+    said = {key: {"type": "UINT32", "value": 1}}
+    with pytest.raises(InputError, match=r"gguf\.json: the key"):
+        kept_in({FILE: json.dumps(said).encode()})

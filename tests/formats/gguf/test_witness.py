@@ -27,3 +27,17 @@ def test_a_tied_head_is_read_as_the_embedding(tiny_llama, export):
     directory = export(GGUF(), open_checkpoint(tiny_llama))
     read = read_with_library(next(directory.glob("*.gguf")))
     assert torch.equal(read("lm_head.weight"), read("model.embed_tokens.weight"))
+
+
+def test_files_beside_it_whose_names_begin_alike_are_not_read(make_model, tmp_path, export):
+    """And brackets in a name are no pattern."""
+    directories = [make_model(tmp_path / name, "llama", seed=seed) for name, seed in (("a", 0), ("b", 1))]
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    for directory, name in zip(directories, ("m[1].gguf", "m[1]-more.gguf")):
+        out = tmp_path / f"{directory.name}-out"
+        out.mkdir()
+        GGUF(type="f32").write(open_checkpoint(directory), out, lambda name: None)
+        next(out.iterdir()).rename(beside / name)
+    read, original = read_with_library(beside / "m[1].gguf"), open_checkpoint(directories[0])
+    assert torch.equal(read("model.norm.weight"), original.read("model.norm.weight").float())

@@ -148,6 +148,9 @@ def test_another_models_is_refused(tmp_path: Path) -> None:
         energies({"blk.7.attn_q.weight": entry("im", torch.ones(WIDTH), torch.ones(1))}, MODULES, model())
     with pytest.raises(RefusedError, match="'bert3' models"):
         Names({"model_type": "bert3", "num_hidden_layers": 1})
+    for layers in (1 << 40, True, "2"):  # each would have names, or none
+        with pytest.raises(RefusedError, match="'llama' models"):
+            Names({"model_type": "llama", "num_hidden_layers": layers})
 
 
 @pytest.mark.parametrize(("config", "module", "expected"), [

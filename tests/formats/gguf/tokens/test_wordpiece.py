@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from compress.formats.errors import InputError, RefusedError
+from compress.formats.errors import CompressError, InputError, RefusedError
 from compress.formats.gguf.header import Value, ValueType
 from compress.formats.gguf.metadata import Metadata
 from compress.formats.gguf.tokens.from_tokenizer import vocab_of
@@ -254,3 +254,14 @@ def test_it_is_said_that_llama_cpp_strips_more_than_accents(letter: str) -> None
         value["model"]["vocab"] = vocab | ({letter: 900} if extra else {})
         written = write_vocab(vocab_of({**files_of(bert()), "tokenizer.json": json.dumps(value).encode()}, {}, 1000))
         assert bool(unlike(written)) is said
+
+
+@pytest.mark.parametrize("vocab", [None, ["[UNK]"], {"a": 0}])
+def test_a_vocabulary_without_its_unknown_token_is_an_input_error(vocab: object) -> None:
+    value = json.loads(bert().to_str())
+    value["model"] = {key: entry for key, entry in value["model"].items() if key != "vocab"}
+    value["model"] |= {} if vocab is None else {"vocab": vocab}
+    for added in ([], {"content": 1}, None):
+        files = {"tokenizer.json": json.dumps({**value, "added_tokens": added}).encode()}
+        with pytest.raises(CompressError):
+            vocab_of({**files_of(bert()), **files}, {}, 1000)
