@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,13 @@ from compress.formats.base import Checkpoint, ModelSpec
 from compress.formats.errors import InputError
 from compress.passes.model.anatomy import Anatomy, Attention, Call, Heads, LayerAnatomy, find_layers
 from compress.passes.model.blank import empty_model, fitted, matrices
-from compress.passes.model.cache import cache_argument, find_attention, placeholder, rounding, with_cache
+from compress.passes.model.cache import find_attention, rounding, with_cache
 from compress.passes.model.config import config_of, load_config
 from compress.passes.model.experts import beside_experts, unknown_stacks
 from compress.passes.model.names import tensor_names
 from compress.passes.model.positions import positions_of
 from compress.passes.model.sequences import Sequences
+from compress.passes.model.tracing.calls import Calls, inputs_of, stand_ins
 from compress.passes.model.tracing.heads import find_heads
 from compress.passes.model.tracing.residual import find_residuals
 from compress.passes.model.tracing.stand_in import StandIn
@@ -36,14 +37,6 @@ from compress.passes.model.tracing.structure import Traces
 from compress.passes.model.tracing.told import Told
 from compress.passes.model.watch import Watch
 from compress.passes.model.weights import Weights, round_inputs
-
-
-def _probe(count: int) -> Sequences:
-    """Sequences to trace with: what they hold does not matter."""
-    return Sequences(torch.zeros(count, 4, dtype=torch.int64))
-
-
-_PROBE = _probe(1)
 
 
 class Skeleton:
@@ -74,11 +67,10 @@ class Skeleton:
         self._move_buffers()
         self._attentions: tuple[Attention | None, ...] | None = None
         self._heads: tuple[Heads | None, ...] | None = None
-        self._calls: dict[tuple[int, int, bool], list[Call]] = {}
         self._embedding_parameter = self._name_of(self._model.get_input_embeddings())
         self._head_parameter = self._name_of(self._model.get_output_embeddings())
         self._tied = bool(config.get_text_config().tie_word_embeddings)
-        self._probe = self._hollow_model()
+        self._calls = Calls(self._hollow_model(), self.width, self.dtype, device)
         self.anatomy = self._trace()
         self._check(spec)
         stored = {self._names[name] for name, _ in self._parameters() if name in self._names}
@@ -156,7 +148,7 @@ class Skeleton:
 
     def call(self, index: int, sequences: Sequences, watch: Watch | None = None) -> Call:
         """How layer `index` is called for these sequences; with `watch`, what it caches goes through that."""
-        call = self._calls_for(sequences, cached=watch is not None)[index]
+        call = self._calls.of(sequences, cached=watch is not None)[index]
         return call if watch is None else with_cache(call, self._model.config, watch)
 
     def watch(self, index: int, weights: Weights) -> Watch | None:
@@ -168,24 +160,24 @@ class Skeleton:
     def attentions(self) -> tuple[Attention | None, ...]:
         """What caches the keys and values of each layer; None where nothing does."""
         if self._attentions is None:
-            calls = self._record_calls(_PROBE, cached=True)
+            calls = self._calls.probed(1, cached=True)
             self._attentions = tuple(self._find_attention(index, call) for index, call in enumerate(calls))
         return self._attentions
 
     def heads(self) -> tuple[Heads | None, ...]:
         """The heads of each layer's attention; None where it has none, or not as `Heads` are."""
         if self._heads is None:
-            calls = cache(lambda count: self._record_calls(_probe(count), cached=True))
+            calls = cache(lambda count: self._calls.probed(count, cached=True))
             self._heads = tuple(self._find_heads(index, calls) for index in range(len(self._layers)))
         return self._heads
 
     def front(self, weights: Weights) -> Callable[[Sequences], Tensor]:
         """The model up to its first layer: sequences → hidden [sequences, length, width]."""
         model = self._filled(weights, without={self._head_parameter})
-        first = _stand_ins(model)[0]
+        first = stand_ins(model)[0]
 
         def embed(sequences: Sequences) -> Tensor:
-            ids, mask = self._inputs(sequences)
+            ids, mask = inputs_of(sequences, self.device)
             model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
             assert first.arrived is not None
             return first.arrived
@@ -195,7 +187,7 @@ class Skeleton:
     def back(self, weights: Weights) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
         """The model after its last layer: hidden [batch, tokens, width] → logits, and the head module itself."""
         model = self._filled(weights, without={self._embedding_parameter})
-        last = _stand_ins(model)[-1]
+        last = stand_ins(model)[-1]
 
         def project(hidden: Tensor) -> Tensor:
             last.replacement = hidden
@@ -215,12 +207,10 @@ class Skeleton:
                     owner._buffers[name] = buffer.to(self.device)
 
     def _trace(self) -> Anatomy:
-        self._record_calls(_PROBE)
         layers = []
-        for index, (own, probed) in enumerate(zip(_stand_ins(self._model), _stand_ins(self._probe))):
-            assert probed.traced is not None  # it was called
-            own.traced = probed.traced
-            layers.append(self._layer_anatomy(index, probed.traced.siblings))
+        for index, (own, traced) in enumerate(zip(stand_ins(self._model), self._calls.traced(), strict=True)):
+            own.traced = traced
+            layers.append(self._layer_anatomy(index, traced.siblings))
         embedding, head = (self.stored(name) for name in (self._embedding_parameter, self._head_parameter))
         return Anatomy(tuple(layers), embedding, head, self._tied, self.attentions, self.heads)
 
@@ -240,7 +230,7 @@ class Skeleton:
     def residuals(self, layer: LayerAnatomy) -> Mapping[str, str]:
         """See `find_residuals`; names within the layer."""
         index = self._layer_names.index(layer.name)
-        call = self._record_calls(_PROBE, cached=False)[index]
+        call = self._calls.probed(1, cached=False)[index]
         return find_residuals(copy.deepcopy(self._layers[index]), call, torch.zeros(1, 4, self.width))
 
     def _find_attention(self, index: int, call: Call) -> Attention | None:
@@ -285,33 +275,12 @@ class Skeleton:
 
     # -- using --------------------------------------------------------------------------------------------
 
-    def _inputs(self, sequences: Sequences) -> tuple[Tensor, Tensor | None]:
-        mask = None if sequences.mask is None else sequences.mask.to(self.device, torch.int64)
-        return sequences.ids.to(self.device), mask
-
     def _hollow_model(self) -> Any:
         """What it takes to learn how layers are called: no embedding, no head, zeros elsewhere."""
         parameters = self._model.named_parameters(remove_duplicate=False)
         shapes = {self._names.get(name, name): parameter.shape for name, parameter in parameters}
         zeros = Weights(lambda name: torch.zeros(shapes[name], dtype=self.dtype))
         return self._filled(zeros, without={self._embedding_parameter, self._head_parameter})
-
-    def _calls_for(self, sequences: Sequences, cached: bool) -> list[Call]:
-        """How each layer is called; the same for all unpadded sequences of one shape."""
-        if sequences.mask is not None:
-            return self._record_calls(sequences, cached)
-        key = (sequences.count, sequences.length, cached)
-        if key not in self._calls:
-            self._calls = {key: self._record_calls(sequences, cached)}
-        return self._calls[key]
-
-    def _record_calls(self, sequences: Sequences, cached: bool = False) -> list[Call]:
-        embeds = torch.zeros(sequences.count, sequences.length, self.width, dtype=self.dtype, device=self.device)
-        with torch.no_grad():
-            base, mask = self._probe.base_model, self._inputs(sequences)[1]
-            cache = {cache_argument(base.forward): placeholder(self._model.config)} if cached else {}
-            base(inputs_embeds=embeds, attention_mask=mask, use_cache=cached, **cache)
-        return [cast(Call, stand_in.call) for stand_in in _stand_ins(self._probe)]
 
     def _filled(self, weights: Weights, without: set[str]) -> Any:
         """A copy of everything but the decoder layers, filled except for the parameters `without`."""
@@ -329,10 +298,6 @@ class Skeleton:
 
     def _read(self, weights: Weights, parameter: str) -> Tensor:
         return weights(self.stored(parameter)).to(self.device, self.dtype)
-
-
-def _stand_ins(model: nn.Module) -> list[StandIn]:
-    return [module for module in model.modules() if isinstance(module, StandIn)]
 
 
 def assign(module: nn.Module, name: str, value: Tensor) -> None:
