@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from compress.kernels.fallbacks import count
 from compress.kernels.product.multiply_codes import multiply_codes
 from compress.kernels.product.packed import packed
 from compress.kernels.product.words import Words, words_of
@@ -25,7 +26,7 @@ class CodedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.bias = bias
         self._name = weight.format.name
-        self._weight: QTensor | Words = (None if weight.codes.device.type == "cpu" else words_of(weight)) or weight
+        self._weight = _held(weight)
         self._few = packed(weight)
 
     @property
@@ -48,3 +49,13 @@ class CodedLinear(nn.Module):
     def extra_repr(self) -> str:
         """What `repr` tells of it."""
         return f"{self.in_features} → {self.out_features}, {self._name}"
+
+
+def _held(weight: QTensor) -> QTensor | Words:
+    """As its device reads it best; counted, where a GPU can not read the codes."""
+    if weight.codes.device.type == "cpu":
+        return weight
+    words = words_of(weight)
+    if words is None:
+        count(f"products with {weight.format.name} decode it each time: no kernel reads codes of such groups")
+    return words or weight

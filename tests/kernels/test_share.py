@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 
+import pytest
 import torch
 
 from compress.kernels.share import ALONE, WHOLE, Crew, Share, _Packed, _Taken
@@ -16,6 +17,8 @@ def test_one_process_does_all_of_it() -> None:
     assert WHOLE.given(value) is value and WHOLE.main and all(map(WHOLE.mine, range(3)))
     WHOLE.wait()
     assert Crew() == ALONE
+    with pytest.raises(torch.OutOfMemoryError, match="mine"), WHOLE.together():
+        raise torch.OutOfMemoryError("mine")
 
 
 def test_every_part_has_one_owner() -> None:

@@ -6,6 +6,7 @@ import pretended
 import pytest
 import torch
 
+from compress.kernels.fallbacks import counting
 from compress.kernels.numbers.codebook import CodebookFormat
 from compress.kernels.numbers.float import FloatFormat
 from compress.kernels.numbers.float4 import Float4Format
@@ -67,3 +68,17 @@ def test_a_layer_on_a_gpu_holds_words():
         few, many = (layer(x[:count].to(pretended.NAME)).cpu() for count in (3, 70))
     torch.testing.assert_close(few, expected[:3], rtol=1e-5, atol=1e-4)
     assert torch.equal(many, expected)
+
+
+def test_a_weight_that_no_kernel_reads_is_decoded_on_a_gpu_and_counted():
+    weight, x = UNHELD[1].search(WEIGHT), torch.randn(3, 768)
+    with pretended.gpu(), counting() as fallen:
+        layer = CodedLinear(weight.to(torch.device(pretended.NAME)), None)
+        found = layer(x.to(pretended.NAME)).cpu()
+    assert list(fallen) == [
+        f"products with {weight.format.name} decode it each time: no kernel reads codes of such groups"
+    ]
+    assert torch.equal(found, torch.nn.functional.linear(x, weight.dequantize()))
+    with counting() as fallen:
+        CodedLinear(weight, None)
+    assert not any("decode it each time" in what for what in fallen)
