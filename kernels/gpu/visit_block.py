@@ -98,20 +98,35 @@ def visit(
         tl.store(target + line, visited, mask=inside)
         if kept is not None:
             visited = tl.where(tl.load(kept + line, mask=inside, other=0) != 0, visited, 0.0)
-        step = tl.load(scale + line, mask=inside, other=1.0)
-        least = visited * 0.0
-        if minimum is not None:
-            least = tl.load(minimum + line, mask=inside, other=0.0)
-        offset = least * 0.0
-        if minimum is None:
-            offset += LEVELS // 2
-        if zero is not None:
-            offset = tl.load(zero + line, mask=inside, other=0.0)
-        steps = tl.div_rn(visited - least, step)
-        # To the nearest whole number, ties to even, for what is not clamped anyway; 0 of 0 steps is 0.
-        code = (steps + 12582912.0) - 12582912.0 + offset
-        code = tl.minimum(tl.maximum(tl.where(steps == steps, code, 0.0), 0.0), LEVELS - 1.0)
-        error = tl.load(source + line, mask=inside, other=0.0) - ((code - offset) * step + least)
+        code, value = rounded(visited, scale, zero, minimum, line, inside, LEVELS)
+        error = tl.load(source + line, mask=inside, other=0.0) - value
         tl.store(codes + line, code.to(tl.uint8), mask=inside)
         tl.store(errors + line, error, mask=inside)
         made = tl.where(column[:, None] == at, error[None, :], made)
+
+
+@triton.jit
+def rounded(
+    visited: tl.tensor,
+    scale: tl.tensor,
+    zero: tl.tensor,
+    minimum: tl.tensor,
+    line: tl.tensor,
+    inside: tl.tensor,
+    LEVELS: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor]:
+    """The codes nearest to `visited`, whose parameters lie at `line`, and what they stand for."""
+    step = tl.load(scale + line, mask=inside, other=1.0)
+    least = visited * 0.0
+    if minimum is not None:
+        least = tl.load(minimum + line, mask=inside, other=0.0)
+    offset = least * 0.0
+    if minimum is None:
+        offset += LEVELS // 2
+    if zero is not None:
+        offset = tl.load(zero + line, mask=inside, other=0.0)
+    steps = tl.div_rn(visited - least, step)
+    # To the nearest whole number, ties to even, for what is not clamped anyway; 0 of 0 steps is 0.
+    code = (steps + 12582912.0) - 12582912.0 + offset
+    code = tl.minimum(tl.maximum(tl.where(steps == steps, code, 0.0), 0.0), LEVELS - 1.0)
+    return code, (code - offset) * step + least

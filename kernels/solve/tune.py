@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from compress.kernels.effort import Effort
-from compress.kernels.qtensor import Params, QTensor
+from compress.kernels.op import op
+from compress.kernels.qtensor import NumberFormat, Params, QTensor
 from compress.kernels.solve.gptq import as_rows
 from compress.kernels.threads import single_thread
 
@@ -141,30 +142,35 @@ def revisit_codes(weight: Tensor, hessian: Tensor, quantized: QTensor, kept: Ten
         owed = torch.mm(feed[here], errors).sub_(errors[here])
         with single_thread():
             mask = None if stays is None else stays[here]
-            _revisit_block(source[here], owed, errors[here], codes[here], feed[here, here], quantized, columns, mask)
+            revisit_block(source[here], owed, errors[here], codes[here], feed[here, here], number_format, columns, mask)
     codes = torch.empty_like(codes).index_copy_(0, order, codes)
     return replace(quantized, codes=codes.T.contiguous())
 
 
-def _revisit_block(
+@op
+def revisit_block(
     source: Tensor,
     owed: Tensor,
     errors: Tensor,
     codes: Tensor,
     feed: Tensor,
-    quantized: QTensor,
+    number_format: NumberFormat,
     spread: Params,
     kept: Tensor | None,
 ) -> None:
-    """Round the columns of one block again; `owed` [block, rows] knows the errors as they were before it."""
+    """Round the columns of one block again, what is not `kept` to 0; `codes` and `errors` become those that come of it.
+
+    All are [columns, rows], `feed` is [columns, columns] and its strict lower triangle counts. `owed` knows the errors
+    as they were before the block.
+    """
     changes = torch.zeros_like(errors)
     for at in range(len(source)):
         target = source[at] + owed[at]
         if at:
             target.addmv_(changes[:at].T, feed[at, :at])
         column = {name: value[at] for name, value in spread.items()}
-        chosen = quantized.format.round(target if kept is None else target.where(kept[at], 0.0), column)
+        chosen = number_format.round(target if kept is None else target.where(kept[at], 0.0), column)
         codes[at] = chosen
-        error = source[at] - quantized.format.value(chosen, column)
+        error = source[at] - number_format.value(chosen, column)
         torch.sub(error, errors[at], out=changes[at])
         errors[at] = error

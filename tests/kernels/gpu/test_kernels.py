@@ -18,19 +18,17 @@ from typing import Any
 import pytest
 import torch
 from coded_attention import attention_builds, attention_cases
+from coded_blocks import block_builds, block_cases
 from coded_experts import expert_builds, expert_cases
 from coded_products import decoded_builds, decoded_cases, few_builds, few_cases, many_builds, many_cases
 from gpu_case import Build, Case
-from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.kernels import gpu
 from compress.kernels.numbers.codebook import CodebookFormat
-from compress.kernels.numbers.int import IntFormat
-from compress.kernels.numbers.k_affine import KAffineFormat
 from compress.kernels.op import Op, force, ops
-from compress.kernels.qtensor import NumberFormat
 from compress.kernels.solve.gptq import visit_block
+from compress.kernels.solve.tune import revisit_block
 
 aten = torch.ops.aten
 FILES = {path.stem for path in Path(gpu.__file__).parent.glob("*.py")} - {"__init__"}
@@ -60,45 +58,6 @@ def hessian_cases(device: torch.device) -> Iterator[Case]:
             )
 
 
-def block_cases(device: torch.device) -> Iterator[Case]:
-    """Blocks of GPTQ: each kind of zero point, a mask, a part of a block; what is left behind is one matrix."""
-    generator = torch.Generator().manual_seed(0)
-    on_gpu = device.type == "cuda"
-    formats: list[tuple[int, int, NumberFormat]] = [
-        (40, 64, IntFormat(4, 32)),
-        (17, 50, IntFormat(3, -1, "integer")),
-        (16, 33, IntFormat(8, -1, "real")),
-        (16, 64, KAffineFormat("q4_k")),
-        *on_gpu * [(4096, 64, IntFormat(4, 64)), (1000, 128, IntFormat(2, -1, "integer", "bfloat16"))],
-    ]
-    for rows, columns, number_format in formats:
-        weight = torch.randn(rows, max(columns, 256) if number_format.name == "q4_k" else columns, generator=generator)
-        params = number_format.fit(weight)
-        spread = number_format.expand(params, tuple(weight.shape))
-        spread = {name: value[:, :columns].T.contiguous().to(device) for name, value in spread.items()}
-        source = weight[:, :columns].T.contiguous().to(device)
-        feed = torch.randn(columns, columns + 6, generator=generator)[:, :columns].to(device).tril() / 8
-        target = source + torch.randn(columns, rows, generator=generator).to(device) / 16
-        kept = (torch.rand(columns, rows, generator=generator) > 0.5).to(device) if columns == 50 else None
-
-        def arguments(dtype: torch.dtype = torch.float32, these: tuple[Any, ...] = ()) -> tuple[Any, ...]:
-            source, target, feed, number_format, spread, kept = these
-            codes = torch.full(source.shape, 255, dtype=torch.uint8, device=source.device)
-            matrices = (source.to(dtype), target.to(dtype, copy=True), torch.empty_like(source, dtype=dtype))
-            wide = {name: value.to(dtype) for name, value in spread.items()}
-            return (*matrices, codes, feed.to(dtype), number_format, wide, kept)
-
-        made = partial(arguments, these=(source, target, feed, number_format, spread, kept))
-        exact = made(torch.float64)
-        visit_block.reference(*exact)
-        yield Case(f"{rows} rows of {number_format.name}", made, _left_by_block, _left_by_block(exact))
-
-
-def _left_by_block(arguments: tuple[Any, ...], _: Any = None) -> Tensor:
-    """What was rounded, errors and codes."""
-    return torch.cat([each.double() for each in arguments[1:4]])
-
-
 CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "add_hessian": hessian_cases,
     "attend_codes": attention_cases,
@@ -106,7 +65,8 @@ CASES: dict[str, Callable[[torch.device], Iterator[Case]]] = {
     "multiply_experts": expert_cases,
     "multiply_few": few_cases,
     "multiply_many": many_cases,
-    "visit_block": block_cases,
+    "revisit_block": partial(block_cases, revisit_block, True),
+    "visit_block": partial(block_cases, visit_block, False),
 }
 
 
@@ -120,19 +80,6 @@ def hessian_builds(_: int) -> Iterator[Build]:
         yield Build(module.upper_products, signature, even, module.specialised(block), module.launched(block))
 
 
-def block_builds(_: int) -> Iterator[Build]:
-    from compress.kernels.gpu import visit_block as module
-
-    lines = ("source", "target", "errors", "codes", "feed", "scale", "zero", "minimum", "kept")
-    for absent, columns in [({"zero", "minimum", "kept"}, 64), ({"minimum"}, 128), ({"zero", "kept"}, 64)]:
-        types = {"codes": "*u8", "kept": "*u8"}
-        signature = {name: "constexpr" if name in absent else types.get(name, "*fp32") for name in lines}
-        signature |= dict.fromkeys(("columns", "rows", "stride"), "i32")
-        constants = dict.fromkeys(absent) | module.specialised(columns, 16)
-        even = {*lines, "rows", "stride"} - absent
-        yield Build(module.visit, signature, even, constants, module.launched(), tensor_cores=False)
-
-
 BUILDS: dict[str, Callable[[int], Iterator[Build]]] = {
     "add_hessian": hessian_builds,
     "attend_codes": attention_builds,
@@ -140,7 +87,8 @@ BUILDS: dict[str, Callable[[int], Iterator[Build]]] = {
     "multiply_experts": expert_builds,
     "multiply_few": few_builds,
     "multiply_many": many_builds,
-    "visit_block": block_builds,
+    "revisit_block": partial(block_builds, "revisit_block"),
+    "visit_block": partial(block_builds, "visit_block"),
 }
 
 
@@ -220,11 +168,13 @@ def test_what_the_hessian_kernel_cannot_read_it_does_not_take():
     assert not takes(torch.zeros(4, 8)[:, ::2], half[:, :4])
 
 
-def test_what_the_kernel_of_blocks_cannot_round_it_does_not_take():
+@pytest.mark.parametrize("name", ["visit_block", "revisit_block"])
+def test_what_the_kernels_of_blocks_cannot_round_they_do_not_take(name):
     pytest.importorskip("triton")
-    from compress.kernels.gpu.visit_block import takes
+    from compress.kernels.gpu import revisit_block, visit_block
 
-    arguments = next(block_cases(torch.device("cpu"))).arguments()
+    takes = {"visit_block": visit_block, "revisit_block": revisit_block}[name].takes
+    arguments = next(CASES[name](torch.device("cpu"))).arguments()
     source, target, errors, codes, feed, number_format, spread, kept = arguments
     assert takes(*arguments)
     assert not takes(source, target, errors, codes, feed, CodebookFormat("nf4", 64), spread, kept)
