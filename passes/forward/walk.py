@@ -113,11 +113,18 @@ class Walk:
         """Layer `index` of every stream, filled; with `ahead` the next one is read meanwhile, for the next call."""
         self._tell(f"loading {self.skeleton.anatomy.layers[index].name}")
         with lap("read", nbytes=4 * self.skeleton.weights_in(index) * len(self.streams)):
-            (known, later), self._ahead = self._ahead or (None, None), None
-            found = later.result() if later is not None and known == index else self._filled(index)
-        if ahead and index + 1 < len(self.skeleton.anatomy.layers):
+            found = self._read_before(index) or self._filled(index)
+        if ahead and self._ahead is None and index + 1 < len(self.skeleton.anatomy.layers):
             self._ahead = index + 1, Later(partial(self._filled, index + 1))
         return found
+
+    def _read_before(self, index: int) -> list[nn.Module]:
+        """Layer `index`, if it was read ahead; one that is wanted after it is kept."""
+        known, later = self._ahead or (index, None)
+        if known != index or later is None:
+            return []
+        self._ahead = None
+        return later.result()
 
     def _filled(self, index: int) -> list[nn.Module]:
         with torch.no_grad():

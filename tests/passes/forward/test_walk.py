@@ -182,6 +182,16 @@ def test_each_expert_sees_the_tokens_routed_to_it(path: Path, judge: PreTrainedM
 
 
 @pytest.mark.parametrize("family", ["llama"])
+def test_what_was_read_ahead_is_not_read_again_where_a_layer_is_done_again(path: Path) -> None:
+    walk, filled = make_walk(path, random_rows(False)), list[int]()
+    fill = walk.skeleton.layer
+    walk.skeleton.layer = lambda index, weights: (filled.append(index), fill(index, weights))[1]  # type: ignore[method-assign]
+    for index, ahead in ((0, True), (0, True), (1, False)):
+        walk.modules(index, ahead)
+    assert sorted(filled) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("family", ["llama"])
 @pytest.mark.parametrize("models, linears", [(1, 7), (2, 0)])
 def test_with_half_statistics_round_their_inputs_and_so_do_linears_of_a_model_alone(
     path: Path, monkeypatch: pytest.MonkeyPatch, models: int, linears: int
