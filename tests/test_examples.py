@@ -102,8 +102,25 @@ def test_no_secret_stands_in_the_workflow_and_only_one_step_has_one(steps: list[
     assert [step["name"] for step in steps if "secrets." in json.dumps(step)] == ["Publish"]
 
 
-def test_pre_commit_takes_the_hook() -> None:
+def test_pre_commit_takes_the_hook_and_runs_that_of_an_environment_that_is_there(tmp_path: Path) -> None:
     client = pytest.importorskip("pre_commit.clientlib")
     (hook,) = client.load_manifest(str(ROOT / ".pre-commit-hooks.yaml"))
-    shown = yaml.safe_load((ROOT / "docs/tutorials/ci.md").read_text().split("```yaml\nrepos:")[1].partition("```")[0])
-    assert hook["id"] == shown[0]["hooks"][0]["id"] and hook["types"] == ["yaml"]
+    shown = [
+        part.partition("```")[0] for part in (ROOT / "docs/tutorials/ci.md").read_text().split("```yaml\nrepos:")[1:]
+    ]
+    ((there,),), ((local,),) = ([repo["hooks"] for repo in yaml.safe_load(part)] for part in shown)
+    assert there == {"id": hook["id"]}
+    assert local == {**{key: hook[key] for key in ("id", "name", "entry", "types", "files")}, "language": "system"}
+    (tmp_path / ".pre-commit-config.yaml").write_text(f"repos:{shown[1]}")
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "values.yaml").write_text("no: recipe")
+    recipe = "model: me/model\npasses: [{rtn: {%s: 64}}, {export: {dialect: gptq}}]\n"
+    for name, option in {"good": "group_size", "wrong": "group_szie"}.items():
+        (tmp_path / "recipes" / f"{name}.yaml").write_text(recipe % option)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    places = {"PATH": path, "PRE_COMMIT_HOME": str(tmp_path / "home"), "COMPRESS_CACHE": str(tmp_path / "cache")}
+    subprocess.run("git init -q && git add .", shell=True, cwd=tmp_path, check=True)
+    command = [sys.executable, "-m", "pre_commit", "run", "--all-files"]
+    done = subprocess.run(command, env={**os.environ, **places}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "values.yaml" not in done.stdout
+    assert "recipes/good.yaml: is sound" in done.stdout and "did you mean 'group_size'" in done.stdout
