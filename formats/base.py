@@ -242,6 +242,10 @@ class Dialect(BaseModel):
         Raises RefusedError for one that does not.
         """
 
+    def tensors(self, model: ModelSpec) -> int:
+        """How many tensors the files of an export hold: more than the model has, where one is written in parts."""
+        return len(model.tensors)
+
     @abstractmethod
     def write(self, model: Checkpoint, directory: Path, progress: Progress) -> None:
         """Write `model`, which fits, into the existing empty `directory`, tensor by tensor, other files included.

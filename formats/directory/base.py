@@ -54,6 +54,9 @@ class InDirectory(Dialect):
     def layout(self, model: ModelSpec) -> Layout:
         return Layout(planned_files(self.shards(model)), self.notes(model))
 
+    def tensors(self, model: ModelSpec) -> int:
+        return len(self.stored(model))
+
     def shards(self, model: ModelSpec) -> Shards:
         """Which file holds which tensor. Raises RefusedError for what cannot be held."""
         refuse_misfits(model, self)

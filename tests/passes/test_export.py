@@ -9,7 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 from pydantic import ValidationError
+from safetensors import safe_open
 from transformers import LlamaConfig
 
 from compress.formats.errors import RefusedError
@@ -55,12 +57,35 @@ def test_what_a_container_cannot_hold_is_refused_by_the_plan(
         Export(dialect="gptq").products(run.model.spec)
 
 
-def test_writing_and_verifying_have_a_cost(tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run]) -> None:
+def test_writing_and_verifying_have_a_cost(
+    tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> None:
     """It grows with the weights; no calibration sequence runs through a layer for it."""
-    run, step = begin(tiny_llama, tmp_path / "work"), Export(dialect="gptq")
+    run, step = carry_out(begin(tiny_llama, tmp_path / "work"), RTN(group_size=32)), Export(dialect="gptq")
     cost = step.cost(Setting(run.model.spec, run.skeleton.anatomy, (0, 0), 1 << 40))
     assert cost.forwards == 0 and cost.effort.flops > 0
     assert cost.effort.calls > 0.02 * run.model.spec.parameters
+
+
+@pytest.mark.parametrize("dialect", ["gptq", "compressed-tensors", "gguf"])
+def test_what_it_takes_goes_by_the_tensors_of_its_files(
+    dialect: str, tiny_llama: Path, tmp_path: Path, begin: Callable[..., Run], carry_out: Callable[..., Run]
+) -> None:
+    """As many as the libraries of the formats find in what was written."""
+    run, step = carry_out(begin(tiny_llama, tmp_path / "work"), RTN(group_size=32)), Export(dialect=dialect)
+    run.manifest = {"recipe": {"model": "tiny"}, "recipe_text": "model: tiny", "source": {"files": {}},
+                    "versions": {"compress-llm": "0.1"}}  # fmt: skip
+    (product,) = step.products(run.model.spec)
+    counted = step.container().tensors(product.model)
+    carry_out(run, step)
+    assert counted == sum(tensors_in(run.output / product.folder / file.name) for file in product.layout.files)
+
+
+def tensors_in(file: Path) -> int:
+    if file.suffix == ".gguf":
+        return len(GGUFReader(file).tensors)
+    with safe_open(file, "pt") as opened:
+        return len(opened.keys())
 
 
 APART = """
