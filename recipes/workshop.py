@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from compress.formats.errors import RefusedError
-from compress.formats.files.storage import Lock
+from compress.formats.files.lock import Lock
 from compress.kernels.half import half_pays, has_half
 from compress.passes.artifact.write import FOLDER, Written
 from compress.passes.core.journal import Begun, Done, Followed, Journal

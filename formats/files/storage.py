@@ -8,7 +8,6 @@ or a truncated file must be an error, and a mapping makes it SIGBUS.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -81,7 +80,7 @@ class DurableFile:
         try:
             yield
         except OSError as error:
-            raise _storage_error(self.path, self._nbytes, error) from error
+            raise storage_error(self.path, self._nbytes, error) from error
 
 
 @contextmanager
@@ -109,7 +108,7 @@ def write_into(path: Path, data: bytes | memoryview, offset: int) -> None:
         finally:
             os.close(file)
     except OSError as error:
-        raise _storage_error(path, None, error) from error
+        raise storage_error(path, None, error) from error
 
 
 def _write_all(file: int, data: bytes | memoryview, offset: int) -> None:
@@ -137,10 +136,11 @@ def make_directory(directory: Path) -> None:
         directory.mkdir(exist_ok=True)
         sync_directory(directory.parent)
     except OSError as error:
-        raise _storage_error(directory, None, error) from error
+        raise storage_error(directory, None, error) from error
 
 
-def _storage_error(path: Path, nbytes: int | None, error: OSError) -> StorageError:
+def storage_error(path: Path, nbytes: int | None, error: OSError) -> StorageError:
+    """What to raise for `error`, met when `path` was written, with so many `nbytes` if that is known."""
     need = f" ({nbytes:,} bytes)" if nbytes else ""
     if error.errno in _FULL:
         hint = f"free some space on the disk that holds {path.parent} and run the same command again"
@@ -164,7 +164,10 @@ def write_json(path: Path, value: Any) -> None:
 
 def encode_json(value: Any) -> bytes:
     """`value` as the indented JSON that every file of ours holds."""
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    try:
+        return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, UTF-8 cannot
+        return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def require_space(directory: Path, nbytes: int) -> None:
@@ -254,66 +257,3 @@ def sha256_file(path: Path) -> str:
             file.read_at(offset, block)
             digest.update(block)
     return digest.hexdigest()
-
-
-class Lock:
-    """An exclusive lock that the kernel drops when its process ends, however it ends.
-
-    `with Lock(path):` creates the file `path`, which says which process holds it, and removes it at the end.
-    Raises RefusedError if another process holds it, StorageError if the file cannot be made.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Lock:
-        try:
-            while not self._acquire():
-                pass
-            self._sign()
-        except BlockingIOError:
-            raise self._held() from None
-        except OSError as error:
-            raise _storage_error(self.path, None, error) from error
-        return self
-
-    def _sign(self) -> None:
-        """Say who holds the lock; a lock that cannot say so is let go."""
-        try:
-            os.truncate(self._file, 0)
-            os.pwrite(self._file, str(os.getpid()).encode(), 0)
-        except OSError:
-            os.close(self._file)
-            raise
-
-    def _acquire(self) -> bool:
-        """Lock the file; False if its last holder removed it between our opening and our locking it."""
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(self._file), os.stat(self.path)):
-                return True
-        except FileNotFoundError:
-            pass
-        except OSError:
-            os.close(self._file)
-            raise
-        os.close(self._file)
-        return False
-
-    def _held(self) -> RefusedError:
-        try:
-            holder = read_bytes(self.path, 32).decode("ascii", "replace")
-        except InputError:
-            holder = "unknown"
-        return RefusedError(
-            f"another run (process {holder}) is working on {self.path.parent}",
-            "wait until it ends, stop it, or choose another output directory",
-        )
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with suppress(OSError):
-            self.path.unlink()
-        os.close(self._file)
