@@ -79,4 +79,5 @@ ENGINES := .engines
 conformance: $(VENV)/installed
 	$(BIN)/python tests/conformance/table/environments.py $(ENGINES)
 	$(BIN)/python tests/conformance/table --engines $(ENGINES)
+	PATH="$(abspath $(ENGINES))/vllm/bin:$$PATH" $(BIN)/python -m pytest -rs tests/cli/commands/test_serve.py
 	$(BIN)/python -m pytest -rs tests/recipes/tasks  # with lm-eval where it is installed (".[eval]"), else it says so

@@ -39,11 +39,11 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return program
 
 
-def once_it_answers(port: int, act: Callable[[], object]) -> threading.Thread:
+def once_it_answers(port: int, act: Callable[[], object], seconds: int = 120) -> threading.Thread:
     """Do something as soon as a server there is well; in a thread, for `main` does not return before."""
 
     def wait() -> None:
-        for _ in range(1200):
+        for _ in range(10 * seconds):
             try:
                 with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as reply:
                     if reply.status == 200:
@@ -164,7 +164,7 @@ def served(name: str, artifact: str, *options: str) -> tuple[int, list[dict[str,
             replies.append(json.load(reply))
         interrupt()
 
-    once_it_answers(port, ask)
+    once_it_answers(port, ask, 800)
     status = main(["serve", artifact, "--engine", name, "--port", str(port), *options])
     return status, replies
 
@@ -189,5 +189,5 @@ def test_vllm_serves(make_model: Callable[..., Path], tmp_path: Path, capsys: py
     artifact = str(make_model(tmp_path / "model", "qwen3"))
     status, replies = served("vllm", artifact, "--context", "128", "--parallel", "2")
     assert status == 0
-    assert replies[0]["choices"][0]["text"] and replies[0]["usage"]["completion_tokens"] == 4
+    assert replies[0]["usage"]["completion_tokens"] == 4  # parts of characters, of a model that learned nothing
     assert "--max-model-len 128" in capsys.readouterr().out
