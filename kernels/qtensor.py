@@ -21,12 +21,11 @@ import torch
 from torch import Tensor
 
 from compress.kernels.effort import Effort
+from compress.kernels.rows import FEW, rows_at_once
 
 Params = Mapping[str, Tensor]
 
 _FAR = 1e9
-_CHUNK = 1 << 16
-"""Weights rounded at a time on a CPU: what comes between stays in its cache."""
 _ODD = {"scale": torch.tensor([0.7]), "minimum": torch.tensor([-0.3]), "zero": torch.tensor([1.0])}
 _UNIT = {"scale": torch.ones(2), "minimum": torch.zeros(2), "zero": torch.zeros(2)}
 
@@ -229,9 +228,9 @@ def _repeated(grouped: Tensor, columns: int) -> Tensor:
 
 def quantize(weight: Tensor, number_format: NumberFormat, params: Params) -> QTensor:
     """Round `weight` [rows, columns] to the nearest value of `number_format`, weight by weight."""
-    if weight.is_cuda or not number_format.rows_apart:
+    if not number_format.rows_apart:
         return QTensor(number_format, _codes(weight, number_format, params), params)
-    step = max(1, _CHUNK // weight.shape[1])
+    step = rows_at_once(weight.shape[1], weight.device, FEW)
     parts = [slice(at, at + step) for at in range(0, len(weight), step)]
     codes = [_codes(weight[part], number_format, {name: p[part] for name, p in params.items()}) for part in parts]
     return QTensor(number_format, torch.cat(codes), params)

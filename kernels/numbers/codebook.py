@@ -20,9 +20,9 @@ from compress.kernels.numbers.bounds import held, sign_kept
 from compress.kernels.numbers.nested_scales import NESTED_BLOCK, nest, renest, unnest
 from compress.kernels.numbers.tables import BY_LARGEST, LEVELS, Table, codebook
 from compress.kernels.qtensor import NumberFormat, Params, QTensor, quantize
+from compress.kernels.rows import rows_at_once
 
 _USUAL_BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-_CHUNK = 1 << 18
 _SMALLEST = 1e-38  # bitsandbytes' least divisor: a block of zeros has the scale 0
 _SHRINKS = tuple(0.7 + 0.05 * step for step in range(9))
 """Scales to try, as parts of the plain one; each is then fitted in closed form."""
@@ -98,7 +98,7 @@ class CodebookFormat(NumberFormat):
 
     def _parts(self, weight: Tensor, importance: Tensor, scale: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Blocks [r, b, block size], their importance [1, b, block size] and scales [r, b], some rows at a time."""
-        rows = max(1, _CHUNK // weight.shape[1])
+        rows = rows_at_once(weight.shape[1], weight.device)
         spread = importance.view(1, -1, self.block_size)
         for part, plain in zip(weight.split(rows), scale.split(rows)):
             yield part.reshape(len(part), -1, self.block_size), spread, plain

@@ -20,12 +20,11 @@ from compress.kernels.effort import Effort
 from compress.kernels.numbers.bounds import held, sign_kept, smallest
 from compress.kernels.numbers.units import IQ4, Units, table, whole
 from compress.kernels.qtensor import NumberFormat, Params
+from compress.kernels.rows import rows_at_once
 from compress.kernels.search.multiples import real_multiples
 from compress.kernels.search.regions import Region
 
 Kind = Literal["iq4_nl", "tq1_0", "tq2_0"]
-
-_CHUNK = 1 << 16
 
 
 class _Shape(NamedTuple):
@@ -75,7 +74,7 @@ class HalfTableFormat(NumberFormat):
     def _fit(self, weight: Tensor, importance: Tensor | None) -> Params:
         """Searched, be there an importance or not."""
         spread = torch.ones(weight.shape[1], device=weight.device) if importance is None else importance
-        parts = weight.split(max(1, _CHUNK // weight.shape[1]))
+        parts = weight.split(rows_at_once(weight.shape[1], weight.device))
         scale = torch.cat([self._searched(part, spread) for part in parts])
         if not bool(scale.isfinite().all()):
             raise ValueError("the weight is too large: float16 cannot hold the scale of a block")

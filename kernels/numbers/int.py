@@ -22,13 +22,13 @@ from torch import Tensor
 
 from compress.kernels.numbers.bounds import held, sign_kept, smallest
 from compress.kernels.qtensor import NumberFormat, Params
+from compress.kernels.rows import rows_at_once
 from compress.kernels.search.integers import Zero, extreme_params, searched_params
 
 ScaleType = Literal["float16", "bfloat16", "float32"]
 SCALE_TYPES: tuple[ScaleType, ...] = get_args(ScaleType)
 
 _USUAL_GROUPS = (16, 32, 64, 128, 256)
-_CHUNK = 1 << 18
 _SMALLEST = smallest(torch.float16)  # other types hold it too
 _LABELS: dict[Zero, str] = {"middle": "sym", "integer": "asym", "real": "min"}
 
@@ -94,7 +94,9 @@ class IntFormat(NumberFormat):
         groups = weight.reshape(rows, -1, self._group(columns))
         if importance is not None:
             importance = importance.view(1, *groups.shape[1:])
-        parts = [self._groups_fit(part, importance) for part in torch.split(groups, max(1, _CHUNK // columns))]
+        parts = [
+            self._groups_fit(part, importance) for part in torch.split(groups, rows_at_once(columns, weight.device))
+        ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _groups_fit(self, groups: Tensor, importance: Tensor | None) -> Params:

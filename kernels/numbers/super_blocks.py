@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from compress.kernels.qtensor import Params
+from compress.kernels.rows import rows_at_once
 from compress.kernels.search.integers import FloatParams
 
 SUPER_BLOCK = 256
-_CHUNK = 1 << 16
 _HALVES = ("d", "dmin")
 
 
@@ -32,8 +32,10 @@ def fit_super_blocks(
     """
     shape = (-1, weight.shape[1] // SUPER_BLOCK, SUPER_BLOCK // group, group)
     spread = torch.ones(weight.shape[1], device=weight.device) if importance is None else importance
-    rows = max(1, _CHUNK // weight.shape[1])
-    parts = [fit(part.reshape(shape), spread.view(shape)) for part in weight.split(rows)]
+    parts = [
+        fit(part.reshape(shape), spread.view(shape))
+        for part in weight.split(rows_at_once(weight.shape[1], weight.device))
+    ]
     found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     if not all(bool(found[name].isfinite().all()) for name in _HALVES if name in found):
         raise ValueError("the weight is too large: float16 cannot hold the scale of a super-block")

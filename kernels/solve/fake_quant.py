@@ -20,9 +20,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from compress.kernels.qtensor import NumberFormat, Params
+from compress.kernels.rows import FEW, rows_at_once
 
-_CHUNK = {"cpu": 1 << 16}  # what one pass leaves in the processor's cache, the next finds there
-_LARGE_CHUNK = 1 << 26
 _AT_THE_END = 2.0**-10
 """In scales: a weight this little beyond an end of the grid, as fp32 rounds, still lies on it."""
 _STEEP = 1e30
@@ -84,7 +83,7 @@ class _Given:
     def parts(self, stored: Params) -> Iterator[tuple[slice, _Given, Params]]:
         """Some rows at a time, with what of `stored` is theirs; all rows at once where parameters span them."""
         rows, columns = self.shape
-        step = max(1, _CHUNK.get(self.device.type, _LARGE_CHUNK) // columns)
+        step = rows_at_once(columns, self.device, FEW)
         if step >= rows or not self.number_format.rows_apart:
             yield slice(0, rows), self, stored
             return
