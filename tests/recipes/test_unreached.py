@@ -40,7 +40,7 @@ OTHERS: dict[str, Sequence[Mapping[str, Any]]] = {
     "gptq, corrected and tuned": [{"gptq": {"group_size": 32, "correct": True, "tune": True}}],
     "rtn by inputs": [{"rtn": {"search": "inputs", "group_size": 32}}],
     "nf4 by inputs": [{"nf4": {"search": "inputs", "block_size": 32}}],
-    "mixed": [{"mixed": {"average_bits": 5, "samples": 1}}, {"gptq": {"group_size": 32}}],
+    "mixed": [{"mixed": {"average_bits": 6, "bits": [4, 8], "samples": 1}}, {"gptq": {"group_size": 32}}],
 }
 
 

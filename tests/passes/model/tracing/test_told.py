@@ -9,7 +9,7 @@ from transformers import DynamicCache, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
 from compress.passes.model.anatomy import Call
-from compress.passes.model.cache import placeholder
+from compress.passes.model.cache import cache_argument, placeholder
 from compress.passes.model.tracing.told import Told
 
 CONFIG = LlamaConfig(
@@ -34,10 +34,10 @@ def test_it_is_the_layer_up_to_what_follows_its_cache() -> None:
     layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: arrived.append(args[0]))
     cache = DynamicCache(config=CONFIG)
     with torch.no_grad():
-        layer(hidden, past_key_values=cache, position_embeddings=positions())
+        layer(hidden, **{cache_argument(layer.forward): cache}, position_embeddings=positions())
     weightless = copy.deepcopy(layer).to("meta")
     weightless.self_attn.o_proj._forward_pre_hooks.clear()
-    call = Call((), {"past_key_values": placeholder(CONFIG), "position_embeddings": positions()})
+    call = Call((), {cache_argument(layer.forward): placeholder(CONFIG), "position_embeddings": positions()})
     told = Told(weightless, lambda count: call, 16, CONFIG, torch.device("cpu"))
     assert told.linears["self_attn.k_proj"] == (16, 8) and told.linears["mlp.down_proj"] == (24, 16)
     seen = told(given)
