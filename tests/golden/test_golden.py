@@ -30,7 +30,7 @@ import pytest
 HERE = Path(__file__).parent
 WORKER, RECORD = HERE / "artifacts.py", HERE / "hashes.json"
 CONSTRAINTS = HERE.parents[1] / "constraints.txt"
-RECORDED: dict[str, Any] = (
+RECORDED: dict[str, Any] = json.loads(RECORD.read_text())
     json.loads(RECORD.read_text()) if RECORD.exists() else {"versions": {}, "recipes": {}, "elsewhere": {}}
 )
 DECIDING = ("torch", "transformers", "tokenizers")  # the packages whose versions the bytes depend on
