@@ -31,8 +31,6 @@ HERE = Path(__file__).parent
 WORKER, RECORD = HERE / "artifacts.py", HERE / "hashes.json"
 CONSTRAINTS = HERE.parents[1] / "constraints.txt"
 RECORDED: dict[str, Any] = json.loads(RECORD.read_text())
-    json.loads(RECORD.read_text()) if RECORD.exists() else {"versions": {}, "recipes": {}, "elsewhere": {}}
-)
 DECIDING = ("torch", "transformers", "tokenizers")  # the packages whose versions the bytes depend on
 
 # The least that every x86-64 processor has, so that all compute the same bits: with wider vectors sums are taken in
