@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from gpu_case import Build, Case
+from gpu_case import FUSED, Build, Case
 from torch import Tensor
 
 from compress.kernels.numbers.activations import Grid, grid_codes, grid_scale
@@ -67,5 +67,5 @@ def attention_builds(_: int) -> Iterator[Build]:
         yield Build(module.attended, signature, even, constants, module.launched())
     signature = {"sums": "*fp32", "tops": "*fp32", "result": "*bf16", "rows": "i32", "width": "i32"}
     yield Build(
-        module.joined, signature, {*signature} - {"rows"}, {"SPLITS": 8, "WIDTH": 128}, {}, tensor_cores=False
+        module.joined, signature, {*signature} - {"rows"}, {"SPLITS": 8, "WIDTH": 128}, FUSED, tensor_cores=False
     )  # fmt: skip

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from gpu_case import Build, Case, pointer
+from gpu_case import FUSED, Build, Case, pointer
 from torch import Tensor
 
 from compress.kernels.numbers.codebook import CodebookFormat
@@ -119,7 +119,7 @@ def few_builds(_: int) -> Iterator[Build]:
         constants = module.specialised(tokens, words, dtype)
         yield product_build(module.products, words, {"inputs": zeros, **more}, constants)
     signature = {"parts": "*fp32", "result": "*bf16", "count": "i32"}
-    yield Build(module.joined, signature, {*signature}, {"SPLITS": 8, "WIDTH": 1024}, {}, tensor_cores=False)
+    yield Build(module.joined, signature, {*signature}, {"SPLITS": 8, "WIDTH": 1024}, FUSED, tensor_cores=False)
 
 
 def many_builds(capability: int) -> Iterator[Build]:

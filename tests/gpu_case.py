@@ -20,6 +20,10 @@ class Case:
     truth: Tensor
 
 
+FUSED = {"enable_fp_fusion": True}
+"""Options of a kernel that has no others."""
+
+
 @dataclass(frozen=True)
 class Build:
     """How a kernel is compiled: types by argument, which of them 16 divides, constants, and options.

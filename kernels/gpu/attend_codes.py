@@ -52,7 +52,10 @@ def attend_codes(query: Tensor, keys: Coded, values: Coded, scaling: float, mask
         **launched(),
     )
     joined[(batch * heads,)](
-        sums, tops, result, batch * heads, width, SPLITS=splits, WIDTH=triton.next_power_of_2(width)
+        *(sums, tops, result, batch * heads, width),
+        SPLITS=splits,
+        WIDTH=triton.next_power_of_2(width),
+        enable_fp_fusion=True,
     )
     return result
 

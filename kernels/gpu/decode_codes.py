@@ -25,6 +25,7 @@ def decode_codes(weight: Words, dtype: torch.dtype) -> Tensor:
         *(weight.low, weight.high, weight.table, weight.scale, weight.minimum, result),
         *(rows, columns, weight.group, len(weight.scale), weight.low.shape[1]),
         **specialised(weight),
+        enable_fp_fusion=True,
     )
     return result
 

@@ -55,7 +55,7 @@ def multiply_few(inputs: Tensor, weight: Words) -> Tensor:
 def add_parts(parts: Tensor, result: Tensor) -> None:
     """Write Σ `parts` [splits, …], in their order, into `result` […]."""
     count = result.numel()
-    joined[(triton.cdiv(count, 1024),)](parts, result, count, SPLITS=len(parts), WIDTH=1024)
+    joined[(triton.cdiv(count, 1024),)](parts, result, count, SPLITS=len(parts), WIDTH=1024, enable_fp_fusion=True)
 
 
 def split(programs: int, chunks: int) -> int:
