@@ -3,12 +3,12 @@
     python benchmarks/to_gguf.py --calibration wt2_valid.txt --evaluation wiki.test.raw [--only "iq4_nl"]
     python benchmarks/to_gguf.py … --model gemma.gguf --name "Gemma 3 270M"
 
-Whole model, type by type: rounded as `rtn: {search: inputs}` does, solved as `gptq: {correct, tune}` does, and what
-llama.cpp's `ggml_quantize_chunk` makes of the same weights. A peer's file has tensor for tensor the types of ours (the
-embedding's among them), so bytes are equal. One decoder reads all files: mean KL and its 99.9 % quantile on the
-evaluation text and on `builtin`, the documentation of Python, a domain that calibration has not seen; beside it the
-mean KL as llama.cpp itself answers, at `places` of the evaluation text (gguf_answers.py). A row is one command; rows
-are kept in to_gguf.json, and RESULTS-gguf.md is written anew from all of them.
+Whole model, type by type: rounded as `rtn: {search: inputs}` does, solved as `gptq: {correct, tune, shrinkage: 0.3}`
+does, and what llama.cpp's `ggml_quantize_chunk` makes of the same weights. A peer's file has tensor for tensor the
+types of ours (the embedding's among them), so bytes are equal. One decoder reads all files: mean KL and its 99.9 %
+quantile on the evaluation text and on `builtin`, the documentation of Python, a domain that calibration has not seen;
+beside it the mean KL as llama.cpp itself answers, at `places` of the evaluation text (gguf_answers.py). A row is one
+command; rows are kept in to_gguf.json, and RESULTS-gguf.md is written anew from all of them.
 
     --only PATTERN   only rows whose name matches (a regular expression), as "q4_0 solved" or "per tensor q4_k"
     --again          run rows anew that are there
@@ -40,7 +40,7 @@ TYPES = ("iq4_nl", "q4_0", "q5_0", "q8_0", "q3_k_m", "q4_k_m", "q6_k")
 PER_TENSOR = ("q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "iq4_xs", "iq4_nl", "q4_0", "q5_0", "q8_0")
 OURS: Mapping[str, Mapping[str, Any]] = {
     "rounded": {"rtn": {"search": "inputs"}},
-    "solved": {"gptq": {"correct": True, "tune": True}},
+    "solved": {"gptq": {"correct": True, "tune": True, "shrinkage": 0.3}},
 }
 PEER, TENSORS, OTHER_TEXT = "llama.cpp", "per tensor", "builtin"
 _FINER = "q8_0"  # the embedding's type: what llama.cpp takes for a tied one whose rows 256 does not divide
